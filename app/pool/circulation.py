@@ -1,0 +1,531 @@
+"""How connections go round: who gets which one, and when. Decisions only; what takes time is a job.
+
+    opening -> idle <-> in use -> returning -> idle        and from anywhere -> closing -> gone
+                    <-> checking
+
+Everything runs on one event loop and every decision is made without suspending, so there are no locks:
+between two `await`s the books below are balanced.
+
+    members    every live connection; its `status` says where it is
+    idle       those that can be lent, the one returned last at the end
+    queue      borrowers without one, in order of arrival
+    checking   idle ones being checked, as long as the answer is not suspiciously late
+    closing    connections on their way out: the server still counts them, so the pool does too
+    opener     attempts under way, and the back-off after a failure
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum
+from functools import partial
+from operator import attrgetter
+from time import monotonic
+
+import asyncpg
+
+from app.pool import driver, returning
+from app.pool.config import PoolConfig
+from app.pool.connect import Connector
+from app.pool.connection import PooledConnection, Status
+from app.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from app.pool.events import Level, Listener, PoolEvent
+from app.pool.hygiene import Effect
+from app.pool.jobs import Jobs
+from app.pool.leaks import LeakWatch
+from app.pool.lease import Lease
+from app.pool.opener import Opener
+from app.pool.queue import Waiter, WaitQueue
+from app.pool.stats import PoolStats, Tally
+
+# Seconds. A check that has not come back by then no longer counts as help for the waiter...
+_CHECK_PATIENCE = 0.1
+# ...and one that has not come back by then has failed.
+_CHECK_BOUND = 2.0
+# Goodbye to the server, the cancel of a running query included; then the socket is cut.
+CLOSE_BOUND = 5.0
+# Connections lost within this time of each other are one incident, and one event.
+_SAME_INCIDENT = 1.0
+_LIFETIME_JITTER = 0.1
+
+
+# SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
+_SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
+_READ_ONLY = "25006"
+
+
+class State(Enum):
+    NEW = "is not open"
+    OPEN = "is open"
+    DRAINING = "is draining"
+    CLOSED = "is closed"
+
+
+_OPEN, _IDLE, _IN_USE = State.OPEN, Status.IDLE, Status.IN_USE  # looked up for every request
+
+
+class Circulation:
+    """The books of one pool and the moves between them."""
+
+    def __init__(self, config: PoolConfig, connector: Connector, listener: Listener) -> None:
+        self.config = config
+        self.connector = connector
+        self.listener = listener
+        self.tally = Tally()
+        self.jobs = Jobs(f"pool {config.name}")
+        self.leaks = LeakWatch(config.leak_threshold, self.tally, self.report)
+        self.holders = self.leaks.holders
+        self.queue = WaitQueue(config.queue_target, self.tally.wait, self._timed_out)
+        self.members: set[PooledConnection] = set()
+        self.idle: list[PooledConnection] = []
+        self.checking: set[PooledConnection] = set()
+        self.closing: set[PooledConnection] = set()
+        self.opener = Opener(
+            connector,
+            self.jobs,
+            wanted=self._wanted,
+            opened=self._opened,
+            failed=self._open_failed,
+        )
+        self.state = State.NEW
+        self.suspended = False
+        self.last_error: Exception | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.settled = asyncio.Event()
+        """Set while draining, once no connection and no waiter is left."""
+        self._suspect_since = 0.0
+        self.configure(config)
+
+    def configure(self, config: PoolConfig) -> None:
+        """Take new settings; those that every borrow looks at are kept at hand."""
+        self.config = config
+        self.validate_after = config.validate_after
+        self.resets_every_time = config.resets_every_time
+        self.has_setup = config.setup is not None
+
+    # -- borrowing ---------------------------------------------------------------------------------
+
+    def lend_idle(self) -> PooledConnection | None:
+        """The connection returned last, if it can be lent as it is and nobody waits."""
+        if not self.idle or self.queue.length or self.suspended or self.state is not _OPEN:
+            return None
+        pooled = self.idle[-1]
+        now = monotonic()
+        heard_of_at = pooled.heard_of_at
+        if (
+            now - heard_of_at > self.validate_after
+            or heard_of_at <= self._suspect_since
+            or pooled.retire_reason is not None
+            or pooled.connection.is_closed()
+        ):
+            return None
+        self.idle.pop()
+        pooled.status = _IN_USE
+        pooled.borrowed_at = now
+        self.tally.lent_at_once += 1
+        return pooled
+
+    def line_up(self, timeout: float | None) -> Waiter:
+        """A place in the queue, which brings a connection or PoolTimeout, PoolSaturated, PoolUnavailable.
+
+        Raises PoolSaturated, PoolUnavailable or PoolClosing at once when waiting is no use.
+        """
+        config = self.config
+        budget = config.acquire_timeout if timeout is None else timeout
+        now = monotonic()
+        if self.state is not _OPEN or not self.members or budget <= 0:
+            self._refuse_the_hopeless(budget)
+        objection = self.queue.objection(now, self._lanes, budget, config.max_waiting)
+        if objection is not None:
+            raise self._saturated(objection)
+        waiter = self.queue.join(now, budget)
+        if self.idle or len(self.members) < config.max_size:
+            self.pump()
+        return waiter
+
+    def give_up(self, waiter: Waiter) -> None:
+        """The borrower has stopped waiting: cancelled, timed out or refused."""
+        handed_over = self.queue.leave(waiter)
+        if handed_over is not None:
+            self.offer(handed_over)
+        self.note_progress()
+
+    def _refuse_the_hopeless(self, budget: float) -> None:
+        """Raise at once what a borrower would only learn later."""
+        if self.state is not _OPEN:
+            raise PoolClosing(f"the pool {self.state.value}", self.stats())
+        if self.opener.failing and not self.members:
+            self.opener.pump()
+            raise self._unavailable()
+        if budget <= 0:
+            raise self._timed_out()
+
+    async def set_up(self, lease: Lease, pooled: PooledConnection, timeout: float | None) -> None:
+        """Run the `setup` hook; what it does to the session every borrower gets alike, so it stays."""
+        assert self.config.setup is not None
+        try:
+            async with asyncio.timeout(self.config.acquire_timeout if timeout is None else timeout):
+                await self.config.setup(lease)
+        except BaseException:
+            pooled.retire("setup_failed")  # nobody knows what state it is in
+            lease.end()
+            raise
+        pooled.forget_borrower()
+
+    # -- returning ---------------------------------------------------------------------------------
+
+    def take_back(self, pooled: PooledConnection) -> None:
+        """End a lease. Costs no round trip and no wait; what the session needs happens afterwards."""
+        now = monotonic()
+        self.tally.use.observe(now - pooled.borrowed_at)
+        self.holders.pop(pooled.task, None)
+        if pooled.overdue:
+            self.leaks.returned_late(pooled, now)
+        pooled.idle_since = now
+        if pooled.borrowed_at > self._suspect_since:
+            pooled.heard_of_at = now
+        at_rest = driver.settle(pooled.connection)
+        if at_rest and not (pooled.needs_care or pooled.busy or self.resets_every_time):
+            self._pass_on(pooled, now)
+        else:
+            self._take_care(pooled)
+
+    def reclaim(self, pooled: PooledConnection) -> None:
+        """Take back what was dropped; called by the garbage collector, from any thread."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._take_back_abandoned, pooled)
+
+    def _take_back_abandoned(self, pooled: PooledConnection) -> None:
+        if pooled.status is _IN_USE:
+            self.leaks.abandoned(pooled, monotonic())
+            self.take_back(pooled)
+
+    def _take_care(self, pooled: PooledConnection) -> None:
+        for undo in pooled.undo:
+            undo()
+        reason = self._objection_to(pooled, pooled.idle_since)
+        if reason is None and pooled.effect is Effect.RUINOUS:
+            reason = "session_spoilt"
+        if reason is None and pooled.busy:
+            reason = "returned_busy"
+        if reason is not None:
+            self.discard(pooled, reason)
+            return
+        pooled.status = Status.RETURNING
+        self.jobs.start(self._return(pooled), "return")
+
+    async def _return(self, pooled: PooledConnection) -> None:
+        config = self.config
+        connection = pooled.connection
+        try:
+            was_reset = await returning.make_fit(
+                connection,
+                effect=Effect.NONE if config.reset == "never" else pooled.effect,
+                loose=pooled.loose,
+                hook=config.reset_hook,
+                resets=config.reset == "always",
+            )
+            if was_reset:
+                self.tally.resets += 1
+                await self.connector.greet(connection)
+            if pooled.doubts_writable and await returning.is_read_only(connection):
+                self.expire("read_only")
+        except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
+            self.report("warning", "return_failed", error=describe_error(error))
+            self.discard(pooled, "return_failed")
+            return
+        pooled.forget_borrower()
+        pooled.heard_of_at = monotonic()
+        self.offer(pooled)
+
+    def look_at_error(self, pooled: PooledConnection, error: asyncpg.PostgresError) -> None:
+        """Learn from what a borrower's statement raised."""
+        code = error.sqlstate or ""
+        if code in _SERVER_GONE or code.startswith("08"):
+            pooled.retire("server_gone")
+            self.suspect_all("server_gone")
+        elif code == _READ_ONLY and self.connector.asks_for_writable:
+            pooled.refused_to_write()
+        elif isinstance(error, asyncpg.InvalidCachedStatementError):
+            self.expire("schema_changed")
+
+    # -- a connection is free ----------------------------------------------------------------------
+
+    def offer(self, pooled: PooledConnection) -> None:
+        """To the head of the queue, or else to the idle ones; out, if its time has come; to a check, if
+        somebody waits for it and it was not heard of lately."""
+        now = monotonic()
+        reason = self._objection_to(pooled, now)
+        if reason is not None:
+            self.discard(pooled, reason)
+        elif self.queue.length and not self.suspended and not self._is_fresh(pooled, now):
+            self._check(pooled)
+        else:
+            self._pass_on(pooled, now)
+
+    def _pass_on(self, pooled: PooledConnection, now: float) -> None:
+        if self.queue.length and not self.suspended:
+            if pooled.heard_of_at <= self._suspect_since:
+                self._check(pooled)
+                return
+            pooled.status = _IN_USE
+            pooled.borrowed_at = now
+            if self.queue.hand_out(pooled, now, self._stale):
+                return
+        if self.state is not _OPEN:
+            self.discard(pooled, "pool_closing")
+            return
+        pooled.status = _IDLE
+        idle = self.idle
+        if not idle or idle[-1].idle_since <= pooled.idle_since:
+            idle.append(pooled)
+        else:  # it was checked, not used: back to its place among the cold ones
+            insort(idle, pooled, key=attrgetter("idle_since"))
+
+    def pump(self) -> None:
+        """Bring waiters and idle connections together; open what is missing."""
+        while self.idle and self.queue.length > len(self.checking) and not self.suspended:
+            self.offer(self.idle.pop())
+        self.opener.pump()
+
+    def _check(self, pooled: PooledConnection) -> None:
+        pooled.status = Status.CHECKING
+        self.checking.add(pooled)
+        self.jobs.start(self._ping(pooled), "check")
+
+    def probe(self, pooled: PooledConnection) -> None:
+        """Check an idle connection for its own sake."""
+        self.idle.remove(pooled)
+        self._check(pooled)
+
+    async def _ping(self, pooled: PooledConnection) -> None:
+        assert self.loop is not None
+        hedge = self.loop.call_later(_CHECK_PATIENCE, self._lose_patience, pooled)
+        try:
+            await returning.ping(pooled.connection, _CHECK_BOUND)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
+            self.checking.discard(pooled)
+            self.suspect_all("failed_check", error=describe_error(error))
+            self.discard(pooled, "failed_check")
+        else:
+            self.checking.discard(pooled)
+            pooled.heard_of_at = monotonic()
+            self.offer(pooled)
+        finally:
+            hedge.cancel()
+
+    def _lose_patience(self, pooled: PooledConnection) -> None:
+        self.checking.discard(pooled)
+        self.pump()
+
+    def _is_fresh(self, pooled: PooledConnection, now: float) -> bool:
+        """Heard of recently enough to be lent unchecked."""
+        heard_of_at = pooled.heard_of_at
+        return now - heard_of_at <= self.validate_after and heard_of_at > self._suspect_since
+
+    def _objection_to(self, pooled: PooledConnection, now: float) -> str | None:
+        """Why the connection must not be lent again, or None."""
+        if pooled.retire_reason is not None:
+            return pooled.retire_reason
+        if pooled.connection.is_closed():
+            return "lost"
+        return "lifetime" if now >= pooled.expires_at else None
+
+    # -- opening and closing -----------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> int:
+        """What the server may count: live, opening and closing."""
+        return len(self.members) + len(self.closing) + self.opener.under_way
+
+    @property
+    def _lanes(self) -> int:
+        """How many connections can serve the queue once all are open; 0 while there is none yet."""
+        return self.config.max_size if self.members else 0
+
+    def _wanted(self) -> int:
+        """How many more connections to open now; the opener decides how many at once."""
+        if self.state in {State.NEW, State.CLOSED}:
+            return 0
+        coming = self.opener.under_way
+        waiting = 0 if self.suspended else self.queue.length - len(self.checking) - coming
+        missing = self.config.min_size if self.state is State.OPEN else 0
+        if self.opener.failing:
+            missing = max(missing, 1)  # somebody has to find out when the server is back
+        missing -= len(self.members) + coming
+        return min(max(waiting, missing), self.config.max_size - self.sessions)
+
+    def _opened(self, connection: asyncpg.Connection, seconds: float) -> None:
+        self.tally.opened += 1
+        self.tally.create.observe(seconds)
+        self.last_error = None
+        now = monotonic()
+        pooled = PooledConnection(connection, now, now + self._lifetime())
+        self.members.add(pooled)
+        connection.add_termination_listener(partial(self._lost, pooled))
+        self.report("debug", "connection_opened", seconds=seconds)
+        self.offer(pooled)
+
+    def _lifetime(self) -> float:
+        if not self.config.max_lifetime:
+            return float("inf")
+        return self.config.max_lifetime * (1 - random.uniform(0, _LIFETIME_JITTER))  # noqa: S311
+
+    def _open_failed(self, error: Exception) -> None:
+        self.tally.open_failures += 1
+        self.last_error = error
+        self.report(
+            "warning",
+            "open_failed",
+            error=describe_error(error),
+            retry_in=self.opener.retry_in(monotonic()),
+        )
+        if not self.members:
+            # Nobody is left who could serve them, and the next attempt may fail as well.
+            for waiter in self.queue.drop_all():
+                waiter.set_exception(self._unavailable())
+        self.note_progress()
+
+    def _lost(self, pooled: PooledConnection, _: object) -> None:
+        """The driver says the session is gone."""
+        if pooled.status is Status.CLOSING:
+            return
+        pooled.retire("lost")
+        self.suspect_all("connection_lost")
+        if pooled.status is _IDLE:
+            self.discard(pooled, "lost")
+
+    def discard(self, pooled: PooledConnection, reason: str) -> None:
+        """Close a connection, and open another in its place if one is wanted."""
+        if pooled.status is _IDLE and pooled in self.idle:
+            self.idle.remove(pooled)
+        pooled.status = Status.CLOSING
+        self.members.discard(pooled)
+        self.closing.add(pooled)
+        self.tally.closed[reason] += 1
+        self.jobs.start(self._close(pooled, reason), "close")
+
+    async def _close(self, pooled: PooledConnection, reason: str) -> None:
+        try:
+            await pooled.connection.close(timeout=CLOSE_BOUND)
+        except Exception:  # noqa: BLE001 - there is nothing more to do for it than to cut it
+            pooled.connection.terminate()
+        finally:
+            self.closing.discard(pooled)
+        self.report("debug", "connection_closed", reason=reason, age=monotonic() - pooled.opened_at)
+        self.pump()
+        self.note_progress()
+
+    def note_progress(self) -> None:
+        if self.state is State.DRAINING and not (self.members or self.closing or self.queue.length):
+            self.settled.set()
+
+    def suspect_all(self, why: str, **details: object) -> None:
+        """Have every connection not heard of since now checked before it is lent again."""
+        now = monotonic()
+        if now - self._suspect_since > _SAME_INCIDENT:
+            self.report("info", "connections_suspect", why=why, **details)
+        self._suspect_since = now
+
+    def expire(self, why: str) -> None:
+        """Replace every connection opened until now: idle ones at once, the rest when they come back."""
+        self.report("info", "connections_expired", why=why)
+        self.retire(tuple(self.members), "expired")
+
+    def coldest(self, number: int) -> list[PooledConnection]:
+        """Those to part with first: idle ones, longest idle first, then those in use."""
+        others = [pooled for pooled in self.members if pooled.status is not _IDLE]
+        return [*self.idle, *others][:number]
+
+    def retire(self, members: Iterable[PooledConnection], reason: str) -> None:
+        """Close these: idle ones at once, the rest when they come back."""
+        for pooled in members:
+            pooled.retire(reason)
+            if pooled.status is _IDLE:
+                self.discard(pooled, reason)
+
+    # -- words -------------------------------------------------------------------------------------
+
+    def _timed_out(self) -> PoolTimeout:
+        self.tally.timeouts += 1
+        stats = self.stats()
+        return PoolTimeout(f"no connection became free in time: {stats.summary()}", stats)
+
+    def _stale(self) -> PoolSaturated:
+        return self._saturated("stale")
+
+    def _saturated(self, reason: str) -> PoolSaturated:
+        self.tally.shed[reason] += 1
+        stats = self.stats()
+        wait = self.queue.expected_wait(monotonic(), self._lanes)
+        return PoolSaturated(
+            f"turned away ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
+        )
+
+    def _unavailable(self) -> PoolUnavailable:
+        stats = self.stats()
+        unavailable = PoolUnavailable(
+            f"no connection can be opened: {stats.summary()}",
+            stats,
+            retry_after=self.opener.retry_in(monotonic()),
+        )
+        unavailable.__cause__ = self.last_error
+        return unavailable
+
+    def refuse_queue(self) -> int:
+        """Answer every waiter with PoolClosing; how many there were."""
+        refused = 0
+        for refused, waiter in enumerate(self.queue.drop_all(), start=1):  # noqa: B007
+            waiter.set_exception(PoolClosing(f"the pool {self.state.value}", self.stats()))
+        return refused
+
+    def report(self, level: Level, event: str, /, **details: object) -> None:
+        """Tell the listener; its failure is logged and goes no further."""
+        try:
+            self.listener(PoolEvent(event, level, details, self.stats()))
+        except Exception:
+            logging.getLogger("app.pool").exception("the listener of pool events failed")
+
+    def stats(self) -> PoolStats:
+        tally = self.tally
+        at = Counter(pooled.status for pooled in self.members)
+        return PoolStats(
+            name=self.config.name,
+            min_size=self.config.min_size,
+            max_size=self.config.max_size,
+            size=len(self.members),
+            idle=at[Status.IDLE],
+            used=at[Status.IN_USE],
+            opening=self.opener.under_way,
+            closing=len(self.closing),
+            returning=at[Status.RETURNING],
+            validating=at[Status.CHECKING],
+            waiting=self.queue.length,
+            oldest_wait=self.queue.oldest_wait(monotonic()),
+            utilisation=at[Status.IN_USE] / self.config.max_size,
+            borrowed=tally.borrowed,
+            opened=tally.opened,
+            open_failures=tally.open_failures,
+            closed=dict(tally.closed),
+            resets=tally.resets,
+            timeouts=tally.timeouts,
+            shed=dict(tally.shed),
+            leaks=dict(tally.leaks),
+            reuse_rate=tally.reuse_rate,
+            suspended=self.suspended,
+            closing_down=self.state in {State.DRAINING, State.CLOSED},
+            last_error=describe_error(self.last_error) if self.last_error else None,
+            wait=tally.all_waits(),
+            use=tally.use.snapshot(),
+            create=tally.create.snapshot(),
+        )
+
+
+def describe_error(error: Exception) -> str:
+    """One line: class and first line of the message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

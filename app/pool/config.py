@@ -1,0 +1,103 @@
+"""Every setting of the pool: default, unit, floor, and why it is what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# What a hook gets is asyncpg's connection (init, reset) or a lease (setup); asyncpg types them as Any too.
+Hook = Callable[[Any], Awaitable[object]]
+ResetPolicy = Literal["dirty", "always", "never"]
+
+_NAMED_RESETS = ("dirty", "always", "never")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """Settings of one pool; times are seconds.
+
+    Raises ValueError, naming the setting, when a value is outside its range.
+    """
+
+    name: str = "primary"
+    """Label in events, metrics and error messages."""
+
+    min_size: int = 5
+    """Connections kept open even when nobody asks; 0 or more."""
+
+    max_size: int = 20
+    """Server sessions never exceeded, those opening and closing included; 1 or more."""
+
+    acquire_timeout: float = 5.0
+    """Longest wait of a borrower that names no timeout of its own; above 0."""
+
+    max_waiting: int = 1000
+    """Longest queue; who comes after is turned away. 0 means nobody ever waits."""
+
+    queue_target: float = 0.25
+    """Standing wait above which the excess is turned away; 0 turns shedding off."""
+
+    connect_timeout: float = 5.0
+    """Budget of one connection attempt to one host, TLS and authentication included."""
+
+    idle_timeout: float = 30.0
+    """A connection above `min_size` that nobody wanted for this long is closed; 0 keeps all."""
+
+    max_lifetime: float = 1800.0
+    """Age at which a connection is replaced, less a random part of up to a tenth; 0 is for ever."""
+
+    health_check_interval: float = 15.0
+    """An idle connection not heard of for this long is probed; 0 turns probing off."""
+
+    validate_after: float = 1.0
+    """A connection idle for longer is checked before it is lent; 0 checks at every borrow."""
+
+    leak_threshold: float = 30.0
+    """A lease held for longer is reported once; 0 turns the report off."""
+
+    reset: ResetPolicy | Hook = "dirty"
+    """When a returned session is reset: `dirty` only if its state may have changed, `always`, `never`,
+    or a hook awaited with the connection at every return, as `asyncpg.create_pool(reset=...)`."""
+
+    init: Hook | None = None
+    """Awaited once with every new connection, and again after a reset (which undoes its `SET`s)."""
+
+    setup: Hook | None = None
+    """Awaited with every lease before its borrower gets it."""
+
+    @property
+    def reset_hook(self) -> Hook | None:
+        return self.reset if callable(self.reset) else None
+
+    @property
+    def resets_every_time(self) -> bool:
+        return self.reset == "always" or callable(self.reset)
+
+    def __post_init__(self) -> None:
+        if self.max_size < 1:
+            raise ValueError(f"max_size must be at least 1, got {self.max_size}")
+        if not 0 <= self.min_size <= self.max_size:
+            raise ValueError(
+                f"min_size must be between 0 and max_size ({self.max_size}), got {self.min_size}"
+            )
+        if self.max_waiting < 0:
+            raise ValueError(f"max_waiting must be at least 0, got {self.max_waiting}")
+        for name in ("acquire_timeout", "connect_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
+        for name in _DURATIONS:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0 seconds, got {getattr(self, name)}")
+        if isinstance(self.reset, str) and self.reset not in _NAMED_RESETS:
+            raise ValueError(f"reset must be 'dirty', 'always', 'never' or a hook, got {self.reset!r}")
+
+
+_DURATIONS = (
+    "queue_target",
+    "idle_timeout",
+    "max_lifetime",
+    "health_check_interval",
+    "validate_after",
+    "leak_threshold",
+)

@@ -1,0 +1,42 @@
+"""What the pool raises. Every error carries the pool's statistics of that moment."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from app.pool.stats import PoolStats
+
+
+class PoolError(Exception):
+    """A connection could not be lent."""
+
+    def __init__(self, message: str, stats: PoolStats) -> None:
+        super().__init__(message)
+        self.stats = stats
+
+
+class PoolTimeout(PoolError, TimeoutError):
+    """The borrower waited for its whole budget."""
+
+
+class PoolSaturated(PoolError):
+    """Turned away at once, to serve those already waiting in time. Says nothing about the database."""
+
+    def __init__(self, message: str, stats: PoolStats, *, reason: str, retry_after: float) -> None:
+        super().__init__(message, stats)
+        self.reason = reason
+        self.retry_after = retry_after
+        """Seconds after which trying again is reasonable."""
+
+
+class PoolUnavailable(PoolError):
+    """There is no connection and none can be opened; `__cause__` is why the last attempt failed."""
+
+    def __init__(self, message: str, stats: PoolStats, *, retry_after: float) -> None:
+        super().__init__(message, stats)
+        self.retry_after = retry_after
+        """Seconds until the pool itself tries again."""
+
+
+class PoolClosing(PoolError, asyncpg.InterfaceError):
+    """The pool is draining, closed or was never opened (an InterfaceError, as asyncpg.Pool raises)."""

@@ -1,0 +1,67 @@
+"""What the pool tells its owner as it happens, and what it says when asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app.pool.stats import PoolStats
+
+Level = Literal["debug", "info", "warning", "error"]
+
+_log = logging.getLogger("app.pool")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """Something an operator may want to know, with the pool's numbers of that moment."""
+
+    name: str
+    level: Level
+    details: Mapping[str, object]
+    stats: PoolStats
+
+
+Listener = Callable[[PoolEvent], None]
+
+
+def log_event(event: PoolEvent) -> None:
+    """The listener of a pool that was given none: a line of standard logging."""
+    _log.log(
+        logging.getLevelNamesMapping()[event.level.upper()],
+        "pool %s: %s %s (%s)",
+        event.stats.name,
+        event.name,
+        dict(event.details),
+        event.stats.summary(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """One connection in use."""
+
+    backend_pid: int
+    held_for: float
+    """Seconds."""
+    borrowed_at: str | None
+    """`file:line in function` of the borrower."""
+    task: str | None
+    """Name of the task that borrowed; None when that task has ended."""
+    stands_at: tuple[str, ...]
+    """Where that task waits now, innermost first."""
+    overdue: bool
+    """Held longer than the leak threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """How a drain went."""
+
+    seconds: float
+    cut_off: tuple[LeaseInfo, ...]
+    """Leases that overstayed: their connections were cut."""
+    refused: int
+    """Waiters that were still in the queue at the end."""

@@ -1,0 +1,106 @@
+"""Opening connections in the background: few at once, slower after every failure."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from time import monotonic
+
+import asyncpg
+
+from app.pool.connect import Connector
+from app.pool.jobs import Jobs
+
+# PostgreSQL forks and authenticates for every session: a handful at once warms a pool in tens of
+# milliseconds, twenty at once from every replica is the thundering herd after a restart.
+MOST_AT_ONCE = 4
+# Seconds. Full jitter (Brooker, "Exponential backoff and jitter", AWS 2015): each delay is drawn from
+# zero to a ceiling that doubles, so replicas spread out. The highest ceiling bounds how late a pool
+# notices that its server is back.
+FIRST_CEILING = 0.05
+HIGHEST_CEILING = 0.8
+
+
+class Opener:
+    """Keeps as many attempts under way as the pool wants and prudence allows.
+
+    It starts with one attempt at a time and doubles with each success. After a failure it waits, and
+    then tries with one again: that attempt is the probe that spares the borrowers.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        jobs: Jobs,
+        *,
+        wanted: Callable[[], int],
+        opened: Callable[[asyncpg.Connection, float], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._connector = connector
+        self._jobs = jobs
+        self._wanted = wanted
+        self._opened = opened
+        self._failed = failed
+        self._at_once = 1
+        self._failures = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_at = 0.0
+        self.under_way = 0
+        self.stopped = False
+
+    @property
+    def failing(self) -> bool:
+        """The last attempt failed and none has succeeded since."""
+        return self._failures > 0
+
+    def retry_in(self, now: float) -> float:
+        """Seconds until the next attempt; 0 when it is under way or due."""
+        return max(0.0, self._retry_at - now) if self._retry else 0.0
+
+    def pump(self) -> None:
+        """Start what is wanted, unless backing off."""
+        while (
+            not self.stopped and self._retry is None and self.under_way < self._at_once and self._wanted() > 0
+        ):
+            self.under_way += 1
+            self._jobs.start(self._attempt(), "open")
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+
+    async def _attempt(self) -> None:
+        started = monotonic()
+        try:
+            connection = await self._connector.connect()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
+            self.under_way -= 1
+            self._back_off()
+            self._failed(error)
+        except BaseException:
+            self.under_way -= 1
+            raise
+        else:
+            self.under_way -= 1
+            self._failures = 0
+            self._at_once = min(self._at_once * 2, MOST_AT_ONCE)
+            self._opened(connection, monotonic() - started)
+        self.pump()
+
+    def _back_off(self) -> None:
+        if self._retry is not None or self.stopped:
+            return
+        ceiling = min(HIGHEST_CEILING, FIRST_CEILING * 2**self._failures)
+        delay = random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
+        self._failures += 1
+        self._at_once = 1
+        self._retry_at = monotonic() + delay
+        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.pump()

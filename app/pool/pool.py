@@ -1,0 +1,265 @@
+"""The pool as its users see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from dataclasses import replace
+from time import monotonic
+from typing import Any, Self
+
+import asyncpg
+
+from app.pool.circulation import CLOSE_BOUND, Circulation, State
+from app.pool.config import Hook, PoolConfig, ResetPolicy
+from app.pool.connect import Connector
+from app.pool.connection import Status
+from app.pool.errors import PoolUnavailable
+from app.pool.events import DrainReport, LeaseInfo, Listener, log_event
+from app.pool.housekeeping import Housekeeping
+from app.pool.leaks import lease_info
+from app.pool.lease import Lease
+from app.pool.queries import Queries
+from app.pool.stats import PoolStats
+
+# Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
+CLOSE_PATIENCE = 60.0
+
+
+class Pool(Queries):
+    """A pool of asyncpg connections: fair, bounded in size and in every wait, healing itself.
+
+    pool = Pool(dsn, max_size=20)                 # settings: PoolConfig; the rest: asyncpg.connect()
+    await pool.open()                             # or: async with Pool(dsn) as pool
+    async with pool.acquire() as connection: ...  # or: await pool.acquire(), await pool.release(c)
+    await pool.fetch("SELECT ...")                # as on asyncpg.Pool
+    await pool.drain(20)                          # refuse newcomers, wait for the rest, close
+
+    Borrowing raises PoolTimeout, PoolSaturated, PoolUnavailable or PoolClosing, all PoolError.
+    Belongs to the event loop that opened it. Raises ValueError for a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        min_size: int = 5,
+        max_size: int = 20,
+        acquire_timeout: float = 5.0,
+        max_waiting: int = 1000,
+        queue_target: float = 0.25,
+        connect_timeout: float = 5.0,
+        idle_timeout: float = 30.0,
+        max_lifetime: float = 1800.0,
+        health_check_interval: float = 15.0,
+        validate_after: float = 1.0,
+        leak_threshold: float = 30.0,
+        reset: ResetPolicy | Hook = "dirty",
+        init: Hook | None = None,
+        setup: Hook | None = None,
+        name: str = "primary",
+        on_event: Listener | None = None,
+        **connect_options: Any,  # asyncpg.connect() checks them
+    ) -> None:
+        config = PoolConfig(
+            name=name,
+            min_size=min_size,
+            max_size=max_size,
+            acquire_timeout=acquire_timeout,
+            max_waiting=max_waiting,
+            queue_target=queue_target,
+            connect_timeout=connect_timeout,
+            idle_timeout=idle_timeout,
+            max_lifetime=max_lifetime,
+            health_check_interval=health_check_interval,
+            validate_after=validate_after,
+            leak_threshold=leak_threshold,
+            reset=reset,
+            init=init,
+            setup=setup,
+        )
+        connector = Connector(dsn, connect_timeout, init, connect_options)
+        self._circulation = Circulation(config, connector, on_event or log_event)
+        self._housekeeping = Housekeeping(self._circulation)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Start opening the minimum in the background; returns at once, also when no server answers.
+
+        Raises asyncpg.InterfaceError when the pool has been closed. Opening twice does nothing.
+        """
+        circulation = self._circulation
+        if circulation.state is State.OPEN:
+            return
+        if circulation.state is not State.NEW:
+            raise asyncpg.InterfaceError("a closed pool cannot be opened again; make a new one")
+        circulation.loop = asyncio.get_running_loop()
+        circulation.state = State.OPEN
+        self._housekeeping.start()
+        circulation.pump()
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait until one connection stands; raises PoolUnavailable or PoolTimeout after `timeout` seconds."""
+        deadline = monotonic() + timeout
+        while True:
+            try:
+                async with self.acquire(timeout=deadline - monotonic()):
+                    return
+            except PoolUnavailable as error:
+                if monotonic() + error.retry_after >= deadline:
+                    raise
+                await asyncio.sleep(max(error.retry_after, 0.01))
+
+    async def drain(self, timeout: float) -> DrainReport:
+        """Refuse new borrowers, serve the queue, wait for leases, close. Cuts off what needs longer than
+        `timeout` seconds, and says what that was."""
+        started = monotonic()
+        circulation = self._circulation
+        if circulation.state in {State.NEW, State.OPEN}:
+            circulation.state = State.DRAINING
+            if not circulation.queue.length:
+                for pooled in tuple(circulation.idle):
+                    circulation.discard(pooled, "pool_closing")
+            circulation.note_progress()
+        try:
+            async with asyncio.timeout(timeout):
+                await circulation.settled.wait()
+        except TimeoutError:
+            pass
+        cut_off = self.leases()
+        refused = self._end()
+        await circulation.jobs.finish(CLOSE_BOUND)
+        report = DrainReport(monotonic() - started, cut_off, refused)
+        circulation.report(
+            "warning" if cut_off or refused else "info",
+            "pool_drained",
+            seconds=report.seconds,
+            cut_off=[lease.borrowed_at for lease in cut_off],
+            refused=refused,
+        )
+        return report
+
+    async def close(self) -> None:
+        """`drain()` with a minute's patience; does nothing on a closed pool."""
+        if self._circulation.state is not State.CLOSED:
+            await self.drain(CLOSE_PATIENCE)
+
+    def terminate(self) -> None:
+        """Cut every connection now; waiters get PoolClosing."""
+        self._end()
+        self._circulation.jobs.cancel()
+
+    def _end(self) -> int:
+        circulation = self._circulation
+        circulation.state = State.CLOSED
+        self._housekeeping.stop()
+        circulation.opener.stop()
+        refused = circulation.refuse_queue()
+        for pooled in tuple(circulation.members):
+            pooled.connection.terminate()
+            circulation.discard(pooled, "cut_off")
+        circulation.settled.set()
+        return refused
+
+    # -- borrowing ---------------------------------------------------------------------------------
+
+    def acquire(self, *, timeout: float | None = None) -> Lease:
+        """Borrow a connection: `async with` it, or `await` it and `release()` it.
+
+        `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`.
+        """
+        return Lease(self._circulation, timeout)
+
+    async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
+        """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing
+        is waited for here.
+
+        Raises asyncpg.InterfaceError when it is not a lease of this pool.
+        """
+        if not isinstance(connection, Lease) or not connection.belongs_to(self._circulation):
+            raise asyncpg.InterfaceError(
+                f"Pool.release() received {connection!r}, which is not a member of this pool"
+            )
+        connection.end()
+
+    # -- steering ----------------------------------------------------------------------------------
+
+    async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
+        """Change the bounds. What is idle above the new maximum is closed before this returns, what is
+        in use when it comes back. Raises ValueError as the constructor does."""
+        circulation = self._circulation
+        config = circulation.config
+        changed = replace(
+            config,
+            min_size=config.min_size if min_size is None else min_size,
+            max_size=config.max_size if max_size is None else max_size,
+        )
+        circulation.configure(changed)
+        surplus = max(circulation.sessions - changed.max_size, 0)
+        circulation.retire(circulation.coldest(surplus), "resized")
+        circulation.pump()
+        while circulation.closing and circulation.sessions > changed.max_size:
+            await circulation.jobs.settle_one(CLOSE_BOUND)
+
+    async def expire_connections(self) -> None:
+        """Replace every connection: idle ones at once, the others when they are returned."""
+        self._circulation.expire("asked")
+
+    def suspend(self) -> None:
+        """Lend nothing until `resume()`: borrowers queue, within their deadlines and `max_waiting`."""
+        self._circulation.suspended = True
+
+    def resume(self) -> None:
+        """Lend again."""
+        self._circulation.suspended = False
+        self._circulation.pump()
+
+    # -- knowing -----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._circulation.config.name
+
+    def stats(self) -> PoolStats:
+        """The numbers of this moment; no I/O."""
+        return self._circulation.stats()
+
+    def leases(self) -> tuple[LeaseInfo, ...]:
+        """Who holds a connection now, longest first; no I/O."""
+        now = monotonic()
+        held = [p for p in self._circulation.members if p.status is Status.IN_USE]
+        held.sort(key=lambda pooled: pooled.borrowed_at)
+        return tuple(lease_info(pooled, now) for pooled in held)
+
+    def get_size(self) -> int:
+        """Live connections."""
+        return len(self._circulation.members)
+
+    def get_idle_size(self) -> int:
+        return len(self._circulation.idle)
+
+    def get_min_size(self) -> int:
+        return self._circulation.config.min_size
+
+    def get_max_size(self) -> int:
+        return self._circulation.config.max_size
+
+    def is_closing(self) -> bool:
+        """Draining or closed."""
+        return self._circulation.state in {State.DRAINING, State.CLOSED}
+
+    # -- asyncpg.Pool's ways to open and close ----------------------------------------------------
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self._opened().__await__()
+
+    async def _opened(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aenter__(self) -> Self:
+        return await self._opened()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

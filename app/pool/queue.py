@@ -1,0 +1,153 @@
+"""Who waits for a connection, in which order, and who is told at once that waiting is no use.
+
+First come, first served: a returned connection goes to the head of the queue, and nobody passes a live
+waiter. A waiter that gives up costs O(1): its place stays until its turn would have come.
+
+Shedding. A queue that only grows serves people who have left. So the queue measures its flow - how
+many connections it has handed out since somebody last had to start waiting - and turns a newcomer away
+when `length / flow`, the wait he would have, is above the target, or above his own budget. Whoever was
+admitted and still waits for more than twice the target when his turn comes is turned away too, as long
+as somebody fresher stands behind him: a connection never goes unused. When nothing flows at all nobody
+in the queue is turned away; they run into their deadlines, which says that the database, not the load,
+is the trouble. The idea is CoDel's (Nichols and Jacobson, ACM Queue 10(5), 2012) as Elixir's db_connection
+has it; the measured flow replaces its wait for a bad interval to pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+from app.pool.connection import PooledConnection
+from app.pool.stats import Histogram
+
+Waiter = asyncio.Future[PooledConnection]
+
+# Seconds of flow that count; older hand-outs are forgotten by halves.
+_MEMORY = 1.0
+# A waiter that has waited this many targets is stale when its turn comes.
+STALE_AFTER_TARGETS = 2.0
+# Seconds: a timer may ring this much too early (uvloop's clock ticks in milliseconds).
+_TIMER_SLACK = 0.001
+# Places of people who left are cleared away when there are this many more of them than of waiters.
+_CLUTTER = 100
+
+
+class WaitQueue:
+    """Waiters in order of arrival. All times are monotonic seconds."""
+
+    def __init__(self, target: float, waits: Histogram, time_out: Callable[[], Exception]) -> None:
+        self._target = target
+        self._waits = waits
+        self._time_out = time_out
+        self._places: deque[tuple[Waiter, float, float]] = deque()
+        self.length = 0
+        """How many wait."""
+        self._flow_since = 0.0
+        self._handed_out = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = float("inf")
+
+    def oldest_wait(self, now: float) -> float:
+        return next((now - joined_at for waiter, joined_at, _ in self._places if not waiter.done()), 0.0)
+
+    def expected_wait(self, now: float, lanes: int) -> float:
+        """Seconds a newcomer would wait, by the flow so far; `lanes` connections serve the queue.
+
+        Until each lane has had time to serve once, they count as if they had: hand-outs come in bursts.
+        Without lanes (the first connection is still being opened) nothing can be said: 0.
+        """
+        if not self.length or not lanes:
+            return 0.0
+        elapsed = now - self._flow_since
+        if not self._handed_out:
+            return elapsed
+        return self.length * elapsed / max(self._handed_out, lanes)
+
+    def objection(self, now: float, lanes: int, budget: float, longest: int) -> str | None:
+        """Why a newcomer with `budget` seconds should not wait, or None: he may join."""
+        if self.length >= longest:
+            return "queue_full"
+        if not self._target or not self.length:
+            return None
+        wait = self.expected_wait(now, lanes)
+        if wait > self._target:
+            return "queue_target"
+        return "deadline" if wait > budget else None
+
+    def join(self, now: float, budget: float) -> Waiter:
+        """A place at the end of the queue, for `budget` seconds."""
+        if not self.length:
+            self._places.clear()
+            self._flow_since = now
+            self._handed_out = 0.0
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        deadline = now + budget
+        self._places.append((waiter, now, deadline))
+        self.length += 1
+        if deadline < self._alarm_at:
+            self._set_alarm(deadline, now)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> PooledConnection | None:
+        """Give up waiting; the connection, if one was handed over in that very instant."""
+        if waiter.done() and not waiter.cancelled():
+            return waiter.result() if waiter.exception() is None else None
+        waiter.cancel()
+        self.length -= 1
+        if len(self._places) > 2 * self.length + _CLUTTER:
+            self._places = deque(place for place in self._places if not place[0].done())
+        return None
+
+    def hand_out(self, pooled: PooledConnection, now: float, turn_away: Callable[[], Exception]) -> bool:
+        """Give a connection to the first live waiter worth serving; False if nobody is there."""
+        places = self._places
+        while places:
+            waiter, joined_at, _ = places.popleft()
+            if waiter.done():
+                continue
+            self.length -= 1
+            if self.length and 0 < self._target * STALE_AFTER_TARGETS < now - joined_at:
+                waiter.set_exception(turn_away())
+                continue
+            self._handed_out += 1
+            elapsed = now - self._flow_since
+            if elapsed > _MEMORY:
+                self._handed_out /= 2
+                self._flow_since = now - elapsed / 2
+            self._waits.observe(now - joined_at)
+            waiter.set_result(pooled)
+            return True
+        return False
+
+    def drop_all(self) -> Iterator[Waiter]:
+        """Empty the queue; the caller answers each waiter."""
+        places, self._places = self._places, deque()
+        for waiter, _, _ in places:
+            if not waiter.done():
+                self.length -= 1
+                yield waiter
+
+    def _set_alarm(self, at: float, now: float) -> None:
+        """One timer for all: a timer a waiter would cost more than the rest of the wait."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = asyncio.get_running_loop().call_later(at - now, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm, self._alarm_at = None, float("inf")
+        now = monotonic()
+        nearest = float("inf")
+        for waiter, _, deadline in self._places:
+            if waiter.done():
+                continue
+            if deadline <= now + _TIMER_SLACK:
+                self.length -= 1
+                waiter.set_exception(self._time_out())
+            else:
+                nearest = min(nearest, deadline)
+        if nearest < float("inf"):
+            self._set_alarm(nearest, now)

@@ -1,0 +1,76 @@
+"""Making a returned session fit for the next borrower, after the last one has gone on."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from app.pool import driver
+from app.pool.config import Hook
+from app.pool.hygiene import Effect
+
+# Seconds for each step: the cancel, the rollback, the reset. A session that needs longer is cut.
+STEP_BOUND = 5.0
+
+# What asyncpg's own `Connection.reset()` leaves: it unlistens, unlocks, closes cursors and runs
+# RESET ALL, which spares the role, temporary tables, sequence values and SQL-level PREPAREs.
+_REST_OF_RESET = """
+SET SESSION AUTHORIZATION DEFAULT;
+RESET ROLE;
+DISCARD TEMP;
+DISCARD SEQUENCES;
+DO $$ DECLARE statement text; BEGIN
+  FOR statement IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql LOOP
+    EXECUTE pg_catalog.format('DEALLOCATE %I', statement);
+  END LOOP;
+END $$;
+"""
+
+
+async def roll_back(connection: asyncpg.Connection) -> bool:
+    """End a cancelled query and an open transaction; True if the server has answered in doing so.
+
+    Raises what the driver raises when the session does not get there within the bound.
+    """
+    await driver.finish_cancelling(connection, STEP_BOUND)
+    return await driver.roll_back(connection, STEP_BOUND)
+
+
+async def reset(connection: asyncpg.Connection) -> None:
+    """Bring the session back to the state of a new one."""
+    await connection.reset(timeout=STEP_BOUND)
+    await connection.execute(_REST_OF_RESET, timeout=STEP_BOUND)
+
+
+async def ping(connection: asyncpg.Connection, timeout: float = STEP_BOUND) -> None:
+    """One round trip; raises when the session cannot run a statement now."""
+    await connection.execute("SELECT 1", timeout=timeout)
+
+
+async def is_read_only(connection: asyncpg.Connection) -> bool:
+    """Whether the server, not just one transaction, refuses writes."""
+    return bool(
+        await connection.fetchval(
+            "SELECT pg_catalog.pg_is_in_recovery()"
+            " OR pg_catalog.current_setting('default_transaction_read_only')::bool",
+            timeout=STEP_BOUND,
+        )
+    )
+
+
+async def make_fit(
+    connection: asyncpg.Connection, *, effect: Effect, loose: bool, hook: Hook | None, resets: bool
+) -> bool:
+    """Do what the returned session needs and no more; True if it was reset.
+
+    Raises when it cannot be made fit: the caller closes it.
+    """
+    answered = await roll_back(connection)
+    if hook is not None:
+        await hook(connection)
+        return True
+    if resets or effect is Effect.DIRTY:
+        await reset(connection)
+        return True
+    if loose and not answered:
+        await ping(connection)
+    return False
