@@ -4,25 +4,15 @@
                     <-> checking
 
 Everything runs on one event loop and every decision is made without suspending, so there are no locks:
-between two `await`s the books below are balanced.
-
-    members    every live connection; its `status` says where it is
-    idle       those that can be lent, the one returned last at the end
-    queue      borrowers without one, in order of arrival
-    checking   idle ones being checked, as long as the answer is not suspiciously late
-    closing    connections on their way out: the server still counts them, so the pool does too
-    opener     attempts under way, and the back-off after a failure
+between two `await`s the books are balanced.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from bisect import insort
-from collections import Counter
 from collections.abc import Iterable
-from enum import Enum
 from functools import partial
 from operator import attrgetter
 from time import monotonic
@@ -30,18 +20,15 @@ from time import monotonic
 import asyncpg
 
 from app.pool import driver, returning
+from app.pool.books import Books, State, describe_error
 from app.pool.config import PoolConfig
 from app.pool.connect import Connector
 from app.pool.connection import PooledConnection, Status
-from app.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from app.pool.events import Level, Listener, PoolEvent
+from app.pool.events import Listener
 from app.pool.hygiene import Effect
-from app.pool.jobs import Jobs
-from app.pool.leaks import LeakWatch
 from app.pool.lease import Lease
 from app.pool.opener import Opener
-from app.pool.queue import Waiter, WaitQueue
-from app.pool.stats import PoolStats, Tally
+from app.pool.queue import Waiter
 
 # Seconds. A check that has not come back by then no longer counts as help for the waiter...
 _CHECK_PATIENCE = 0.1
@@ -59,32 +46,15 @@ _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
 _READ_ONLY = "25006"
 
 
-class State(Enum):
-    NEW = "is not open"
-    OPEN = "is open"
-    DRAINING = "is draining"
-    CLOSED = "is closed"
-
-
 _OPEN, _IDLE, _IN_USE = State.OPEN, Status.IDLE, Status.IN_USE  # looked up for every request
 
 
-class Circulation:
-    """The books of one pool and the moves between them."""
+class Circulation(Books):
+    """The moves of connections between borrowers, shelf and server."""
 
     def __init__(self, config: PoolConfig, connector: Connector, listener: Listener) -> None:
-        self.config = config
+        super().__init__(config, listener)
         self.connector = connector
-        self.listener = listener
-        self.tally = Tally()
-        self.jobs = Jobs(f"pool {config.name}")
-        self.leaks = LeakWatch(config.leak_threshold, self.tally, self.report)
-        self.holders = self.leaks.holders
-        self.queue = WaitQueue(config.queue_target, self.tally.wait, self._timed_out)
-        self.members: set[PooledConnection] = set()
-        self.idle: list[PooledConnection] = []
-        self.checking: set[PooledConnection] = set()
-        self.closing: set[PooledConnection] = set()
         self.opener = Opener(
             connector,
             self.jobs,
@@ -92,21 +62,6 @@ class Circulation:
             opened=self._opened,
             failed=self._open_failed,
         )
-        self.state = State.NEW
-        self.suspended = False
-        self.last_error: Exception | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.settled = asyncio.Event()
-        """Set while draining, once no connection and no waiter is left."""
-        self._suspect_since = 0.0
-        self.configure(config)
-
-    def configure(self, config: PoolConfig) -> None:
-        """Take new settings; those that every borrow looks at are kept at hand."""
-        self.config = config
-        self.validate_after = config.validate_after
-        self.resets_every_time = config.resets_every_time
-        self.has_setup = config.setup is not None
 
     # -- borrowing ---------------------------------------------------------------------------------
 
@@ -119,7 +74,7 @@ class Circulation:
         heard_of_at = pooled.heard_of_at
         if (
             now - heard_of_at > self.validate_after
-            or heard_of_at <= self._suspect_since
+            or heard_of_at <= self.suspect_since
             or pooled.retire_reason is not None
             or pooled.connection.is_closed()
         ):
@@ -140,13 +95,22 @@ class Circulation:
         now = monotonic()
         if self.state is not _OPEN or not self.members or budget <= 0:
             self._refuse_the_hopeless(budget)
-        objection = self.queue.objection(now, self._lanes, budget, config.max_waiting)
+        objection = self.queue.objection(now, self.lanes, budget, config.max_waiting)
         if objection is not None:
-            raise self._saturated(objection)
+            raise self.saturated(objection)
         waiter = self.queue.join(now, budget)
         if self.idle or len(self.members) < config.max_size:
             self.pump()
         return waiter
+
+    def try_shed(self, budget: float) -> float | None:
+        """Count somebody who arrives now as turned away, if he would be; seconds after which to retry."""
+        now = monotonic()
+        objection = self.queue.objection(now, self.lanes, budget, self.config.max_waiting)
+        if objection is None:
+            return None
+        self.tally.shed[objection] += 1
+        return self.queue.expected_wait(now, self.lanes)
 
     def give_up(self, waiter: Waiter) -> None:
         """The borrower has stopped waiting: cancelled, timed out or refused."""
@@ -158,12 +122,12 @@ class Circulation:
     def _refuse_the_hopeless(self, budget: float) -> None:
         """Raise at once what a borrower would only learn later."""
         if self.state is not _OPEN:
-            raise PoolClosing(f"the pool {self.state.value}", self.stats())
+            raise self.closed_to_all()
         if self.opener.failing and not self.members:
             self.opener.pump()
-            raise self._unavailable()
+            raise self.unavailable()
         if budget <= 0:
-            raise self._timed_out()
+            raise self.timed_out(stalled=False)
 
     async def set_up(self, lease: Lease, pooled: PooledConnection, timeout: float | None) -> None:
         """Run the `setup` hook; what it does to the session every borrower gets alike, so it stays."""
@@ -187,7 +151,7 @@ class Circulation:
         if pooled.overdue:
             self.leaks.returned_late(pooled, now)
         pooled.idle_since = now
-        if pooled.borrowed_at > self._suspect_since:
+        if pooled.borrowed_at > self.suspect_since:
             pooled.heard_of_at = now
         at_rest = driver.settle(pooled.connection)
         if at_rest and not (pooled.needs_care or pooled.busy or self.resets_every_time):
@@ -270,12 +234,12 @@ class Circulation:
 
     def _pass_on(self, pooled: PooledConnection, now: float) -> None:
         if self.queue.length and not self.suspended:
-            if pooled.heard_of_at <= self._suspect_since:
+            if pooled.heard_of_at <= self.suspect_since:
                 self._check(pooled)
                 return
             pooled.status = _IN_USE
             pooled.borrowed_at = now
-            if self.queue.hand_out(pooled, now, self._stale):
+            if self.queue.hand_out(pooled, now, self.stale):
                 return
         if self.state is not _OPEN:
             self.discard(pooled, "pool_closing")
@@ -326,7 +290,7 @@ class Circulation:
     def _is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Heard of recently enough to be lent unchecked."""
         heard_of_at = pooled.heard_of_at
-        return now - heard_of_at <= self.validate_after and heard_of_at > self._suspect_since
+        return now - heard_of_at <= self.validate_after and heard_of_at > self.suspect_since
 
     def _objection_to(self, pooled: PooledConnection, now: float) -> str | None:
         """Why the connection must not be lent again, or None."""
@@ -337,16 +301,6 @@ class Circulation:
         return "lifetime" if now >= pooled.expires_at else None
 
     # -- opening and closing -----------------------------------------------------------------------
-
-    @property
-    def sessions(self) -> int:
-        """What the server may count: live, opening and closing."""
-        return len(self.members) + len(self.closing) + self.opener.under_way
-
-    @property
-    def _lanes(self) -> int:
-        """How many connections can serve the queue once all are open; 0 while there is none yet."""
-        return self.config.max_size if self.members else 0
 
     def _wanted(self) -> int:
         """How many more connections to open now; the opener decides how many at once."""
@@ -387,8 +341,7 @@ class Circulation:
         )
         if not self.members:
             # Nobody is left who could serve them, and the next attempt may fail as well.
-            for waiter in self.queue.drop_all():
-                waiter.set_exception(self._unavailable())
+            self.refuse_queue(self.unavailable)
         self.note_progress()
 
     def _lost(self, pooled: PooledConnection, _: object) -> None:
@@ -428,9 +381,9 @@ class Circulation:
     def suspect_all(self, why: str, **details: object) -> None:
         """Have every connection not heard of since now checked before it is lent again."""
         now = monotonic()
-        if now - self._suspect_since > _SAME_INCIDENT:
+        if now - self.suspect_since > _SAME_INCIDENT:
             self.report("info", "connections_suspect", why=why, **details)
-        self._suspect_since = now
+        self.suspect_since = now
 
     def expire(self, why: str) -> None:
         """Replace every connection opened until now: idle ones at once, the rest when they come back."""
@@ -448,84 +401,3 @@ class Circulation:
             pooled.retire(reason)
             if pooled.status is _IDLE:
                 self.discard(pooled, reason)
-
-    # -- words -------------------------------------------------------------------------------------
-
-    def _timed_out(self) -> PoolTimeout:
-        self.tally.timeouts += 1
-        stats = self.stats()
-        return PoolTimeout(f"no connection became free in time: {stats.summary()}", stats)
-
-    def _stale(self) -> PoolSaturated:
-        return self._saturated("stale")
-
-    def _saturated(self, reason: str) -> PoolSaturated:
-        self.tally.shed[reason] += 1
-        stats = self.stats()
-        wait = self.queue.expected_wait(monotonic(), self._lanes)
-        return PoolSaturated(
-            f"turned away ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
-        )
-
-    def _unavailable(self) -> PoolUnavailable:
-        stats = self.stats()
-        unavailable = PoolUnavailable(
-            f"no connection can be opened: {stats.summary()}",
-            stats,
-            retry_after=self.opener.retry_in(monotonic()),
-        )
-        unavailable.__cause__ = self.last_error
-        return unavailable
-
-    def refuse_queue(self) -> int:
-        """Answer every waiter with PoolClosing; how many there were."""
-        refused = 0
-        for refused, waiter in enumerate(self.queue.drop_all(), start=1):  # noqa: B007
-            waiter.set_exception(PoolClosing(f"the pool {self.state.value}", self.stats()))
-        return refused
-
-    def report(self, level: Level, event: str, /, **details: object) -> None:
-        """Tell the listener; its failure is logged and goes no further."""
-        try:
-            self.listener(PoolEvent(event, level, details, self.stats()))
-        except Exception:
-            logging.getLogger("app.pool").exception("the listener of pool events failed")
-
-    def stats(self) -> PoolStats:
-        tally = self.tally
-        at = Counter(pooled.status for pooled in self.members)
-        return PoolStats(
-            name=self.config.name,
-            min_size=self.config.min_size,
-            max_size=self.config.max_size,
-            size=len(self.members),
-            idle=at[Status.IDLE],
-            used=at[Status.IN_USE],
-            opening=self.opener.under_way,
-            closing=len(self.closing),
-            returning=at[Status.RETURNING],
-            validating=at[Status.CHECKING],
-            waiting=self.queue.length,
-            oldest_wait=self.queue.oldest_wait(monotonic()),
-            utilisation=at[Status.IN_USE] / self.config.max_size,
-            borrowed=tally.borrowed,
-            opened=tally.opened,
-            open_failures=tally.open_failures,
-            closed=dict(tally.closed),
-            resets=tally.resets,
-            timeouts=tally.timeouts,
-            shed=dict(tally.shed),
-            leaks=dict(tally.leaks),
-            reuse_rate=tally.reuse_rate,
-            suspended=self.suspended,
-            closing_down=self.state in {State.DRAINING, State.CLOSED},
-            last_error=describe_error(self.last_error) if self.last_error else None,
-            wait=tally.all_waits(),
-            use=tally.use.snapshot(),
-            create=tally.create.snapshot(),
-        )
-
-
-def describe_error(error: Exception) -> str:
-    """One line: class and first line of the message."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

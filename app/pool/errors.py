@@ -18,6 +18,11 @@ class PoolError(Exception):
 class PoolTimeout(PoolError, TimeoutError):
     """The borrower waited for its whole budget."""
 
+    def __init__(self, message: str, stats: PoolStats, *, stalled: bool) -> None:
+        super().__init__(message, stats)
+        self.stalled = stalled
+        """Nobody got a connection in all that time: the database hangs, or every borrower does."""
+
 
 class PoolSaturated(PoolError):
     """Turned away at once, to serve those already waiting in time. Says nothing about the database."""

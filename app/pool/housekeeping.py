@@ -6,6 +6,7 @@ import asyncio
 from time import monotonic
 
 from app.pool.circulation import Circulation
+from app.pool.connection import PooledConnection
 
 # Seconds: the shortest and the longest pause between two looks.
 _SHORTEST, _LONGEST = 0.02, 1.0
@@ -46,20 +47,24 @@ class Housekeeping:
         now = monotonic()
         circulation = self._circulation
         circulation.leaks.look(circulation.members, now)
-        self._retire_and_probe(now)
+        circulation.retire([p for p in circulation.members if now >= p.expires_at], "lifetime")
+        circulation.retire(self._surplus(now), "idle")
+        for pooled in self._silent(now):
+            circulation.probe(pooled)
         circulation.pump()
 
-    def _retire_and_probe(self, now: float) -> None:
-        circulation = self._circulation
-        config = circulation.config
-        surplus = len(circulation.members) - config.min_size
-        for pooled in tuple(circulation.idle):  # the coldest first
-            idle_for = now - pooled.idle_since
-            if now >= pooled.expires_at:
-                circulation.discard(pooled, "lifetime")
-                surplus -= 1
-            elif surplus > 0 and config.idle_timeout and idle_for > config.idle_timeout:
-                circulation.discard(pooled, "idle")
-                surplus -= 1
-            elif config.health_check_interval and (now - pooled.heard_of_at > config.health_check_interval):
-                circulation.probe(pooled)
+    def _surplus(self, now: float) -> list[PooledConnection]:
+        """Idle for too long and above the minimum; the coldest first."""
+        config = self._circulation.config
+        if not config.idle_timeout:
+            return []
+        above_minimum = max(len(self._circulation.members) - config.min_size, 0)
+        cold = [p for p in self._circulation.idle if now - p.idle_since > config.idle_timeout]
+        return cold[:above_minimum]
+
+    def _silent(self, now: float) -> list[PooledConnection]:
+        """Idle ones from which nothing was heard for too long."""
+        interval = self._circulation.config.health_check_interval
+        if not interval:
+            return []
+        return [p for p in self._circulation.idle if now - p.heard_of_at > interval]

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import asyncpg
 
-from app.pool.circulation import CLOSE_BOUND, Circulation, State
+from app.pool.books import State
+from app.pool.circulation import CLOSE_BOUND, Circulation
 from app.pool.config import Hook, PoolConfig, ResetPolicy
 from app.pool.connect import Connector
 from app.pool.connection import Status
@@ -155,7 +156,7 @@ class Pool(Queries):
         circulation.state = State.CLOSED
         self._housekeeping.stop()
         circulation.opener.stop()
-        refused = circulation.refuse_queue()
+        refused = circulation.refuse_queue(circulation.closed_to_all)
         for pooled in tuple(circulation.members):
             pooled.connection.terminate()
             circulation.discard(pooled, "cut_off")
@@ -182,6 +183,18 @@ class Pool(Queries):
                 f"Pool.release() received {connection!r}, which is not a member of this pool"
             )
         connection.end()
+
+    def try_shed(self, timeout: float | None = None) -> float | None:
+        """Ask before making the effort to borrow: None, or seconds after which to come back.
+
+        A refusal is counted as if `acquire()` had raised PoolSaturated, and costs next to nothing.
+        """
+        config = self._circulation.config
+        return self._circulation.try_shed(config.acquire_timeout if timeout is None else timeout)
+
+    def refuse_waiting(self) -> int:
+        """Answer everybody in the queue with PoolUnavailable now; how many there were."""
+        return self._circulation.refuse_queue(self._circulation.unavailable)
 
     # -- steering ----------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ _CLUTTER = 100
 class WaitQueue:
     """Waiters in order of arrival. All times are monotonic seconds."""
 
-    def __init__(self, target: float, waits: Histogram, time_out: Callable[[], Exception]) -> None:
+    def __init__(self, target: float, waits: Histogram, time_out: Callable[[bool], Exception]) -> None:
+        """`time_out(stalled)` makes the error of a waiter whose budget is used up."""
         self._target = target
         self._waits = waits
         self._time_out = time_out
@@ -47,6 +48,7 @@ class WaitQueue:
         """How many wait."""
         self._flow_since = 0.0
         self._handed_out = 0.0
+        self._last_hand_out = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
 
@@ -113,6 +115,7 @@ class WaitQueue:
                 waiter.set_exception(turn_away())
                 continue
             self._handed_out += 1
+            self._last_hand_out = now
             elapsed = now - self._flow_since
             if elapsed > _MEMORY:
                 self._handed_out /= 2
@@ -141,12 +144,12 @@ class WaitQueue:
         self._alarm, self._alarm_at = None, float("inf")
         now = monotonic()
         nearest = float("inf")
-        for waiter, _, deadline in self._places:
+        for waiter, joined_at, deadline in self._places:
             if waiter.done():
                 continue
             if deadline <= now + _TIMER_SLACK:
                 self.length -= 1
-                waiter.set_exception(self._time_out())
+                waiter.set_exception(self._time_out(self._last_hand_out < joined_at))
             else:
                 nearest = min(nearest, deadline)
         if nearest < float("inf"):

@@ -1,0 +1,165 @@
+"""What one pool knows of itself, and how it puts that into words. No decisions are made here.
+
+members    every live connection; its `status` says where it is
+idle       those that can be lent, the one returned last at the end
+queue      borrowers without one, in order of arrival
+checking   idle ones being checked, as long as the answer is not suspiciously late
+closing    connections on their way out: the server still counts them, so the pool does too
+opener     attempts under way, and the back-off after a failure
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from time import monotonic
+
+from app.pool.config import PoolConfig
+from app.pool.connection import PooledConnection, Status
+from app.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from app.pool.events import Level, Listener, PoolEvent
+from app.pool.jobs import Jobs
+from app.pool.leaks import LeakWatch
+from app.pool.opener import Opener
+from app.pool.queue import WaitQueue
+from app.pool.stats import PoolStats, Tally
+
+
+class State(Enum):
+    """Of a pool; the value completes "the pool ..."."""
+
+    NEW = "is not open"
+    OPEN = "is open"
+    DRAINING = "is draining"
+    CLOSED = "is closed"
+
+
+class Books:
+    """The state of one pool. `Circulation` moves what is written here."""
+
+    opener: Opener
+
+    def __init__(self, config: PoolConfig, listener: Listener) -> None:
+        self.configure(config)
+        self.listener = listener
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.state = State.NEW
+        self.suspended = False
+        self.members: set[PooledConnection] = set()
+        self.idle: list[PooledConnection] = []
+        self.checking: set[PooledConnection] = set()
+        self.closing: set[PooledConnection] = set()
+        self.tally = Tally()
+        self.queue = WaitQueue(config.queue_target, self.tally.wait, self.timed_out)
+        self.leaks = LeakWatch(config.leak_threshold, self.tally, self.report)
+        self.holders = self.leaks.holders
+        self.jobs = Jobs(f"pool {config.name}")
+        self.last_error: Exception | None = None
+        """Why the last attempt to open a connection failed; None once one has succeeded."""
+        self.suspect_since = 0.0
+        """Connections not heard of since then are checked before they are lent."""
+        self.settled = asyncio.Event()
+        """Set while draining, once no connection and no waiter is left."""
+
+    def configure(self, config: PoolConfig) -> None:
+        """Take new settings; those that every borrow looks at are kept at hand."""
+        self.config = config
+        self.validate_after = config.validate_after
+        self.resets_every_time = config.resets_every_time
+        self.has_setup = config.setup is not None
+
+    @property
+    def sessions(self) -> int:
+        """What the server may count: live, opening and closing."""
+        return len(self.members) + len(self.closing) + self.opener.under_way
+
+    @property
+    def lanes(self) -> int:
+        """How many connections can serve the queue once all are open; 0 while there is none yet."""
+        return self.config.max_size if self.members else 0
+
+    def timed_out(self, stalled: bool) -> PoolTimeout:
+        self.tally.timeouts += 1
+        stats = self.stats()
+        return PoolTimeout(f"no connection became free in time: {stats.summary()}", stats, stalled=stalled)
+
+    def stale(self) -> PoolSaturated:
+        return self.saturated("stale")
+
+    def saturated(self, reason: str) -> PoolSaturated:
+        self.tally.shed[reason] += 1
+        stats = self.stats()
+        wait = self.queue.expected_wait(monotonic(), self.lanes)
+        return PoolSaturated(
+            f"turned away ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
+        )
+
+    def unavailable(self) -> PoolUnavailable:
+        stats = self.stats()
+        unavailable = PoolUnavailable(
+            f"no connection can be opened: {stats.summary()}",
+            stats,
+            retry_after=self.opener.retry_in(monotonic()),
+        )
+        unavailable.__cause__ = self.last_error
+        return unavailable
+
+    def refuse_queue(self, error: Callable[[], Exception]) -> int:
+        """Answer every waiter with an error of his own; how many there were."""
+        refused = 0
+        for waiter in self.queue.drop_all():
+            waiter.set_exception(error())
+            refused += 1
+        return refused
+
+    def closed_to_all(self) -> PoolClosing:
+        return PoolClosing(f"the pool {self.state.value}", self.stats())
+
+    def report(self, level: Level, event: str, /, **details: object) -> None:
+        """Tell the listener; its failure is logged and goes no further."""
+        try:
+            self.listener(PoolEvent(event, level, details, self.stats()))
+        except Exception:
+            logging.getLogger("app.pool").exception("the listener of pool events failed")
+
+    def stats(self) -> PoolStats:
+        tally = self.tally
+        at = Counter(pooled.status for pooled in self.members)
+        return PoolStats(
+            name=self.config.name,
+            min_size=self.config.min_size,
+            max_size=self.config.max_size,
+            size=len(self.members),
+            idle=at[Status.IDLE],
+            used=at[Status.IN_USE],
+            opening=self.opener.under_way,
+            closing=len(self.closing),
+            returning=at[Status.RETURNING],
+            validating=at[Status.CHECKING],
+            waiting=self.queue.length,
+            oldest_wait=self.queue.oldest_wait(monotonic()),
+            utilisation=at[Status.IN_USE] / self.config.max_size,
+            borrowed=tally.borrowed,
+            opened=tally.opened,
+            open_failures=tally.open_failures,
+            closed=dict(tally.closed),
+            resets=tally.resets,
+            timeouts=tally.timeouts,
+            shed=dict(tally.shed),
+            leaks=dict(tally.leaks),
+            reuse_rate=tally.reuse_rate,
+            suspended=self.suspended,
+            closing_down=self.state in {State.DRAINING, State.CLOSED},
+            last_error=describe_error(self.last_error) if self.last_error else None,
+            wait=tally.all_waits(),
+            use=tally.use.snapshot(),
+            create=tally.create.snapshot(),
+        )
+
+
+def describe_error(error: Exception) -> str:
+    """One line: class and first line of the message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
