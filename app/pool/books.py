@@ -46,6 +46,7 @@ class Books:
         self.configure(config)
         self.listener = listener
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.done: asyncio.Future[None]
         self.state = State.NEW
         self.suspended = False
         self.members: set[PooledConnection] = set()
@@ -53,7 +54,9 @@ class Books:
         self.checking: set[PooledConnection] = set()
         self.closing: set[PooledConnection] = set()
         self.tally = Tally()
-        self.queue = WaitQueue(config.queue_target, self.tally.wait, self.timed_out)
+        self.queue = WaitQueue(
+            config.queue_target, self.tally.wait, time_out=self.timed_out, turn_away=self.stale
+        )
         self.leaks = LeakWatch(config.leak_threshold, self.tally, self.report)
         self.holders = self.leaks.holders
         self.jobs = Jobs(f"pool {config.name}")
@@ -63,6 +66,14 @@ class Books:
         """Connections not heard of since then are checked before they are lent."""
         self.settled = asyncio.Event()
         """Set while draining, once no connection and no waiter is left."""
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to this event loop."""
+        self.loop = loop
+        self.queue.create_future = loop.create_future
+        self.done = loop.create_future()
+        """Awaited where nothing has to be waited for."""
+        self.done.set_result(None)
 
     def configure(self, config: PoolConfig) -> None:
         """Take new settings; those that every borrow looks at are kept at hand."""
@@ -80,6 +91,15 @@ class Books:
     def lanes(self) -> int:
         """How many connections can serve the queue once all are open; 0 while there is none yet."""
         return self.config.max_size if self.members else 0
+
+    def stands(self, objection: str) -> bool:
+        """Whether to turn a newcomer away for it. A full queue is no reason as long as there are connections
+        that nobody has to return first: idle ones, those being checked, those that can be opened."""
+        if objection != "queue_full" or self.suspended:
+            return True
+        room = max(self.config.max_size - len(self.members) - len(self.closing), 0)
+        longest = self.config.max_waiting + len(self.idle) + len(self.checking) + room
+        return self.queue.length >= longest
 
     def timed_out(self, stalled: bool) -> PoolTimeout:
         self.tally.timeouts += 1
@@ -154,7 +174,7 @@ class Books:
             suspended=self.suspended,
             closing_down=self.state in {State.DRAINING, State.CLOSED},
             last_error=describe_error(self.last_error) if self.last_error else None,
-            wait=tally.all_waits(),
+            wait=tally.wait.snapshot(zeros=tally.lent_at_once),
             use=tally.use.snapshot(),
             create=tally.create.snapshot(),
         )

@@ -66,8 +66,8 @@ class Circulation(Books):
     # -- borrowing ---------------------------------------------------------------------------------
 
     def lend_idle(self) -> PooledConnection | None:
-        """The connection returned last, if it can be lent as it is and nobody waits."""
-        if not self.idle or self.queue.length or self.suspended or self.state is not _OPEN:
+        """The connection returned last, if it can be lent as it is and nobody waits. Needs an idle one."""
+        if self.queue.length or self.suspended or self.state is not _OPEN:
             return None
         pooled = self.idle[-1]
         now = monotonic()
@@ -93,12 +93,14 @@ class Circulation(Books):
         config = self.config
         budget = config.acquire_timeout if timeout is None else timeout
         now = monotonic()
+        queue = self.queue
         if self.state is not _OPEN or not self.members or budget <= 0:
             self._refuse_the_hopeless(budget)
-        objection = self.queue.objection(now, self.lanes, budget, config.max_waiting)
-        if objection is not None:
-            raise self.saturated(objection)
-        waiter = self.queue.join(now, budget)
+        if now > queue.calm_until or queue.length >= config.max_waiting or budget < queue.target:
+            objection = queue.objection(now, self.lanes, budget, config.max_waiting)
+            if objection is not None:
+                raise self.saturated(objection)
+        waiter = queue.join(now, budget)
         if self.idle or len(self.members) < config.max_size:
             self.pump()
         return waiter
@@ -107,7 +109,7 @@ class Circulation(Books):
         """Count somebody who arrives now as turned away, if he would be; seconds after which to retry."""
         now = monotonic()
         objection = self.queue.objection(now, self.lanes, budget, self.config.max_waiting)
-        if objection is None:
+        if objection is None or not self.stands(objection):
             return None
         self.tally.shed[objection] += 1
         return self.queue.expected_wait(now, self.lanes)
@@ -129,11 +131,15 @@ class Circulation(Books):
         if budget <= 0:
             raise self.timed_out(stalled=False)
 
-    async def set_up(self, lease: Lease, pooled: PooledConnection, timeout: float | None) -> None:
-        """Run the `setup` hook; what it does to the session every borrower gets alike, so it stays."""
+    async def set_up(
+        self, lease: Lease, pooled: PooledConnection, asked_at: float, timeout: float | None
+    ) -> None:
+        """Run the `setup` hook within what the wait has left of the budget. What it does to the session every
+        borrower gets alike, so it stays."""
         assert self.config.setup is not None
+        budget = self.config.acquire_timeout if timeout is None else timeout
         try:
-            async with asyncio.timeout(self.config.acquire_timeout if timeout is None else timeout):
+            async with asyncio.timeout(asked_at + budget - monotonic()):
                 await self.config.setup(lease)
         except BaseException:
             pooled.retire("setup_failed")  # nobody knows what state it is in
@@ -154,10 +160,10 @@ class Circulation(Books):
         if pooled.borrowed_at > self.suspect_since:
             pooled.heard_of_at = now
         at_rest = driver.settle(pooled.connection)
-        if at_rest and not (pooled.needs_care or pooled.busy or self.resets_every_time):
-            self._pass_on(pooled, now)
-        else:
+        if not at_rest or pooled.needs_care or pooled.busy or self.resets_every_time:
             self._take_care(pooled)
+        else:
+            self._pass_on(pooled, now)
 
     def reclaim(self, pooled: PooledConnection) -> None:
         """Take back what was dropped; called by the garbage collector, from any thread."""
@@ -201,15 +207,17 @@ class Circulation(Books):
                 self.expire("read_only")
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             self.report("warning", "return_failed", error=describe_error(error))
+            if isinstance(error, TimeoutError):
+                connection.terminate()  # nor would it answer a goodbye
             self.discard(pooled, "return_failed")
             return
         pooled.forget_borrower()
         pooled.heard_of_at = monotonic()
         self.offer(pooled)
 
-    def look_at_error(self, pooled: PooledConnection, error: asyncpg.PostgresError) -> None:
+    def look_at_error(self, pooled: PooledConnection, error: Exception) -> None:
         """Learn from what a borrower's statement raised."""
-        code = error.sqlstate or ""
+        code = getattr(error, "sqlstate", None) or ""
         if code in _SERVER_GONE or code.startswith("08"):
             pooled.retire("server_gone")
             self.suspect_all("server_gone")
@@ -221,14 +229,11 @@ class Circulation(Books):
     # -- a connection is free ----------------------------------------------------------------------
 
     def offer(self, pooled: PooledConnection) -> None:
-        """To the head of the queue, or else to the idle ones; out, if its time has come; to a check, if
-        somebody waits for it and it was not heard of lately."""
+        """To the head of the queue, or else to the idle ones; out, if its time has come."""
         now = monotonic()
         reason = self._objection_to(pooled, now)
         if reason is not None:
             self.discard(pooled, reason)
-        elif self.queue.length and not self.suspended and not self._is_fresh(pooled, now):
-            self._check(pooled)
         else:
             self._pass_on(pooled, now)
 
@@ -239,7 +244,7 @@ class Circulation(Books):
                 return
             pooled.status = _IN_USE
             pooled.borrowed_at = now
-            if self.queue.hand_out(pooled, now, self.stale):
+            if self.queue.hand_out(pooled, now):
                 return
         if self.state is not _OPEN:
             self.discard(pooled, "pool_closing")
@@ -253,8 +258,15 @@ class Circulation(Books):
 
     def pump(self) -> None:
         """Bring waiters and idle connections together; open what is missing."""
-        while self.idle and self.queue.length > len(self.checking) and not self.suspended:
-            self.offer(self.idle.pop())
+        now = monotonic()
+        for _ in range(len(self.idle)):  # no longer: a cancelled waiter counts until it has left
+            if self.suspended or self.queue.length <= len(self.checking):
+                break
+            pooled = self.idle.pop()
+            if self._is_fresh(pooled, now) or self._objection_to(pooled, now):
+                self.offer(pooled)
+            else:
+                self._check(pooled)
         self.opener.pump()
 
     def _check(self, pooled: PooledConnection) -> None:
@@ -275,6 +287,7 @@ class Circulation(Books):
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             self.checking.discard(pooled)
             self.suspect_all("failed_check", error=describe_error(error))
+            pooled.connection.terminate()  # a goodbye would wait for the same silent server
             self.discard(pooled, "failed_check")
         else:
             self.checking.discard(pooled)
@@ -355,6 +368,8 @@ class Circulation(Books):
 
     def discard(self, pooled: PooledConnection, reason: str) -> None:
         """Close a connection, and open another in its place if one is wanted."""
+        if pooled.status is Status.CLOSING:
+            return
         if pooled.status is _IDLE and pooled in self.idle:
             self.idle.remove(pooled)
         pooled.status = Status.CLOSING

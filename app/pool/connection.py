@@ -72,8 +72,8 @@ class PooledConnection:
 
     def forget_borrower(self) -> None:
         """Forget what the last borrower did, once it has been undone."""
-        self.needs_care = False
-        """Something below is set: a plain return is not enough."""
+        self.needs_care = self.retire_reason is not None
+        """Something here or below is set: a plain return is not enough."""
         self.effect = Effect.NONE
         """The worst that the borrower's statements can have done to the session."""
         self.loose = False

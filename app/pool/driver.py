@@ -7,6 +7,7 @@ moves. Read for asyncpg 0.32.
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable
 from typing import Any, Literal
 
 import asyncpg
@@ -16,6 +17,8 @@ from asyncpg.transaction import Transaction, TransactionState
 # asyncpg's stubs leave its private names out, rightly.
 Session = Any
 
+_PLAIN: Any = asyncpg.Connection
+
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
 # Seconds. Linux waits two hours before its first keepalive and a quarter of an hour for an
@@ -24,6 +27,50 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
 TCP_USER_TIMEOUT = 15
+
+
+def statement_at_hand(connection: Session, query: str) -> Any:
+    """The prepared statement that asyncpg keeps for `query`, if it can be run the short way; else None.
+
+    asyncpg reaches a cached statement through five coroutines, which cost a small query a sixth of its
+    time. The short way is `run_statement()` at once. None, and the long way then, when the statement is
+    yet to be prepared, the query is to be logged, or `connection_class` may do things its own way
+    (`_stmt_cache`, `_query_loggers`).
+    """
+    if connection._aborted or connection._query_loggers or connection.__class__ is not _PLAIN:
+        return None
+    return connection._stmt_cache.get((query, connection._protocol.get_record_class(), False))
+
+
+def run_statement(
+    connection: Session, statement: Any, args: tuple[object, ...], limit: int, timeout: float | None
+) -> Awaitable[list[asyncpg.Record]]:
+    """Run a statement at hand; at most `limit` rows, 0 for all (`_protocol.bind_execute`).
+
+    Raises as `Connection.fetch()`, besides InvalidCachedStatementError and OutdatedSchemaCacheError:
+    then `forget_statements()`.
+    """
+    protocol = connection._protocol
+    rows: Awaitable[list[asyncpg.Record]] = protocol.bind_execute(
+        statement,
+        args,
+        "",
+        limit,
+        False,
+        protocol._get_timeout(timeout),
+    )
+    return rows
+
+
+async def forget_statements(connection: Session, error: Exception) -> bool:
+    """After a statement at hand was found outdated; True if the query may be tried the long way, as asyncpg
+    does itself outside of a transaction (`_drop_local_statement_cache`)."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        connection._drop_local_statement_cache()
+        return not connection.is_in_transaction()
+    if isinstance(error, asyncpg.OutdatedSchemaCacheError):
+        await connection.reload_schema_state()
+    return False
 
 
 def settle(connection: Session) -> bool:
@@ -36,7 +83,7 @@ def settle(connection: Session) -> bool:
     if connection._aborted or connection._top_xact is not None:
         return False
     protocol = connection._protocol
-    return not (protocol.is_in_transaction() or protocol._is_cancelling() or not protocol.is_connected())
+    return protocol.is_connected() and not (protocol.is_in_transaction() or protocol._is_cancelling())
 
 
 async def finish_cancelling(connection: Session, timeout: float) -> None:

@@ -46,6 +46,7 @@ class Housekeeping:
         self.start()
         now = monotonic()
         circulation = self._circulation
+        circulation.tally.fold()
         circulation.leaks.look(circulation.members, now)
         circulation.retire([p for p in circulation.members if now >= p.expires_at], "lifetime")
         circulation.retire(self._surplus(now), "idle")

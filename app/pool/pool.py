@@ -95,7 +95,7 @@ class Pool(Queries):
             return
         if circulation.state is not State.NEW:
             raise asyncpg.InterfaceError("a closed pool cannot be opened again; make a new one")
-        circulation.loop = asyncio.get_running_loop()
+        circulation.bind(asyncio.get_running_loop())
         circulation.state = State.OPEN
         self._housekeeping.start()
         circulation.pump()

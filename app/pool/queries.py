@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import asyncpg
 
 if TYPE_CHECKING:
     from app.pool.lease import Lease
+
+Records = type[asyncpg.Record] | None
 
 
 def _on_a_lease(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -28,16 +32,32 @@ class Queries:
         raise NotImplementedError
 
     if TYPE_CHECKING:
-        execute = Lease.execute
-        executemany = Lease.executemany
-        fetch = Lease.fetch
-        fetchval = Lease.fetchval
-        fetchrow = Lease.fetchrow
-        fetchmany = Lease.fetchmany
-        copy_from_query = Lease.copy_from_query
-        copy_from_table = Lease.copy_from_table
-        copy_to_table = Lease.copy_to_table
-        copy_records_to_table = Lease.copy_records_to_table
+
+        async def execute(self, query: str, *args: object, timeout: float | None = None) -> str: ...
+        async def executemany(
+            self, command: str, args: Iterable[Sequence[object]], *, timeout: float | None = None
+        ) -> None: ...
+        async def fetch(
+            self, query: str, *args: object, timeout: float | None = None, record_class: Records = None
+        ) -> list[asyncpg.Record]: ...
+        async def fetchrow(
+            self, query: str, *args: object, timeout: float | None = None, record_class: Records = None
+        ) -> asyncpg.Record | None: ...
+        async def fetchval(
+            self, query: str, *args: object, column: int = 0, timeout: float | None = None
+        ) -> Any: ...
+        async def fetchmany(
+            self,
+            query: str,
+            args: Iterable[Sequence[object]],
+            *,
+            timeout: float | None = None,
+            record_class: Records = None,
+        ) -> list[asyncpg.Record]: ...
+        async def copy_from_query(self, query: str, *args: object, **options: Any) -> str: ...
+        async def copy_from_table(self, table_name: str, **options: Any) -> str: ...
+        async def copy_to_table(self, table_name: str, **options: Any) -> str: ...
+        async def copy_records_to_table(self, table_name: str, **options: Any) -> str: ...
     else:
         execute = _on_a_lease("execute")
         executemany = _on_a_lease("executemany")

@@ -25,10 +25,13 @@ from app.pool.stats import Histogram
 
 Waiter = asyncio.Future[PooledConnection]
 
-# Seconds of flow that count; older hand-outs are forgotten by halves.
+# Seconds of flow that count.
 _MEMORY = 1.0
 # A waiter that has waited this many targets is stale when its turn comes.
 STALE_AFTER_TARGETS = 2.0
+# When the wait is below half the target, it cannot be above it within this part of a target: arrivals in
+# the meantime need no estimate.
+_CALM = 1 / 8
 # Seconds: a timer may ring this much too early (uvloop's clock ticks in milliseconds).
 _TIMER_SLACK = 0.001
 # Places of people who left are cleared away when there are this many more of them than of waiters.
@@ -38,16 +41,29 @@ _CLUTTER = 100
 class WaitQueue:
     """Waiters in order of arrival. All times are monotonic seconds."""
 
-    def __init__(self, target: float, waits: Histogram, time_out: Callable[[bool], Exception]) -> None:
-        """`time_out(stalled)` makes the error of a waiter whose budget is used up."""
-        self._target = target
-        self._waits = waits
+    def __init__(
+        self,
+        target: float,
+        waits: Histogram,
+        *,
+        time_out: Callable[[bool], Exception],
+        turn_away: Callable[[], Exception],
+    ) -> None:
+        """`time_out(stalled)` makes the error of a waiter whose budget is used up, `turn_away` that of one
+        who has become stale."""
+        self._turn_away = turn_away
+        self.target = target
+        self._stale_after = target * STALE_AFTER_TARGETS or float("inf")
+        self.calm_until = 0.0
+        self._note_wait = waits.observe
         self._time_out = time_out
         self._places: deque[tuple[Waiter, float, float]] = deque()
         self.length = 0
         """How many wait."""
+        self.create_future: Callable[[], Waiter]
+        """The event loop's, once there is one."""
         self._flow_since = 0.0
-        self._handed_out = 0.0
+        self._handed_out: float = 0
         self._last_hand_out = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
@@ -64,19 +80,27 @@ class WaitQueue:
         if not self.length or not lanes:
             return 0.0
         elapsed = now - self._flow_since
-        if not self._handed_out:
-            return elapsed
-        return self.length * elapsed / max(self._handed_out, lanes)
+        if elapsed > _MEMORY:
+            self._handed_out *= _MEMORY / elapsed
+            self._flow_since = now - _MEMORY
+            elapsed = _MEMORY
+        return self.length * elapsed / max(self._handed_out, lanes) if self._handed_out else elapsed
 
     def objection(self, now: float, lanes: int, budget: float, longest: int) -> str | None:
-        """Why a newcomer with `budget` seconds should not wait, or None: he may join."""
+        """Why a newcomer with `budget` seconds should not wait, or None: he may join.
+
+        Until `calm_until`, whoever has a budget above the target and a place free may join unasked.
+        """
         if self.length >= longest:
             return "queue_full"
-        if not self._target or not self.length:
+        if not self.target:
+            self.calm_until = float("inf")
             return None
         wait = self.expected_wait(now, lanes)
-        if wait > self._target:
+        if wait > self.target:
             return "queue_target"
+        if wait < self.target / 2:
+            self.calm_until = now + self.target * _CALM
         return "deadline" if wait > budget else None
 
     def join(self, now: float, budget: float) -> Waiter:
@@ -84,8 +108,8 @@ class WaitQueue:
         if not self.length:
             self._places.clear()
             self._flow_since = now
-            self._handed_out = 0.0
-        waiter: Waiter = asyncio.get_running_loop().create_future()
+            self._handed_out = 0
+        waiter = self.create_future()
         deadline = now + budget
         self._places.append((waiter, now, deadline))
         self.length += 1
@@ -103,7 +127,7 @@ class WaitQueue:
             self._places = deque(place for place in self._places if not place[0].done())
         return None
 
-    def hand_out(self, pooled: PooledConnection, now: float, turn_away: Callable[[], Exception]) -> bool:
+    def hand_out(self, pooled: PooledConnection, now: float) -> bool:
         """Give a connection to the first live waiter worth serving; False if nobody is there."""
         places = self._places
         while places:
@@ -111,16 +135,13 @@ class WaitQueue:
             if waiter.done():
                 continue
             self.length -= 1
-            if self.length and 0 < self._target * STALE_AFTER_TARGETS < now - joined_at:
-                waiter.set_exception(turn_away())
+            waited = now - joined_at
+            if waited > self._stale_after and self.length:
+                waiter.set_exception(self._turn_away())
                 continue
             self._handed_out += 1
             self._last_hand_out = now
-            elapsed = now - self._flow_since
-            if elapsed > _MEMORY:
-                self._handed_out /= 2
-                self._flow_since = now - elapsed / 2
-            self._waits.observe(now - joined_at)
+            self._note_wait(waited)
             waiter.set_result(pooled)
             return True
         return False

@@ -25,18 +25,32 @@ class HistogramSnapshot:
 class Histogram:
     """Durations, counted in fixed buckets."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("_counts", "_fresh", "_sum", "observe")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.sum = 0.0
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum = 0.0
+        self._fresh: list[float] = []
+        self.observe = self._fresh.append
+        """`observe(seconds)`. It only keeps the number: sorting it in is `fold()`'s work, which somebody
+        must do now and then."""
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.sum += seconds
+    def fold(self) -> None:
+        """Sort in what was observed since the last time."""
+        for seconds in self._fresh:
+            self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self._sum += sum(self._fresh)
+        self._fresh.clear()
 
-    def snapshot(self) -> HistogramSnapshot:
-        return HistogramSnapshot(BOUNDS, tuple(self.counts), self.sum, sum(self.counts))
+    @property
+    def count(self) -> int:
+        return sum(self._counts) + len(self._fresh)
+
+    def snapshot(self, zeros: int = 0) -> HistogramSnapshot:
+        """The counts so far, and `zeros` more durations of nothing."""
+        self.fold()
+        counts = (self._counts[0] + zeros, *self._counts[1:])
+        return HistogramSnapshot(BOUNDS, counts, self._sum, sum(counts))
 
 
 @dataclass(slots=True)
@@ -58,17 +72,16 @@ class Tally:
 
     @property
     def borrowed(self) -> int:
-        return self.lent_at_once + sum(self.wait.counts)
+        return self.lent_at_once + self.wait.count
 
     @property
     def reuse_rate(self) -> float:
         borrowed = self.borrowed
         return max(0.0, 1 - self.opened / borrowed) if borrowed else 0.0
 
-    def all_waits(self) -> HistogramSnapshot:
-        waits = self.wait.snapshot()
-        counts = (waits.counts[0] + self.lent_at_once, *waits.counts[1:])
-        return HistogramSnapshot(waits.bounds, counts, waits.sum, sum(counts))
+    def fold(self) -> None:
+        for histogram in (self.wait, self.use, self.create):
+            histogram.fold()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
