@@ -1,0 +1,109 @@
+"""The service as a process of its own: started as users start it, ended as their platforms end it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from app.settings import Settings
+from tests.servers import unused_port
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[1]
+END_TIMEOUT = 15.0  # seconds until a process that should have ended fails its test
+
+
+@dataclass
+class ServiceProcess:
+    """A running service, where it listens, and the file that its output goes to."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    output_file: Path
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text()
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=self.url, timeout=5) as client:
+            return await client.get(path)
+
+    async def answers(self, path: str, status: int = 200) -> bool:
+        """Whether it answers `path` with this status now; for `eventually`."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the service ended with {self.process.returncode}: {self.output}")
+        try:
+            return (await self.get(path)).status_code == status
+        except httpx.TransportError:
+            return False
+
+    async def refuses(self, path: str) -> bool:
+        """Whether it has stopped listening; for `eventually`."""
+        try:
+            await self.get(path)
+        except httpx.ConnectError:
+            return True
+        except httpx.TransportError:  # it was let in, but no longer served
+            return False
+        return False
+
+    async def end(self, sign: signal.Signals = signal.SIGINT) -> int:
+        """Send the signal and wait for the end; the exit code, negative if a signal was the end."""
+        self.process.send_signal(sign)
+        await eventually(lambda: self.process.poll() is not None, END_TIMEOUT)
+        return self.process.returncode
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment with no setting of the service but these."""
+    ours = {name.upper() for name in Settings.model_fields}
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in ours}
+    return {**inherited, "PYTHONPATH": str(ROOT), **variables}
+
+
+def run_command(
+    *arguments: str, cwd: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m app` with these arguments, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=cwd,
+        env=environment(**(variables or {})),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@asynccontextmanager
+async def running(
+    command: Iterable[str], *, cwd: Path, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[ServiceProcess]:
+    """A Python process with these arguments and a PORT of its own, once it answers `/healthz`."""
+    port = unused_port()
+    output = cwd / f"output-{port}"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=cwd,
+            env=environment(PORT=str(port), **(variables or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    service = ServiceProcess(process, f"http://127.0.0.1:{port}", output)
+    try:
+        await eventually(lambda: service.answers("/healthz"), 20)
+        yield service
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

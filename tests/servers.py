@@ -1,0 +1,199 @@
+"""PostgreSQL servers that tests start, hurt and watch."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+
+from app.database.embedded import HOST, EmbeddedServer, StopMode
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - directories in it are made by tempfile
+MEMORY_NEEDED = 2**31  # bytes; containers often have 64 MB
+LONGEST_RUN = 3600  # seconds
+ADMIN = "tests-admin"  # application_name of the sessions that look after the server
+_database_numbers = count(1)
+
+
+class PostgresServer:
+    """A server whose data may be lost. Its port and data stay the same over restarts.
+
+    What takes time is a coroutine, so that clients on the same loop see the server come and go.
+    """
+
+    def __init__(self, directory: Path, parameters: Mapping[str, str] | None = None) -> None:
+        self._server = EmbeddedServer(directory, parameters=parameters, disposable=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id, None while it is down."""
+        return self._server.pid
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    @property
+    def running(self) -> bool:
+        return self._server.running
+
+    @property
+    def directory(self) -> Path:
+        """The cluster (`data/`), its log and its password."""
+        return self._server.directory
+
+    @property
+    def password(self) -> str:
+        return self._server.password
+
+    def dsn(self, database: str = "postgres", *, user: str = "postgres", unix: bool = False) -> str:
+        return self._server.dsn(database, user=user, unix=unix)
+
+    async def start(self) -> None:
+        """Start the server, if it is not running, and wait until it accepts connections."""
+        await asyncio.to_thread(self._server.start)
+
+    async def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server and wait until its port is closed."""
+        await asyncio.to_thread(self._server.stop, mode)
+
+    async def restart(self, mode: StopMode = "fast") -> None:
+        await self.stop(mode)
+        await self.start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    @contextlib.asynccontextmanager
+    async def connect(self, database: str = "postgres") -> AsyncIterator[asyncpg.Connection]:
+        """A superuser's connection that no pool knows of."""
+        connection = await asyncpg.connect(
+            self.dsn(database, unix=True), server_settings={"application_name": ADMIN}
+        )
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+
+    async def create_database(self, *, template: str = "template1") -> str:
+        """The name of a new database; nobody may be connected to the template."""
+        name = f"test_{next(_database_numbers)}"
+        await self.start()
+        async with self.connect() as admin:
+            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return name
+
+    async def drop_database(self, name: str) -> None:
+        """Drop the database with all its sessions."""
+        await self.start()
+        async with self.connect() as admin:
+            await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    async def backends(
+        self, database: str | None = None, *, application_name: str | None = None
+    ) -> list[asyncpg.Record]:
+        """The client sessions in `pg_stat_activity`, all columns, without the tests' own."""
+        async with self.connect() as admin:
+            return await admin.fetch(
+                """
+                SELECT * FROM pg_stat_activity
+                WHERE backend_type = 'client backend' AND application_name <> $1
+                  AND ($2::text IS NULL OR datname = $2)
+                  AND ($3::text IS NULL OR application_name = $3)
+                ORDER BY backend_start, pid
+                """,
+                ADMIN,
+                database,
+                application_name,
+            )
+
+    async def kill_backends(self, database: str | None = None, *, application_name: str | None = None) -> int:
+        """End these sessions by `pg_terminate_backend`; how many there were."""
+        pids = [
+            session["pid"] for session in await self.backends(database, application_name=application_name)
+        ]
+        return await self.kill(*pids)
+
+    async def kill(self, *pids: int) -> int:
+        """End the sessions of these processes and wait until they are gone; how many there were."""
+        async with self.connect() as admin:
+            ended = await admin.fetch(
+                "SELECT pg_terminate_backend(pid, 5000) AS ended FROM unnest($1::int[]) AS pid",
+                pids,
+            )
+        return sum(row["ended"] for row in ended)
+
+    def crash_backend(self, pid: int) -> None:
+        """SIGKILL a backend; the server then ends all sessions and restarts itself."""
+        os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def server_directory() -> Iterator[Path]:
+    """A temporary directory for servers, in memory where there is enough of it.
+
+    A new database is a thousand small files: ten times faster to make in memory.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"lifeguard-{os.getpid()}-", dir=_memory()) as path:
+        yield Path(path)
+
+
+def _memory() -> Path | None:
+    try:
+        free = shutil.disk_usage(MEMORY).free
+    except OSError:
+        return None
+    _remove_what_killed_runs_left()
+    return MEMORY if free > MEMORY_NEEDED else None
+
+
+def _remove_what_killed_runs_left() -> None:
+    for directory in MEMORY.glob("lifeguard-*-*"):
+        old = time.time() - directory.stat().st_mtime > LONGEST_RUN
+        if old and not is_running(int(directory.name.split("-")[1])):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def create_cluster(directory: Path) -> Path:
+    """A cluster that was never used, for `copy_cluster`: initdb is the slow part of a new server."""
+    server = EmbeddedServer(directory, disposable=True)
+    server.start()
+    server.close()
+    (directory / "port").unlink()
+    return directory
+
+
+def copy_cluster(cluster: Path, directory: Path) -> Path:
+    """Copy with owners and permissions, as PostgreSQL insists."""
+    subprocess.run(["cp", "-a", cluster, directory], check=True)  # noqa: S607 - POSIX
+    return directory
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; one that only waits to be reaped is none."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+    return state != "Z"
+
+
+def unused_port() -> int:
+    """A port of the loopback address on which nothing listens."""
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
