@@ -1,0 +1,203 @@
+"""Where settings come from, and how their faults are told: one readable line each.
+
+Works on any pydantic-settings model whose field names are the lower-case variable names.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
+
+_SURELY_A_TYPO = 0.86
+_LONGEST_VALUE_SHOWN = 60
+
+
+class Fault(NamedTuple):
+    """One readable line about the variables it names."""
+
+    variables: frozenset[str]
+    line: str
+
+
+class Reading(NamedTuple):
+    """What was found: values by field, every variable by lower-case name, and first faults."""
+
+    values: dict[str, Any]
+    variables: Mapping[str, str | None]
+    faults: list[Fault]
+
+
+def read(model: type[BaseSettings]) -> Reading:
+    """Read the environment, then `.env` (not in production), then secret files: first wins."""
+    environment = EnvSettingsSource(model)
+    in_production = (environment.env_vars.get("app_env") or "").strip().lower() == "production"
+    dotenv = DotEnvSettingsSource(model, env_file=None if in_production else ".env")
+    variables = {**dotenv.env_vars, **environment.env_vars}
+    values = {**dotenv(), **environment()}
+    return Reading(values, variables, list(_take_secrets_from_files(model, values, variables)))
+
+
+def _take_secrets_from_files(
+    model: type[BaseSettings], values: dict[str, Any], variables: Mapping[str, str | None]
+) -> Iterator[Fault]:
+    """Add secrets named by `<NAME>_FILE`, or lying in the secrets directory, to `values`."""
+    default = model.model_fields["secrets_dir"].default
+    directory = Path(values.get("secrets_dir", default))
+    if "secrets_dir" in values and not directory.is_dir():
+        yield _fault("secrets_dir", f"={directory}: must be a directory")
+    for name in _secret_fields(model):
+        named = variables.get(f"{name}_file")
+        if named and name in values:
+            yield _fault(name, f": set either it or {name.upper()}_FILE, not both")
+        elif named or (name not in values and (directory / name).is_file()):
+            path = Path(named) if named else directory / name
+            try:
+                values[name] = read_secret(path)
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "not text"
+                yield _fault(name, f"_FILE={path}: cannot be read ({reason})")
+    password = directory / "database_password"
+    if "database_password_file" not in values and password.is_file():
+        values["database_password_file"] = password
+
+
+def read_secret(path: Path) -> str:
+    """Give the text of a secret file without the line end that editors leave. Raises OSError."""
+    return path.read_text(encoding="utf-8").rstrip("\r\n")
+
+
+def faults_of(model: type[BaseSettings], values: Mapping[str, Any]) -> list[Fault]:
+    """Give every fault of `values`: of each alone and, of those that are right, together."""
+    faults = _validate(model, values)
+    faulty: frozenset[str] = frozenset().union(*(fault.variables for fault in faults))
+    rest = {name: value for name, value in values.items() if name not in faulty}
+    return faults + [fault for fault in _validate(model, rest) if faulty.isdisjoint(fault.variables)]
+
+
+def _validate(model: type[BaseSettings], values: Mapping[str, Any]) -> list[Fault]:
+    try:
+        model(**values)
+    except ValidationError as error:
+        found: dict[str, list[Fault]] = {}
+        for details in error.errors(include_url=False):
+            name = str(details["loc"][0]) if details["loc"] else ""
+            if details["type"] != "default_factory_not_called":  # says only that others failed
+                found.setdefault(name, _faults_in(model, name, details, values))
+        return [fault for faults in found.values() for fault in faults]
+    return []
+
+
+def _faults_in(
+    model: type[BaseSettings], name: str, details: ErrorDetails, values: Mapping[str, Any]
+) -> list[Fault]:
+    context = details.get("ctx", {})
+    if not name:
+        return list(context["faults"])
+    if details["type"] == "value_error":
+        allowed = str(context["error"])
+    else:
+        allowed = f"must be {allowed_values(model, name)}"
+    value = "" if name in _secret_fields(model) else f"={_shown(values[name])}"
+    return [_fault(name, f"{value}: {allowed}")]
+
+
+def _fault(name: str, text: str) -> Fault:
+    return Fault(frozenset({name}), f"{name.upper()}{text}")
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    shown = text if text.isprintable() and " " not in text else repr(text)
+    return shown if len(shown) <= _LONGEST_VALUE_SHOWN else f"{shown[:_LONGEST_VALUE_SHOWN]}..."
+
+
+def _secret_fields(model: type[BaseSettings]) -> list[str]:
+    return [name for name, field in _properties(model).items() if "'password'" in repr(field)]
+
+
+@functools.cache
+def _properties(model: type[BaseSettings]) -> dict[str, Any]:
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    return properties
+
+
+def typos(
+    model: type[BaseSettings], variables: Collection[str], own_prefixes: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield a line for each variable that seems meant for `model` but is none of its own.
+
+    A warning and no fault: the environment is shared, and Kubernetes for one puts variables like
+    `POOL_SERVICE_HOST` there for any Service that happens to be called `pool`.
+    """
+    fields = model.model_fields.keys()
+    known = [*fields, *(f"{name}_file" for name in _secret_fields(model))]
+    for name in sorted(set(variables).difference(known)):
+        close = get_close_matches(name, known, n=1, cutoff=_SURELY_A_TYPO)
+        if close and "_" in name:
+            yield f"{name.upper()}: not a variable of this service; {close[0].upper()} is"
+        elif name.startswith(own_prefixes):
+            yield f"{name.upper()}: not a variable of this service"
+
+
+def allowed_values(model: type[BaseSettings], name: str) -> str:
+    """Say what the field `name` may be, from its type and bounds: `a whole number from 1 to 9`."""
+    return _allowed(_properties(model)[name])
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    match schema:
+        case {"anyOf": variants}:
+            said = " or ".join(_allowed(one) for one in variants if one != {"type": "null"})
+        case {"const": only}:
+            said = str(only)
+        case {"enum": choices}:
+            said = f"one of: {', '.join(choices)}"
+        case {"type": "boolean"}:
+            said = "true or false"
+        case {"type": "integer"}:
+            said = f"a whole number {_range(schema)}"
+        case {"type": "number"}:
+            said = f"a number {_range(schema)}"
+        case {"pattern": pattern}:
+            said = f"text like {pattern}"
+        case {"format": "password"}:
+            said = "a secret"
+        case {"format": "path"}:
+            said = "a path"
+        case _:
+            said = "text"
+    return said
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    return f"from {schema['minimum']:g} to {schema['maximum']:.10g}"
+
+
+def render_example(model: type[BaseSettings], header: str, *, skip: Collection[str]) -> str:
+    """Render an `.env` file that changes nothing: each variable, its sentence, its default."""
+    defaults = model()
+    return header + "".join(
+        f"\n# {field.description}\n# ({allowed_values(model, name)})\n"
+        f"#{name.upper()}={_as_variable(getattr(defaults, name))}\n"
+        for name, field in model.model_fields.items()
+        if name not in skip
+    )
+
+
+def _as_variable(value: object) -> str:
+    match value:
+        case None | SecretStr():
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)

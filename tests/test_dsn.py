@@ -1,0 +1,88 @@
+"""Connection URLs: judged without repeating a secret, shown without one."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import dsn
+
+passwords = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=4)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://localhost/ledger",
+        "postgres://app:secret@db:5432/ledger",
+        "postgresql://app@a:5432,b:5433,[::1]:5434/ledger?target_session_attrs=read-write",
+        "postgresql:///ledger?host=/var/run/postgresql&port=5433",
+        "postgresql://%2Fvar%2Frun%2Fpostgresql/ledger",
+        "postgresql://app:p%40ss%2Fw%23rd@db/ledger?sslmode=verify-full",
+    ],
+)
+def test_accepts_what_the_driver_accepts(url: str) -> None:
+    assert dsn.fault(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("mysql://db/ledger", "postgresql://"),
+        ("db.internal:5432", "postgresql://"),
+        ("postgresql://db:0/ledger", "ports"),
+        ("postgresql://db:99999/ledger", "ports"),
+        ("postgresql://a:5432,b:http/ledger", "ports"),
+        ("postgresql://db/ledger?sslmode=on", "sslmode one of"),
+        ("postgresql://db/ledger?target_session_attrs=master", "target_session_attrs one of"),
+        ("postgresql://db/ledger?sslmode", "?name=value"),
+    ],
+)
+def test_says_what_must_change(url: str, complaint: str) -> None:
+    assert complaint in (dsn.fault(url) or "")
+
+
+@pytest.mark.parametrize("special", "@#/?[")
+def test_a_password_with_a_bare_special_character_is_a_fault_and_not_repeated(special: str) -> None:
+    url = f"postgresql://app:hush{special}hush@db/ledger"
+    assert "%" in (dsn.fault(url) or "")
+    assert "hush" not in (dsn.fault(url) or "")
+    assert "hush" not in dsn.without_secrets(url)
+
+
+@given(passwords)
+def test_no_password_is_ever_shown(password: str) -> None:
+    written = quote(password, safe="")
+    for url in (
+        f"postgresql://app:{written}@db:5432/ledger?sslmode=require",
+        f"postgresql://app@db/ledger?password={written}&sslmode=require",
+    ):
+        shown = dsn.without_secrets(url)
+        assert shown in {
+            "postgresql://app@db:5432/ledger?sslmode=require",
+            "postgresql://app@db/ledger?sslmode=require",
+        }
+        assert {written, password} <= dsn.secrets(url)
+
+
+def test_of_what_is_no_url_all_of_it_may_be_secret() -> None:
+    assert dsn.secrets("app:hush@db") == {"app:hush@db"}
+
+
+@pytest.mark.parametrize(
+    ("url", "may"),
+    [
+        ("postgresql://db.internal/ledger", True),
+        ("postgresql://10.0.0.5/ledger?sslmode=prefer", True),
+        ("postgresql:///ledger?host=db.internal", True),
+        ("postgresql://127.0.0.1,db.internal/ledger", True),
+        ("postgresql://db.internal/ledger?sslmode=disable", False),
+        ("postgresql://db.internal/ledger?sslmode=verify-full", False),
+        ("postgresql://localhost/ledger", False),
+        ("postgresql://127.0.0.1:5432,[::1]:5432/ledger", False),
+        ("postgresql:///ledger?host=/run/postgresql", False),
+    ],
+)
+def test_knows_when_tls_is_left_to_chance(url: str, may: bool) -> None:
+    assert dsn.may_fall_back_to_plaintext(url) is may
