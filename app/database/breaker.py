@@ -1,0 +1,265 @@
+"""The circuit breaker of one pool: when the database is gone, say so at once and ask it in the background.
+
+pybreaker keeps the states and counts the failures. What it leaves to every caller is kept here:
+
+- admission: nobody's request is the probe. Open and half-open refuse everyone; one background task per
+  half-open period asks the database.
+- what counts: errors that say the database is gone, by `isinstance`. A cancelled caller, a shed one, an
+  error of the application's own say nothing.
+- staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
+  caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
+- time: the open period doubles with jitter, on the event loop's clock, which no one can set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Protocol
+
+import asyncpg
+import pybreaker
+import structlog
+
+from app.database.errors import DatabaseUnavailable
+from app.pool import PoolTimeout, PoolUnavailable
+
+# Seconds; the first open period is BREAKER_RESET_TIMEOUT.
+LONGEST_OPEN = 10.0
+# A probe that has no answer by then has failed.
+PROBE_PATIENCE = 2.0
+
+_GONE = (
+    PoolUnavailable,
+    asyncpg.AdminShutdownError,  # 57P01
+    asyncpg.CrashShutdownError,  # 57P02
+    asyncpg.CannotConnectNowError,  # 57P03
+    asyncpg.PostgresConnectionError,  # 08*: the session broke off
+    asyncpg.InvalidAuthorizationSpecificationError,  # 28*
+)
+
+_log = structlog.get_logger("app.database.breaker")
+
+
+class BreakerState(Enum):
+    """The value is that of the metric `db_pool_breaker_state`."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+class Clock(Protocol):
+    """The part of an event loop that a breaker needs; tests bring their own."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> asyncio.TimerHandle: ...
+
+
+def says_gone(error: BaseException) -> bool:
+    """Whether the error means that the database is gone, not that this piece of work went wrong."""
+    if isinstance(error, PoolTimeout):
+        return error.stalled
+    return isinstance(error, _GONE)
+
+
+class Breaker:
+    """One circuit.
+
+    ticket = breaker.admit()          raises DatabaseUnavailable unless closed
+    breaker.succeeded(ticket)         what was admitted went well
+    breaker.failed(ticket, error)     it did not; errors that do not say "gone" are ignored
+    breaker.look_now()                there is reason to hope: probe before the open period is over
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        fail_max: int,
+        reset_timeout: float,
+        probe: Callable[[], Awaitable[object]],
+        on_open: Callable[[], object],
+        clock: Clock | None = None,
+    ) -> None:
+        """`probe` asks the database and raises if it does not answer; `on_open` turns waiters away."""
+        self.name = name
+        self._reset_timeout = reset_timeout
+        self._probe = probe
+        self._on_open = on_open
+        self._clock = clock
+        self._circuit = pybreaker.CircuitBreaker(
+            fail_max=fail_max,
+            listeners=[_Relay(self)],
+            throw_new_error_on_trip=False,
+            name=name,
+        )
+        self._epoch = 0
+        self._moved_in = 0
+        self._trips = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
+        self._probing: asyncio.Task[None] | None = None
+        self._stopped = False
+        self.state = BreakerState.CLOSED
+        self.transitions: Counter[str] = Counter()
+        """How often each state was entered, by its label."""
+
+    # -- callers -----------------------------------------------------------------------------------
+
+    def admit(self) -> int:
+        """A ticket for one piece of work. Raises DatabaseUnavailable unless the circuit is closed."""
+        if self.state is not BreakerState.CLOSED:
+            raise DatabaseUnavailable("the circuit breaker is open", retry_after=self.retry_after())
+        return self._epoch
+
+    def succeeded(self, ticket: int) -> None:
+        if ticket == self._epoch and self._circuit.fail_counter:
+            self._circuit.call(_nothing)
+
+    def failed(self, ticket: int, error: BaseException) -> None:
+        if ticket >= self._moved_in and says_gone(error):
+            self._count_failure(error)
+
+    def cannot_connect(self) -> None:
+        """The pool, left without any connection, could not open one either."""
+        self._count_failure(ConnectionError("no connection can be opened"))
+
+    def retry_after(self) -> float:
+        """Seconds until the database is asked again; 0 while it is being asked."""
+        if self.state is BreakerState.OPEN:
+            return max(0.0, self._look_at - self._now().time())
+        return 0.0
+
+    def look_now(self) -> None:
+        """End the open period early: something suggests that the database is back."""
+        if self.state is BreakerState.OPEN:
+            self._half_open()
+
+    async def stop(self) -> None:
+        """End the timer and the probe; the state stays."""
+        self._stopped = True
+        self._cancel_timer()
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait({self._probing})
+
+    # -- the circuit -------------------------------------------------------------------------------
+
+    def entered(self, state: BreakerState) -> None:
+        """pybreaker has moved the circuit."""
+        before, self.state = self.state, state
+        self._epoch += 1
+        self._moved_in = self._epoch
+        self.transitions[state.label] += 1
+        self._cancel_timer()
+        if state is BreakerState.OPEN:
+            self._trips += 1
+            period = self._open_period()
+            self._look_at = self._now().time() + period
+            if not self._stopped:
+                self._timer = self._now().call_later(period, self._half_open)
+        elif state is BreakerState.CLOSED:
+            self._trips = 0
+        _log.log(
+            _LEVELS[state],
+            "breaker_moved",
+            pool=self.name,
+            before=before.label,
+            now=state.label,
+            retry_after=round(self.retry_after(), 3),
+        )
+        if state is BreakerState.OPEN:
+            self._on_open()
+
+    def _count_failure(self, error: BaseException) -> None:
+        if self.state is BreakerState.CLOSED:
+            self._epoch += 1
+            self._settle(error)
+
+    def _open_period(self) -> float:
+        """Doubling from the first one; half of it is drawn, so that replicas do not ask in step."""
+        longest = max(LONGEST_OPEN, self._reset_timeout)
+        period = min(longest, self._reset_timeout * 2 ** min(self._trips - 1, 30))
+        return period if self._trips == 1 else random.uniform(period / 2, period)  # noqa: S311
+
+    def _half_open(self) -> None:
+        if self._stopped or self._probing is not None:
+            return
+        self._circuit.half_open()
+        self._probing = asyncio.get_running_loop().create_task(self._ask(), name=f"breaker {self.name}")
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_PATIENCE):
+                await self._probe()
+        except Exception as error:  # noqa: BLE001 - whatever keeps the probe from an answer
+            outcome: Exception | None = error
+        else:
+            outcome = None
+        finally:
+            self._probing = None
+        if outcome is None:
+            self._circuit.call(_nothing)
+        else:
+            self._settle(outcome)
+
+    def _settle(self, error: BaseException) -> None:
+        """Let pybreaker count the failure; it raises what it is given."""
+        try:
+            self._circuit.call(_fail, error)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _now(self) -> Clock:
+        return self._clock or asyncio.get_running_loop()
+
+
+class _Relay(pybreaker.CircuitBreakerListener):
+    """Tells a breaker where pybreaker has moved its circuit."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def state_change(
+        self,
+        cb: pybreaker.CircuitBreaker,  # noqa: ARG002
+        old_state: pybreaker.CircuitBreakerState | None,  # noqa: ARG002
+        new_state: pybreaker.CircuitBreakerState,
+    ) -> None:
+        self._breaker.entered(_STATES[new_state.name])
+
+
+_STATES = {
+    pybreaker.STATE_CLOSED: BreakerState.CLOSED,
+    pybreaker.STATE_HALF_OPEN: BreakerState.HALF_OPEN,
+    pybreaker.STATE_OPEN: BreakerState.OPEN,
+}
+_LEVELS = {
+    BreakerState.CLOSED: logging.INFO,
+    BreakerState.HALF_OPEN: logging.INFO,
+    BreakerState.OPEN: logging.WARNING,
+}
+
+
+def _nothing() -> None:
+    pass
+
+
+def _fail(error: BaseException) -> None:
+    raise error

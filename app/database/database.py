@@ -1,0 +1,250 @@
+"""This service's databases: a pool on the primary and, where there is one, a pool on a replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TypeVar, cast
+
+import asyncpg
+import structlog
+
+from app.database.connecting import (
+    Role,
+    connect_options,
+    dsn,
+    look_after_clients,
+    session_limits,
+)
+from app.database.deadlines import DeadlineConnection
+from app.database.errors import SESSION_ENDED, DatabaseUnavailable, PoolOversized
+from app.database.retries import retrying
+from app.database.scope import current_deadline, time_left
+from app.database.sizing import fit
+from app.database.transactions import prelude, transaction
+from app.database.types import Connection, Isolation, ReadConnection, Transaction
+from app.pool import DrainReport, Lease, Pool, PoolClosing, PoolError, PoolEvent, PoolUnavailable
+from app.settings import Settings
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+
+# Seconds that the start waits for the server's word on the pools' sizes.
+_SIZING_PATIENCE = 1.0
+
+_log = structlog.get_logger("app.database")
+
+
+class Database:
+    """Where endpoints and jobs get connections and transactions.
+
+    async with database.read() as connection:           a replica if there is one, else the primary
+    async with database.connection() as connection:     the primary, each statement for itself
+    async with database.transaction() as transaction:   the primary, all or nothing
+    await database.run_in_transaction(work)             the same, repeated on conflicts
+
+    All follow the tag and the deadline of `call_scope`. They raise the pool's errors when there is no
+    connection to be had, and DatabaseUnavailable when it is lost.
+    """
+
+    def __init__(self, settings: Settings, *, on_event: Callable[[PoolEvent], None] | None = None) -> None:
+        self._settings = settings
+        self._on_event = on_event
+        self._limits = session_limits(settings)
+        self.primary = self._make_pool("primary")
+        self.replica = self._make_pool("replica") if settings.database_replica_url else None
+        self._replica_serves = True
+        self._sizing: asyncio.Task[None] | None = None
+        self.oversized: PoolOversized | None = None
+        """Why the service must not serve although the database answers."""
+
+    async def open(self) -> None:
+        """Open the pools. A server that is not there is no error; the pools go on trying.
+
+        Raises PoolOversized when the server says at once that it has too few sessions for all
+        instances. A server that says so later has `oversized` set.
+        """
+        for pool in self._pools():
+            await pool.open()
+        self._sizing = asyncio.create_task(self._size_pools(), name="pool sizing")
+        await asyncio.wait({self._sizing}, timeout=_SIZING_PATIENCE)
+        if self.oversized:
+            raise self.oversized
+
+    async def drain(self, timeout: float) -> list[DrainReport]:
+        """Refuse new borrowers, wait `timeout` seconds for the others, close."""
+        await self._stop_sizing()
+        return await asyncio.gather(*(pool.drain(timeout) for pool in self._pools()))
+
+    async def close(self) -> None:
+        """Close the pools, waiting for borrowers as `Pool.close()` does."""
+        await self._stop_sizing()
+        await asyncio.gather(*(pool.close() for pool in self._pools()))
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[ReadConnection]:
+        """A connection to read from.
+
+        With a replica, what was just written may not be there yet: read it where it was written, in
+        `connection()` or in the transaction. Without one that serves, the primary stands in.
+        """
+        async with AsyncExitStack() as stack:
+            yield self._bounded(await self._lend_for_reading(stack))
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection to the primary; every statement commits by itself."""
+        async with self._lend(self.primary) as lease:
+            yield self._bounded(lease)
+
+    @asynccontextmanager
+    async def transaction(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        deferrable: bool = False,
+    ) -> AsyncIterator[Transaction]:
+        """A transaction on the primary: committed at the end of the block, undone if it raises.
+
+        `isolation` None is the server's default, read committed. Raises CommitUnknown when the answer
+        to COMMIT is lost, TransactionAborted when the block swallowed an error of the server.
+        """
+        async with (
+            self._lend(self.primary) as lease,
+            transaction(
+                lease,
+                prelude=prelude(self._settings.service_name, self._limits),
+                command_timeout=self._settings.command_timeout,
+                isolation=isolation,
+                read_only=read_only,
+                deferrable=deferrable,
+            ),
+        ):
+            yield self._bounded(lease)
+
+    async def run_in_transaction(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        isolation: Isolation | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> T:
+        """Run `work` in a transaction and give its result once that is committed.
+
+        Serialization failures and deadlocks have it run again, `attempts` times in all and within the
+        call's deadline, on any connection: `work` must have no effect outside of its transaction.
+        """
+
+        async def attempt() -> T:
+            async with self.transaction(isolation=isolation) as transaction:
+                return await work(transaction)
+
+        result: T = await retrying(attempts)(attempt)
+        return result
+
+    def _pools(self) -> list[Pool]:
+        return [pool for pool in (self.primary, self.replica) if pool is not None]
+
+    def _make_pool(self, role: Role) -> Pool:
+        settings = self._settings
+        # A replica that is given up for dead has no connections. Only the minimum brings it back.
+        min_size = max(settings.pool_min_size, 1 if role == "replica" else 0)
+        # `auto` grows once the server has said how many sessions it has.
+        max_size = min_size if settings.pool_max_size == "auto" else settings.pool_max_size
+        return Pool(
+            dsn(settings, role),
+            name=role,
+            min_size=min_size,
+            max_size=max(1, max_size),
+            acquire_timeout=settings.pool_acquire_timeout,
+            max_waiting=settings.pool_max_waiting,
+            queue_target=settings.pool_queue_target,
+            connect_timeout=settings.pool_connect_timeout,
+            idle_timeout=settings.pool_idle_timeout,
+            max_lifetime=settings.pool_max_lifetime,
+            health_check_interval=settings.pool_health_check_interval,
+            validate_after=settings.pool_validate_after,
+            leak_threshold=settings.pool_leak_threshold,
+            reset=settings.pool_reset,
+            init=look_after_clients,
+            on_event=self._on_event,
+            **connect_options(settings, role),
+        )
+
+    @asynccontextmanager
+    async def _lend(self, pool: Pool) -> AsyncIterator[Lease]:
+        """The one place where this service borrows connections. Calls the loss of one by its name."""
+        deadline = current_deadline()
+        timeout = self._settings.pool_acquire_timeout
+        if deadline is not None:
+            timeout = min(timeout, time_left(deadline))
+        try:
+            async with pool.acquire(timeout=timeout) as lease:
+                with _losses_told(lease):
+                    yield lease
+        except SESSION_ENDED as error:
+            raise DatabaseUnavailable(f"the connection was lost: {error}") from error
+
+    async def _lend_for_reading(self, stack: AsyncExitStack) -> Lease:
+        """From the replica unless it is out of service: nobody waits to find that out again."""
+        replica = self.replica
+        if replica is not None and replica.get_size() > 0:
+            try:
+                lease = await stack.enter_async_context(self._lend(replica))
+            except (PoolUnavailable, DatabaseUnavailable) as error:
+                self._note_replica(serves=False, reason=str(error))
+            else:
+                self._note_replica(serves=True)
+                return lease
+        elif replica is not None:
+            self._note_replica(serves=False, reason="no connection to it")
+        return await stack.enter_async_context(self._lend(self.primary))
+
+    def _note_replica(self, *, serves: bool, reason: str = "") -> None:
+        if serves == self._replica_serves:
+            return
+        self._replica_serves = serves
+        if serves:
+            _log.info("replica_serves_again")
+        else:
+            _log.warning("replica_out_of_service", reason=reason, reads="primary")
+
+    def _bounded(self, lease: Lease) -> Transaction:
+        """The lease, or what ends its statements with the call. Callers narrow the type."""
+        deadline = current_deadline()
+        if deadline is None:
+            return cast("Transaction", lease)
+        bounded = DeadlineConnection(lease, deadline, self._settings.command_timeout)
+        return cast("Transaction", bounded)
+
+    async def _size_pools(self) -> None:
+        try:
+            for pool in self._pools():
+                await fit(pool, self._settings)
+        except PoolOversized as error:
+            self.oversized = error
+            _log.error("pool_oversized", reason=str(error))
+        except PoolClosing:
+            return
+
+    async def _stop_sizing(self) -> None:
+        if self._sizing is not None:
+            self._sizing.cancel()
+            await asyncio.wait({self._sizing})
+
+
+@contextmanager
+def _losses_told(lease: Lease) -> Iterator[None]:
+    """Raise one of SESSION_ENDED also where asyncpg only says that the connection is closed.
+
+    Who was waiting when the session ended got the reason; whoever comes after gets no more than that.
+    """
+    try:
+        yield
+    except asyncpg.InterfaceError as error:
+        if isinstance(error, PoolError) or not lease.is_closed():
+            raise
+        raise asyncpg.ConnectionDoesNotExistError(str(error)) from error

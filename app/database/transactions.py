@@ -1,0 +1,155 @@
+"""What a transaction says when it begins, and what can be known when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+import asyncpg
+
+from app.database._begin import begin, commit
+from app.database.connecting import milliseconds
+from app.database.errors import SESSION_ENDED, CommitUnknown, TransactionAborted
+from app.database.scope import current_deadline, current_tag, time_left
+from app.database.types import Isolation, Transaction
+from app.pool import Lease
+
+if TYPE_CHECKING:
+    from asyncpg.transaction import Transaction as DriverTransaction
+
+_LONGEST_NAME = 63  # bytes of application_name that the server keeps (NAMEDATALEN - 1)
+
+_ENDING_STATEMENTS = ("statement_timeout", "lock_timeout")
+
+# Seconds past the call's deadline that the end of a transaction may take: a COMMIT is sent, and to give
+# up on it would turn a certain outcome into an unknown one.
+_GRACE = 0.2
+# Seconds for a ROLLBACK; the pool does it otherwise, when nobody waits any more.
+_ROLLBACK_PATIENCE = 1.0
+
+# What asyncpg raises when an answer did not arrive; a server that answers raises something else.
+_NO_ANSWER = (
+    *SESSION_ENDED,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,  # a TimeoutError is one
+)
+
+
+@asynccontextmanager
+async def transaction(
+    lease: Lease,
+    *,
+    prelude: str,
+    command_timeout: float,
+    isolation: Isolation | None = None,
+    read_only: bool = False,
+    deferrable: bool = False,
+) -> AsyncIterator[Transaction]:
+    """BEGIN and `prelude` in one round trip; COMMIT at the end of the block, ROLLBACK if it raised.
+
+    Raises CommitUnknown, TransactionAborted, and what the server says to BEGIN, to COMMIT (deferred
+    constraints, serialization failures) and to the statements inside.
+    """
+    async with asyncio.timeout_at(current_deadline()):
+        begun = await begin(
+            lease,
+            isolation=isolation,
+            read_only=read_only,
+            deferrable=deferrable,
+            prelude=prelude,
+        )
+    try:
+        yield cast("Transaction", lease)
+    except TimeoutError:
+        raise  # the server still has to acknowledge the cancel: the pool waits for it, and rolls back
+    except Exception:
+        await _roll_back(begun)
+        raise
+    _check_that_it_can_commit(lease)
+    await _commit(lease, begun, _patience(command_timeout), writes=not read_only)
+
+
+def prelude(service: str, limits: Mapping[str, float]) -> str:
+    """The statements sent along with BEGIN: who is asking, and how long the server may take.
+
+    `limits` are server settings in seconds; the call's deadline shortens those on statements. They are
+    repeated in every transaction because a pooler in between (PgBouncer) drops what the session was
+    given at connect. They cost nothing that can be measured.
+    """
+    deadline = current_deadline()
+    left = math.inf if deadline is None else time_left(deadline)
+    shortened = {name: min(limits[name], left) for name in _ENDING_STATEMENTS}
+    settings = {"application_name": quoted(application_name(service, current_tag()))}
+    for name, limit in {**limits, **shortened}.items():
+        settings[name] = str(milliseconds(limit))
+    return "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
+
+
+def application_name(service: str, tag: str) -> str:
+    """`service:tag`, as much of it as the server keeps, without what it would replace by `?`."""
+    name = f"{service}:{tag}" if tag else service
+    if not (name.isascii() and name.isprintable()):
+        name = "".join(char if " " <= char <= "~" else "?" for char in name)
+    return name[:_LONGEST_NAME]
+
+
+def quoted(text: str) -> str:
+    """`text` as an SQL literal, right under any `standard_conforming_strings` (as PQescapeLiteral)."""
+    literal = "'" + text.replace("'", "''") + "'"
+    return " E" + literal.replace("\\", "\\\\") if "\\" in text else literal
+
+
+async def _roll_back(begun: DriverTransaction) -> None:
+    """Now, and not when the lease is returned, so that locks are free when the error is seen."""
+    # What breaks the ROLLBACK has broken the session, and the pool disposes of both.
+    with suppress(*_NO_ANSWER, asyncpg.PostgresError):
+        async with asyncio.timeout(_patience(_ROLLBACK_PATIENCE)):
+            await begun.rollback()
+
+
+def _check_that_it_can_commit(lease: Lease) -> None:
+    """What is raised here is certain: COMMIT has not been sent."""
+    if lease.is_closed():
+        raise asyncpg.ConnectionDoesNotExistError("the session ended before COMMIT was sent")
+    if not lease.is_in_transaction():
+        raise TransactionAborted("a statement inside had ended the transaction")
+    deadline = current_deadline()
+    if deadline is not None:
+        time_left(deadline)
+
+
+def _patience(limit: float) -> float:
+    """Seconds: `limit`, or as many as the call's deadline leaves."""
+    deadline = current_deadline()
+    if deadline is None:
+        return limit
+    return min(limit, max(0.0, deadline - asyncio.get_running_loop().time()) + _GRACE)
+
+
+async def _commit(lease: Lease, begun: DriverTransaction, timeout: float, *, writes: bool) -> None:
+    answer = asyncio.create_task(commit(lease, begun, timeout=timeout), name="commit")
+    cancelled = await _wait_although_cancelled(answer)
+    error = answer.exception()
+    if writes and isinstance(error, _NO_ANSWER):
+        raise CommitUnknown(f"COMMIT was sent, its answer did not arrive: {error!r}") from error
+    if cancelled is not None:
+        raise cancelled
+    if answer.result() != "COMMIT":
+        raise TransactionAborted("COMMIT rolled back: a statement had failed and its error was swallowed")
+
+
+async def _wait_although_cancelled(answer: asyncio.Task[str]) -> asyncio.CancelledError | None:
+    """Wait for an answer that is sure to come, because it has a timeout; a cancel in the meantime is
+    given back to be raised afterwards. Cancelling the COMMIT would only make its outcome unknown.
+    """
+    cancelled = None
+    while not answer.done():
+        try:
+            await asyncio.wait({answer})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled

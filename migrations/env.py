@@ -1,0 +1,40 @@
+"""What Alembic runs: the revisions, on the connection it is given or on one of the service's own.
+
+`python -m app migrate` is the way to migrate; it locks and looks first. Alembic's own commands are
+for development: `alembic revision -m "what changes"`, `alembic downgrade -1`, `alembic upgrade --sql`.
+"""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection
+
+from app.database.migrations import connected
+from app.settings import Settings
+
+
+def migrate(connection: Connection) -> None:
+    # A transaction a revision: what is done stays done when a later one fails.
+    context.configure(connection=connection, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def print_sql() -> None:
+    context.configure(dialect_name="postgresql", literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_by_hand() -> None:
+    async with connected(Settings.load()) as connection:
+        await connection.run_sync(migrate)
+
+
+given: Connection | None = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    print_sql()
+elif given is not None:
+    migrate(given)
+else:
+    asyncio.run(migrate_by_hand())

@@ -1,0 +1,251 @@
+"""The schema is brought up to date once, whoever starts first, and nobody is in anybody's way."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.config import Config
+
+from app.database import Database, MigrationError, migrations
+from app.database.migrations import SchemaState, current_revision, head_revision, upgrade
+from app.settings import Settings
+from tests.conftest import ServerFactory
+from tests.database.conftest import settings_for
+from tests.servers import PostgresServer, unused_port
+from tests.waiting import eventually
+
+AddRevision = Callable[[str, str], None]
+REVISION = '''
+"""A revision of a test."""
+from alembic import op
+revision = {revision!r}
+down_revision = {down!r}
+
+def upgrade() -> None:
+    op.execute({sql!r})
+
+def downgrade() -> None:
+    op.execute("DROP TABLE things")
+'''
+
+
+@pytest.fixture
+def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddRevision]:
+    """`add_revision("one", "CREATE ...")` to a history of the test's own, empty at first."""
+    scripts = tmp_path / "migrations"
+    (scripts / "versions").mkdir(parents=True)
+    shutil.copy(migrations.SCRIPTS / "env.py", scripts)
+    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
+    added: list[str] = []
+
+    def add(revision: str, sql: str) -> None:
+        code = REVISION.format(revision=revision, down=added[-1] if added else None, sql=sql)
+        (scripts / "versions" / f"{revision}.py").write_text(code)
+        added.append(revision)
+        migrations._revisions.cache_clear()
+
+    migrations._revisions.cache_clear()
+    yield add
+    migrations._revisions.cache_clear()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return settings_for(database_url, lock_timeout=0.2)
+
+
+async def fetchval(url: str, query: str, *args: object) -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(query, *args)
+    finally:
+        await connection.close()
+
+
+async def test_ten_that_start_at_once_migrate_once(
+    settings: Settings, database_url: str, add_revision: AddRevision
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    add_revision("two", "INSERT INTO things SELECT 1 FROM pg_sleep(0.1)")
+    states = await asyncio.gather(*(upgrade(settings) for _ in range(10)))
+    assert set(states) == {SchemaState("two", "two", known=True)}
+    assert await fetchval(database_url, "SELECT count(*) FROM things") == 1
+
+
+async def test_a_current_schema_takes_no_lock(
+    settings: Settings, database_url: str, add_revision: AddRevision
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    await upgrade(settings)
+    holder = await asyncpg.connect(database_url)
+    try:
+        await holder.execute("SELECT pg_advisory_lock($1)", migrations._LOCK)
+        async with asyncio.timeout(5):
+            await upgrade(settings)
+    finally:
+        await holder.close()
+
+
+async def test_who_waits_for_the_lock_holds_no_snapshot(
+    settings: Settings, database_url: str, postgres: PostgresServer, add_revision: AddRevision
+) -> None:
+    """Else a CREATE INDEX CONCURRENTLY of the one who migrates would wait for the waiting one."""
+    add_revision("one", "CREATE TABLE things (id int)")
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("SELECT pg_advisory_lock($1)", migrations._LOCK)
+    waiting = asyncio.create_task(upgrade(settings))
+
+    async def asked_and_idle() -> bool:
+        sessions = await postgres.backends(application_name="ledger:migrate")
+        return any("advisory" in s["query"] and s["state"] == "idle" for s in sessions)
+
+    try:
+        await eventually(asked_and_idle)
+        sessions = await postgres.backends(application_name="ledger:migrate")
+        assert [session["backend_xmin"] for session in sessions] == [None]
+        assert not waiting.done()
+    finally:
+        await holder.close()
+    assert (await waiting).current == "one"
+
+
+async def test_a_lock_that_nobody_gives_back_is_not_waited_for_for_ever(
+    settings: Settings, database_url: str, add_revision: AddRevision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    monkeypatch.setattr(migrations, "_LOCK_PATIENCE", 0.1)
+    holder = await asyncpg.connect(database_url)
+    try:
+        await holder.execute("SELECT pg_advisory_lock($1)", migrations._LOCK)
+        with pytest.raises(MigrationError, match="another process"):
+            await upgrade(settings)
+    finally:
+        await holder.close()
+
+
+async def test_no_lock_outlives_the_migration(
+    settings: Settings, postgres: PostgresServer, add_revision: AddRevision
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    await upgrade(settings)
+    assert await postgres.backends(application_name="ledger:migrate") == []
+
+
+async def test_a_service_without_revisions_is_always_current(
+    settings: Settings, database_url: str, add_revision: AddRevision
+) -> None:
+    assert head_revision() is None
+    assert not (await upgrade(settings)).is_old
+    assert await fetchval(database_url, "SELECT to_regclass('alembic_version')") is None
+
+
+async def test_an_old_schema_is_known_as_such(
+    settings: Settings, database: Database, add_revision: AddRevision
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    async with database.read() as connection:
+        before = await migrations.schema_state(connection)
+        await upgrade(settings)
+        after = await migrations.schema_state(connection)
+        add_revision("two", "CREATE TABLE more_things (id int)")
+        outgrown = await migrations.schema_state(connection)
+    assert [before.is_old, after.is_old, outgrown.is_old] == [True, False, True]
+    assert str(before) == "the schema is at revision none, this version needs one"
+    assert str(outgrown) == "the schema is at revision one, this version needs two"
+
+
+async def test_a_newer_schema_serves_the_previous_version(
+    settings: Settings, database: Database, database_url: str, add_revision: AddRevision
+) -> None:
+    """In a rollout the new version migrates while the previous one serves."""
+    add_revision("one", "CREATE TABLE things (id int)")
+    await upgrade(settings)
+    await fetchval(database_url, "UPDATE alembic_version SET version_num = 'of the future'")
+    async with database.read() as connection:
+        assert not (await migrations.schema_state(connection)).is_old
+    assert (await upgrade(settings)).current == "of the future"
+
+
+async def test_each_revision_is_kept_although_the_next_one_fails(
+    settings: Settings, database: Database, add_revision: AddRevision
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    add_revision("two", "CREATE TABLE things (id int)")
+    with pytest.raises(MigrationError, match='DuplicateTableError: relation "things" already exists'):
+        await upgrade(settings)
+    async with database.read() as connection:
+        assert await current_revision(connection) == "one"
+
+
+async def test_a_table_in_use_is_not_queued_for_longer_than_the_lock_timeout(
+    settings: Settings, database: Database, add_revision: AddRevision
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    await upgrade(settings)
+    add_revision("two", "ALTER TABLE things ADD COLUMN n int")
+    async with database.transaction() as transaction:
+        await transaction.fetch("SELECT * FROM things")
+        with pytest.raises(MigrationError, match=re.escape("LOCK_TIMEOUT=0.2 s")):
+            await upgrade(settings)
+    await upgrade(settings)
+
+
+async def test_two_newest_revisions_are_a_mistake(add_revision: AddRevision) -> None:
+    add_revision("one", "SELECT 1")
+    code = REVISION.format(revision="other", down=None, sql="SELECT 1")
+    (migrations.SCRIPTS / "versions" / "other.py").write_text(code)
+    migrations._revisions.cache_clear()
+    with pytest.raises(MigrationError, match="one, other"):
+        head_revision()
+
+
+async def test_a_server_that_is_not_there_is_one_readable_line() -> None:
+    settings = settings_for(f"postgresql://app:s3cret@127.0.0.1:{unused_port()}/x")
+    with pytest.raises(MigrationError) as caught:
+        await upgrade(settings)
+    assert "ConnectionRefusedError" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_the_password_file_is_for_migrations_too(
+    server_factory: ServerFactory, add_revision: AddRevision, tmp_path: Path
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    server = await server_factory()
+    secret = tmp_path / "password"
+    secret.write_text(server.password + "\n")
+    url = f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
+    await upgrade(settings_for(url, database_password_file=secret))
+
+
+async def test_alembics_own_commands_work_on_the_services_settings(
+    settings: Settings,
+    database: Database,
+    database_url: str,
+    add_revision: AddRevision,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    await upgrade(settings)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    config = Config()
+    config.set_main_option("script_location", str(migrations.SCRIPTS))
+    await asyncio.to_thread(command.downgrade, config, "base")
+    async with database.read() as connection:
+        assert await current_revision(connection) is None
+
+
+async def test_sql_can_be_printed_instead_of_run(
+    add_revision: AddRevision, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    config = Config()
+    config.set_main_option("script_location", str(migrations.SCRIPTS))
+    command.upgrade(config, "head", sql=True)
+    assert "CREATE TABLE things (id int);" in capsys.readouterr().out
