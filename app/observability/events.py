@@ -1,0 +1,26 @@
+"""Pool events as log lines: what happened, and the pool's numbers when it did."""
+
+from __future__ import annotations
+
+import structlog
+
+from app.pool import PoolEvent
+
+_log = structlog.get_logger("app.pool")
+
+
+def log_pool_event(event: PoolEvent) -> None:
+    """Write one line for `event`: the pool's numbers, then what the event itself has to say."""
+    stats = event.stats
+    fields: dict[str, object] = {
+        "pool": stats.name,
+        "size": stats.size,
+        "idle": stats.idle,
+        "used": stats.used,
+        "opening": stats.opening,
+        "waiting": stats.waiting,
+        "max_size": stats.max_size,
+        **event.details,
+    }
+    write = getattr(_log, event.level)
+    write(event.name, **fields)

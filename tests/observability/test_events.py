@@ -1,0 +1,36 @@
+"""What the pool reports becomes a log line with its numbers."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.observability import log_pool_event
+from app.pool import Pool, PoolEvent
+
+STATS = Pool(min_size=2, max_size=9).stats()
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_an_event_is_a_line_with_the_pools_numbers(level: str) -> None:
+    event = PoolEvent("open_failed", level, {"error": "refused"}, STATS)  # type: ignore[arg-type]  # each of them
+    with capture_logs() as lines:
+        log_pool_event(event)
+    assert lines == [
+        {
+            "event": "open_failed",
+            "log_level": level,
+            "error": "refused",
+            "pool": "primary",
+            "size": 0,
+            "idle": 0,
+            "used": 0,
+            "opening": 0,
+            "waiting": 0,
+            "max_size": 9,
+        }
+    ]
+
+
+def test_an_event_may_say_more_of_the_numbers_itself() -> None:
+    with capture_logs() as (lines):
+        log_pool_event(PoolEvent("resized", "info", {"max_size": 20}, STATS))
+    assert lines[0]["max_size"] == 20

@@ -1,0 +1,168 @@
+"""Metrics: the names and labels that dashboards rely on, and numbers that agree with the pool's."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from starlette.requests import Request
+
+from app.observability import BreakerNumbers, Metrics, PoolNumbers
+from app.pool import Pool, PoolStats
+from app.pool.stats import Histogram
+
+POOL = "db_client_connection_pool_name"
+STATE = "db_client_connection_state"
+
+# The contract's metrics and their labels besides the pool's name.
+CONTRACT = {
+    "db_client_connection_count": ("gauge", {STATE}),
+    "db_client_connection_max": ("gauge", set()),
+    "db_client_connection_idle_min": ("gauge", set()),
+    "db_client_connection_pending_requests": ("gauge", set()),
+    "db_client_connection_timeouts_total": ("counter", set()),
+    "db_client_connection_create_time_seconds": ("histogram", set()),
+    "db_client_connection_wait_time_seconds": ("histogram", set()),
+    "db_client_connection_use_time_seconds": ("histogram", set()),
+    "db_pool_shed_total": ("counter", {"reason"}),
+    "db_pool_opened_total": ("counter", set()),
+    "db_pool_closed_total": ("counter", {"reason"}),
+    "db_pool_open_failures_total": ("counter", set()),
+    "db_pool_resets_total": ("counter", set()),
+    "db_pool_leaks_total": ("counter", {"kind"}),
+    "db_pool_breaker_state": ("gauge", set()),
+    "db_pool_breaker_transitions_total": ("counter", {"to"}),
+}
+
+
+def stats(name: str = "primary") -> PoolStats:
+    busy = Histogram()
+    for seconds in (0.0004, 0.003, 99.0):
+        busy.observe(seconds)
+    return replace(
+        Pool(name=name, min_size=2, max_size=9).stats(),
+        idle=3, used=4, waiting=5, timeouts=6, opened=7, open_failures=8, resets=9,
+        shed={"queue": 10}, closed={"lifetime": 11}, leaks={"overdue": 12},
+        wait=busy.snapshot(), use=busy.snapshot(), create=busy.snapshot(),
+    )  # fmt: skip
+
+
+def metrics_of(*pools: PoolStats, breaker: BreakerNumbers | None = None, draining: bool = False) -> Metrics:
+    return Metrics(
+        pools=lambda: [PoolNumbers(pool, breaker or BreakerNumbers()) for pool in pools],
+        draining=lambda: draining,
+        in_flight=lambda: 3,
+        loop_lag=lambda: 0.25,
+    )
+
+
+def samples(metrics: Metrics) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for family in text_string_to_metric_families(metrics.render("")[0].decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample)
+    return found
+
+
+class TestPools:
+    def test_have_the_contracts_names_types_and_labels(self) -> None:
+        families = {
+            family.name + ("_total" if family.type == "counter" else ""): family
+            for family in text_string_to_metric_families(metrics_of(stats()).render("")[0].decode())
+        }
+        for name, (kind, labels) in CONTRACT.items():
+            family = families[name]
+            assert family.type == kind
+            for sample in family.samples:
+                assert set(sample.labels) - {"le"} == {POOL, *labels}
+
+    def test_say_what_the_pool_says(self) -> None:
+        found = samples(metrics_of(stats()))
+        values = {
+            (name, *sorted(set(sample.labels.values()) - {"primary"})): sample.value
+            for name in found
+            if name.startswith("db_") and "time_seconds" not in name and "breaker" not in name
+            for sample in found[name]
+        }
+        assert values == {
+            ("db_client_connection_count", "idle"): 3,
+            ("db_client_connection_count", "used"): 4,
+            ("db_client_connection_max",): 9,
+            ("db_client_connection_idle_min",): 2,
+            ("db_client_connection_pending_requests",): 5,
+            ("db_client_connection_timeouts_total",): 6,
+            ("db_pool_opened_total",): 7,
+            ("db_pool_open_failures_total",): 8,
+            ("db_pool_resets_total",): 9,
+            ("db_pool_shed_total", "queue"): 10,
+            ("db_pool_closed_total", "lifetime"): 11,
+            ("db_pool_leaks_total", "overdue"): 12,
+        }
+
+    @pytest.mark.parametrize("what", ["wait", "use", "create"])
+    def test_histograms_are_cumulative(self, what: str) -> None:
+        found = samples(metrics_of(stats()))
+        name = f"db_client_connection_{what}_time_seconds"
+        buckets = {float(sample.labels["le"]): sample.value for sample in found[f"{name}_bucket"]}
+        assert (buckets[0.0005], buckets[0.005], buckets[10.0], buckets[math.inf]) == (1, 2, 2, 3)
+        assert list(buckets.values()) == sorted(buckets.values())
+        assert found[f"{name}_count"][0].value == 3
+        assert found[f"{name}_sum"][0].value == pytest.approx(99.0034)
+
+    def test_are_told_apart_by_name(self) -> None:
+        found = samples(metrics_of(stats(), stats("replica")))
+        assert {sample.labels[POOL] for sample in found["db_client_connection_max"]} == {"primary", "replica"}
+
+    def test_are_described_when_there_is_none(self) -> None:
+        text = metrics_of().render("")[0].decode()
+        assert "# TYPE db_client_connection_wait_time_seconds histogram" in text
+
+    @pytest.mark.parametrize(("state", "number"), [("closed", 0), ("half-open", 1), ("open", 2)])
+    def test_breaker_states_are_numbers(self, state: str, number: int) -> None:
+        breaker = BreakerNumbers(state, {state: 4})  # type: ignore[arg-type]  # from the table above
+        found = samples(metrics_of(stats(), breaker=breaker))
+        assert found["db_pool_breaker_state"][0].value == number
+        transitions = {
+            sample.labels["to"]: sample.value for sample in found["db_pool_breaker_transitions_total"]
+        }
+        assert transitions == {"closed": 0, "half-open": 0, "open": 0} | {state: 4}
+
+
+class TestService:
+    def test_says_whether_it_drains_and_how_late_its_loop_is(self) -> None:
+        found = samples(metrics_of(draining=True))
+        assert found["app_draining"][0].value == 1
+        assert found["event_loop_lag_seconds"][0].value == 0.25
+        assert found["http_requests_inprogress"][0].value == 3
+
+    def test_two_apps_have_two_registries(self) -> None:
+        one, other = metrics_of(), metrics_of()
+        one.observe(request("GET"), "/items", 200, 0.01)
+        assert "http_requests_total" in samples(one)
+        assert "http_requests_total" not in samples(other)
+
+
+class TestHttp:
+    def test_requests_and_latency_by_route(self) -> None:
+        metrics = metrics_of()
+        metrics.observe(request("POST"), "/items", 503, 0.02)
+        found = samples(metrics)
+        assert found["http_requests_total"][0].labels == {
+            "handler": "/items",
+            "method": "POST",
+            "status": "5xx",
+        }
+        buckets = {float(s.labels["le"]): s.value for s in found["http_request_duration_seconds_bucket"]}
+        assert (buckets[0.01], buckets[0.025]) == (0, 1)
+
+    def test_invented_methods_make_no_series_of_their_own(self) -> None:
+        metrics = metrics_of()
+        for method in ("BREW", "WHEN", "PROPFIND"):
+            metrics.observe(request(method), "none", 405, 0.0)
+        (sample,) = samples(metrics)["http_requests_total"]
+        assert (sample.labels["method"], sample.value) == ("other", 3)
+
+
+def request(method: str) -> Request:
+    return Request({"type": "http", "method": method, "headers": []})

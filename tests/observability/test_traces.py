@@ -1,0 +1,48 @@
+"""Traces are on when the standard variables ask for them and the packages are there."""
+
+from importlib.machinery import ModuleSpec
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.observability import traces
+from app.settings import Settings
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's packages are there, as far as anybody can tell."""
+    monkeypatch.setattr(traces, "find_spec", lambda name: ModuleSpec(name, None))
+
+
+def tracing(**variables: str) -> bool | None:
+    return traces.telemetry(Settings(otel=variables)).get("tracing")
+
+
+def test_are_off_unless_asked_for() -> None:
+    with capture_logs() as lines:
+        assert tracing() is False
+    assert lines == []
+
+
+@pytest.mark.usefixtures("packages")
+def test_are_on_when_an_endpoint_is_named() -> None:
+    assert tracing(**ENDPOINT) is True
+
+
+@pytest.mark.usefixtures("packages")
+def test_are_off_when_the_sdk_is_disabled() -> None:
+    assert tracing(**ENDPOINT, OTEL_SDK_DISABLED="true") is False
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry.no_such_part", "no_such_package.part"])
+def test_without_the_packages_a_line_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(traces, "_PACKAGES", (missing,))
+    with capture_logs() as lines:
+        assert tracing(**ENDPOINT) is False
+    assert [line["event"] for line in lines] == ["traces_off"]
+    assert "pip install" in lines[0]["reason"]
