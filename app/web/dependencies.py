@@ -1,0 +1,46 @@
+"""What endpoints ask for in their signatures.
+
+    async def show(id: int, connection: ReadConnectionDep) -> Account: ...
+    async def create(body: NewAccount, transaction: TransactionDep) -> Account: ...
+
+A connection goes back, and a transaction commits, when the endpoint has returned and before the
+answer is sent (`scope="function"`): a slow client holds no connection, and nobody is told of a
+transfer that then fails to commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.database import Connection, Database, ReadConnection, Transaction
+from app.web.state import state_of
+
+
+async def database(request: Request) -> Database:
+    return state_of(request)["database"]
+
+
+DatabaseDep = Annotated[Database, Depends(database)]
+
+
+async def read_connection(database: DatabaseDep) -> AsyncIterator[ReadConnection]:
+    async with database.read() as connection:
+        yield connection
+
+
+async def connection(database: DatabaseDep) -> AsyncIterator[Connection]:
+    async with database.connection() as connection:
+        yield connection
+
+
+async def transaction(database: DatabaseDep) -> AsyncIterator[Transaction]:
+    async with database.transaction() as transaction:
+        yield transaction
+
+
+ReadConnectionDep = Annotated[ReadConnection, Depends(read_connection, scope="function")]
+ConnectionDep = Annotated[Connection, Depends(connection, scope="function")]
+TransactionDep = Annotated[Transaction, Depends(transaction, scope="function")]

@@ -1,0 +1,114 @@
+"""The end of the service's life: what is true from the signal to stop until the process is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_log = structlog.get_logger("app.drain")
+
+
+class Drain:
+    """Knows whether the service is going away, and which requests are still being served.
+
+    From `begin()` on, requests have `timeout` seconds to finish; then they are cut off, so that a
+    server that waits for them (uvicorn waits for ever) comes to its end.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._begun = asyncio.Event()
+        self._ends_at: float | None = None
+        self._requests: set[asyncio.Task[object]] = set()
+        self.time_is_up = False
+        """Whether the requests that are still there are being cut off."""
+
+    @property
+    def draining(self) -> bool:
+        return self._begun.is_set()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._requests)
+
+    def begin(self) -> None:
+        """Start the end; a second call changes nothing."""
+        if self._begun.is_set():
+            return
+        self._begun.set()
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + self._timeout
+        loop.call_at(self._ends_at, self._cut_off)
+        _log.info("draining", in_flight=self.in_flight, timeout=self._timeout)
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait `timeout` seconds, or until the drain begins; tell whether it has."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._begun.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def time_left(self) -> float:
+        """Seconds that are left to finish; never below 0."""
+        if self._ends_at is None:
+            return self._timeout
+        return max(0.0, self._ends_at - asyncio.get_running_loop().time())
+
+    def enter(self, name: str) -> asyncio.Task[object]:
+        """Note that the current task serves the request `name`; give it to `leave` when it has."""
+        task = asyncio.current_task()
+        assert task  # a server runs each request in one
+        task.set_name(name)  # which is what the pool's leak reports show
+        self._requests.add(task)
+        return task
+
+    def leave(self, task: asyncio.Task[object]) -> None:
+        self._requests.discard(task)
+
+    def _cut_off(self) -> None:
+        self.time_is_up = True
+        if self._requests:
+            _log.warning("requests_cut_off", requests=self.in_flight)
+        for task in self._requests:
+            task.cancel("the service is shutting down")
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Begin at SIGTERM and SIGINT, then let whoever handled them before do so.
+
+        That is the server, whose handlers are in place before the lifespan starts.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.begin)
+            before = previous[signal.Signals(number)]
+            if callable(before):
+                before(number, frame)
+            elif before is signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+
+        for number in _SIGNALS:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, before in previous.items():
+                # Somebody may have put a handler on top of ours; that one stays.
+                if signal.getsignal(number) is handle:
+                    signal.signal(number, before)

@@ -1,0 +1,229 @@
+"""Errors as RFC 9457 problems: what each exception becomes is decided in this one place.
+
+An endpoint raises a problem where it knows one (`raise problems.NotFound("...")`) and lets every
+other exception pass. What nobody foresaw becomes `internal`: nothing for the client, everything for
+the log.
+
+The classes are fastapi-problem's. Its exception handler is not used: Starlette runs it in a thread
+for every error, and what it does not know it shows to the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from math import ceil
+from typing import Any
+
+import asyncpg
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi_problem.error import Problem, StatusProblem
+from rfc9457.openapi import problem_response
+from starlette.exceptions import HTTPException
+
+from app.database import CommitUnknown, DatabaseUnavailable, call_scope
+from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+
+TYPE_URI = "/problems/{type}"
+MEDIA_TYPE = "application/problem+json"
+SCOPE_KEY = "app.problem"
+"""Where a request's scope holds the exception and the problem made of it, for the log line."""
+
+
+class Saturated(StatusProblem):
+    type_, title, status = "pool-saturated", "Turned away to keep the queue short", 503
+
+
+class QueueTimeout(StatusProblem):
+    type_, title, status = "pool-timeout", "No connection within the time to wait", 503
+
+
+class Unavailable(StatusProblem):
+    type_, title, status = "database-unavailable", "The database cannot be reached", 503
+
+
+class ShuttingDown(StatusProblem):
+    type_, title, status = "shutting-down", "This instance is shutting down", 503
+
+
+class StatementTimeout(StatusProblem):
+    type_, title, status = "statement-timeout", "The database took too long", 504
+
+
+class OutcomeUnknown(StatusProblem):
+    type_, title, status = "commit-unknown", "Whether it was committed is not known", 503
+
+
+class BadRequest(StatusProblem):
+    type_, title, status = "bad-request", "The request cannot be read", 400
+
+
+class Invalid(StatusProblem):
+    type_, title, status = "validation", "The request is not valid", 422
+
+
+class NotFound(StatusProblem):
+    type_, title, status = "not-found", "There is nothing here", 404
+
+
+class PayloadTooLarge(StatusProblem):
+    type_, title, status = "payload-too-large", "The request body is too large", 413
+
+
+class Unauthorized(StatusProblem):
+    type_, title, status = "unauthorized", "A token is needed", 401
+    headers_ = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - the library copies it
+
+
+class Forbidden(StatusProblem):
+    type_, title, status = "forbidden", "Not with this token", 403
+
+
+class Internal(StatusProblem):
+    type_, title, status = "internal", "Something went wrong on our side", 500
+
+
+DATABASE = (Saturated, QueueTimeout, Unavailable, ShuttingDown, StatementTimeout)
+"""What every endpoint that uses the database may answer."""
+WRITING = (*DATABASE, OutcomeUnknown)
+"""What every endpoint that writes may answer."""
+
+
+def problem_of(error: Exception) -> Problem:
+    """Give the problem that `error` means to a client."""
+    if isinstance(error, Problem):
+        return error
+    for kind in type(error).__mro__:
+        if make := _TABLE.get(kind):
+            return make(error)
+    return Internal()
+
+
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """Answer `request` with the problem that `error` means: the handler of every exception."""
+    problem = problem_of(error)
+    request.scope[SCOPE_KEY] = (error, problem)
+    content = problem.marshal(uri=TYPE_URI)
+    call = call_scope.get()
+    content["request_id"] = call.tag if call else None
+    return JSONResponse(content, problem.status, headers={**(problem.headers or {})}, media_type=MEDIA_TYPE)
+
+
+def handled() -> Iterable[type[Exception]]:
+    """Give the exceptions that `answer` has a word for."""
+    return (Problem, *_TABLE)
+
+
+def documented(*problems: type[StatusProblem]) -> dict[int | str, dict[str, Any]]:
+    """Describe `problems` for the `responses` of a route, an example of each."""
+    by_status: dict[int | str, list[dict[str, Any]]] = {}
+    for problem in problems:
+        example = problem("What happened this time.").marshal(uri=TYPE_URI)
+        by_status.setdefault(problem.status, []).append({**example, "request_id": "4f1c..."})
+    return {
+        status: problem_response(HTTPStatus(int(status)).phrase, examples)
+        for status, examples in by_status.items()
+    }
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(max(1, ceil(seconds)))}
+
+
+def _saturated(error: PoolSaturated) -> Problem:
+    return Saturated(
+        "More requests wait for a connection than can be served in time.",
+        headers=_retry_after(error.retry_after),
+    )
+
+
+def _queue_timeout(_: PoolTimeout) -> Problem:
+    return QueueTimeout("All connections stayed in use.", headers=_retry_after(1))
+
+
+def _unavailable(error: PoolUnavailable | DatabaseUnavailable) -> Problem:
+    return Unavailable(headers=_retry_after(error.retry_after))
+
+
+def _connection_lost(_: Exception) -> Problem:
+    return Unavailable(headers=_retry_after(1))
+
+
+def _conflicting(_: Exception) -> Problem:
+    return Unavailable(
+        "Other transactions kept getting in the way; nothing was changed.", headers=_retry_after(1)
+    )
+
+
+def _shutting_down(_: Exception) -> Problem:
+    return ShuttingDown("Another instance will serve this.", headers=_retry_after(1))
+
+
+def _statement_timeout(_: Exception) -> Problem:
+    return StatementTimeout("The statement was ended; nothing of it was kept.")
+
+
+def _lock_timeout(_: Exception) -> Problem:
+    return StatementTimeout("Another transaction held a lock for too long.")
+
+
+def _outcome_unknown(_: Exception) -> Problem:
+    return OutcomeUnknown(
+        "The connection was lost while committing. Repeat only what can be recognised as a"
+        " repetition: with the same Idempotency-Key it will take effect once."
+    )
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    """Name every field that is wrong, and repeat no value: it may be a secret, or somebody else's."""
+    faults = [_field_fault(fault["loc"], fault["msg"]) for fault in error.errors()]
+    return Invalid(f"{len(faults)} of its values cannot be used.", errors=faults)
+
+
+def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str]:
+    place, *path = location
+    escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    return {"detail": message, "in": str(place), "pointer": "#/" + "/".join(escaped)}
+
+
+def _http_error(error: HTTPException) -> Problem:
+    if make := _STATUS_PROBLEMS.get(error.status_code):
+        return make()
+    phrase = HTTPStatus(error.status_code).phrase
+    return Problem(
+        title=phrase,
+        type_=phrase.lower().replace(" ", "-"),
+        status=error.status_code,
+        headers=dict(error.headers or {}),
+    )
+
+
+_STATUS_PROBLEMS: dict[int, Callable[[], Problem]] = {
+    400: BadRequest,
+    404: NotFound,
+    413: PayloadTooLarge,
+    500: Internal,
+}
+
+# Any: each function takes the exception it stands beside. The nearest ancestor decides.
+_TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
+    PoolSaturated: _saturated,
+    PoolTimeout: _queue_timeout,
+    PoolUnavailable: _unavailable,
+    PoolClosing: _shutting_down,
+    DatabaseUnavailable: _unavailable,
+    CommitUnknown: _outcome_unknown,
+    TimeoutError: _statement_timeout,
+    asyncpg.QueryCanceledError: _statement_timeout,
+    asyncpg.LockNotAvailableError: _lock_timeout,
+    asyncpg.SerializationError: _conflicting,
+    asyncpg.DeadlockDetectedError: _conflicting,
+    asyncpg.PostgresConnectionError: _connection_lost,
+    asyncpg.OperatorInterventionError: _connection_lost,
+    asyncpg.InsufficientResourcesError: _connection_lost,
+    asyncpg.ReadOnlySQLTransactionError: _connection_lost,
+    RequestValidationError: _invalid,
+    HTTPException: _http_error,
+}

@@ -1,0 +1,106 @@
+"""Whether traffic should come here: found out in the background, told at once to whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+import asyncpg
+import structlog
+
+from app.database import CallScope, Database, DatabaseUnavailable, MigrationError, call_scope, migrations
+from app.observability import Scrubber, numbers
+from app.pool import PoolError
+from app.web.drain import Drain
+
+Status = Literal["ready", "degraded", "not ready", "draining"]
+
+# Seconds: between two looks, and for one.
+_LOOK_AGAIN = 0.5
+_LOOK_AGAIN_WHEN_READY = 15.0
+_PATIENCE = 5.0
+
+_NOT_REACHED = "the database has not been reached yet"
+
+_log = structlog.get_logger("app.readiness")
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What `/readyz` says. `reasons` is empty where all is well."""
+
+    status: Status
+    reasons: tuple[str, ...] = ()
+
+
+class ReadinessWatch:
+    """Looks whether the database answers and its schema is current, until both are so; then rarely.
+
+    A database that goes away later takes nobody out of service: every replica would leave at once,
+    and with them those that could still answer something. That is `degraded`.
+    """
+
+    def __init__(self, database: Database, drain: Drain, scrub: Scrubber) -> None:
+        self._database = database
+        self._drain = drain
+        self._scrub = scrub
+        self._obstacle: str | None = _NOT_REACHED
+        self._said: Readiness | None = None
+
+    def now(self) -> Readiness:
+        """The state of this moment, without any I/O."""
+        readiness = self._judge()
+        if readiness != self._said:
+            self._said = readiness
+            _log.info("readiness", status=readiness.status, reasons=list(readiness.reasons))
+        return readiness
+
+    def _judge(self) -> Readiness:
+        if self._drain.draining:
+            return Readiness("draining", ("the service is shutting down",))
+        if self._database.oversized:
+            return Readiness("not ready", (str(self._database.oversized),))
+        if self._obstacle:
+            return Readiness("not ready", (self._obstacle,))
+        primary, *_ = numbers(self._database)
+        if primary.stats.size == 0 and primary.stats.last_error:
+            return Readiness("degraded", (self._scrub(f"no connection: {primary.stats.last_error}"),))
+        if primary.breaker.state != "closed":
+            return Readiness("degraded", (f"the breaker is {primary.breaker.state}",))
+        return Readiness("ready")
+
+    async def run(self) -> None:
+        """Look until the service drains."""
+        call_scope.set(CallScope(tag="readiness"))
+        while True:
+            try:
+                await self._look()
+            except Exception:  # noqa: BLE001 - a dead watch would leave its last verdict standing for ever
+                _log.exception("readiness_look_failed")
+            interval = _LOOK_AGAIN if self._obstacle else _LOOK_AGAIN_WHEN_READY
+            self.now()
+            if await self._drain.wait(interval):
+                return
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE), self._database.connection() as connection:
+                schema = await migrations.schema_state(connection)
+        except (
+            PoolError,
+            DatabaseUnavailable,
+            MigrationError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            OSError,
+        ) as error:
+            # Once it has been ready, a look that fails says nothing about the schema.
+            if self._obstacle:
+                self._obstacle = self._scrub(self._describe(error))
+            return
+        self._obstacle = str(schema) if schema.is_old else None
+
+    def _describe(self, error: Exception) -> str:
+        cause = self._database.primary.stats().last_error or str(error) or type(error).__name__
+        return f"{_NOT_REACHED}: {cause}"

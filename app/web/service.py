@@ -1,0 +1,70 @@
+"""FastAPI, with this house's errors in its documentation and a readable refusal to start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from rfc9457.openapi import problem_component, problem_response
+from starlette.types import Message, Receive, Scope, Send
+from typing_extensions import override
+
+from app.web import problems
+
+_INVALID_EXAMPLE = problems.Invalid(
+    "1 of its values cannot be used.",
+    errors=[{"detail": "Input should be greater than 0", "in": "body", "pointer": "#/amount"}],
+).marshal(uri=problems.TYPE_URI)
+
+
+class Service(FastAPI):
+    """A FastAPI app whose errors are problems and that can decline to start in one line."""
+
+    refusal: str | None = None
+    """Why the lifespan gave up, for whoever reads the log: shown instead of a traceback."""
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+
+        async def send_refusal(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.refusal:
+                message = {**message, "message": self.refusal}
+            await send(message)
+
+        await super().__call__(scope, receive, send_refusal)
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        """Give the schema with RFC 9457 problems where FastAPI writes its own validation error."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.pop("HTTPValidationError", None)
+            schemas.pop("ValidationError", None)
+            schemas["Problem"] = _problem_schema()
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    _replace_validation_error(operation["responses"])
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def _replace_validation_error(responses: dict[str, Any]) -> None:
+    described = responses.get("422", {}).get("content", {})
+    if "application/json" in described:  # FastAPI's; ours are problem+json already
+        responses["422"] = problem_response("Unprocessable Content", [_INVALID_EXAMPLE])
+
+
+def _problem_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    fault = {"type": "object", "properties": {"detail": text, "in": text, "pointer": text}}
+    return problem_component(
+        "Problem",
+        required=["request_id"],
+        detail={**text, "title": "What happened this time"},
+        request_id={**text, "title": "The id of this request, as in the log"},
+        errors={"type": "array", "items": fault, "title": "What is wrong with which value"},
+    )

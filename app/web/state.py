@@ -1,0 +1,31 @@
+"""What the lifespan hands to every request."""
+
+from __future__ import annotations
+
+from typing import TypedDict, cast
+
+from fastapi import Request
+
+from app.database import Database
+from app.observability import LoopLag, Metrics
+from app.settings import Settings
+from app.web.drain import Drain
+from app.web.history import History
+from app.web.readiness import ReadinessWatch
+
+
+class State(TypedDict):
+    """The parts of the running service, one of each."""
+
+    settings: Settings
+    database: Database
+    drain: Drain
+    readiness: ReadinessWatch
+    metrics: Metrics
+    history: History
+    loop_lag: LoopLag
+
+
+def state_of(request: Request) -> State:
+    """Give the state with its types, which `request.state` does not have."""
+    return cast("State", request.scope["state"])

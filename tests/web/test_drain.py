@@ -1,0 +1,130 @@
+"""The end: requests under way are finished, and none outlives its time."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from app.web import TransactionDep
+from app.web.drain import Drain
+from tests.inside import Service, service, settings_for, until_ready
+from tests.processes import ROOT
+from tests.waiting import eventually
+
+routes = APIRouter(prefix="/test")
+
+
+@routes.post("/write/{seconds}")
+async def write(seconds: float, transaction: TransactionDep) -> str:
+    await transaction.execute("CREATE TABLE written ()")
+    await transaction.fetchval("SELECT pg_sleep($1)", seconds)
+    return "written"
+
+
+async def under_way(running: Service, seconds: float) -> asyncio.Task[httpx.Response]:
+    """A request in the middle of its transaction."""
+    request = asyncio.create_task(running.client.post(f"/test/write/{seconds}"))
+    await eventually(lambda: running.state["database"].primary.stats().used)
+    return request
+
+
+async def test_a_request_under_way_is_finished(ledger_database: str) -> None:
+    async with service(settings_for(ledger_database), routes=routes) as running:
+        await until_ready(running)
+        request = await under_way(running, 0.5)
+        await running.stop()
+        answer = await request
+        assert answer.json() == "written"
+        assert answer.headers["connection"] == "close"
+    assert running.state["database"].primary.stats().closing_down
+
+
+async def test_a_request_that_takes_too_long_is_cut_off_and_told(ledger_database: str) -> None:
+    settings = settings_for(ledger_database, drain_timeout=0.3)
+    started = time.monotonic()
+    async with service(settings, routes=routes) as running:
+        await until_ready(running)
+        request = await under_way(running, 30)
+        await running.stop()
+        answer = await request
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/shutting-down")
+        assert int(answer.headers["retry-after"]) >= 1
+    assert time.monotonic() - started < 5
+
+
+async def test_nobody_is_lent_a_connection_at_the_end(ledger_database: str) -> None:
+    async with service(settings_for(ledger_database), routes=routes) as running:
+        await until_ready(running)
+        await running.state["database"].drain(1)
+        answer = await running.client.get("/items")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/shutting-down")
+
+
+class TestSignals:
+    @pytest.fixture
+    def before(self) -> list[int]:
+        return []
+
+    @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+    async def test_begin_the_drain_and_reach_the_server(
+        self, sign: signal.Signals, before: list[int]
+    ) -> None:
+        original = signal.signal(sign, lambda number, frame: before.append(number))
+        try:
+            drain = Drain(timeout=1)
+            with drain.on_signals():
+                signal.raise_signal(sign)
+                assert await drain.wait(1)
+            signal.raise_signal(sign)
+        finally:
+            signal.signal(sign, original)
+        assert before == [sign, sign]
+
+    def test_end_the_process_where_no_server_handles_them(self) -> None:
+        program = (
+            "import asyncio, signal\n"
+            "from app.web.drain import Drain\n"
+            "async def main():\n"
+            "    with Drain(1).on_signals():\n"
+            "        signal.raise_signal(signal.SIGTERM)\n"
+            "asyncio.run(main())\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=False)
+        assert ended.returncode == -signal.SIGTERM
+
+    async def test_are_left_alone_in_a_thread_that_gets_none(self) -> None:
+        async def enter() -> object:
+            with Drain(timeout=1).on_signals():
+                return signal.getsignal(signal.SIGTERM)
+
+        assert await asyncio.to_thread(asyncio.run, enter()) is signal.getsignal(signal.SIGTERM)
+
+    async def test_leave_a_handler_alone_that_came_later(self) -> None:
+        original = signal.getsignal(signal.SIGTERM)
+        try:
+            with Drain(timeout=1).on_signals():
+                later = signal.SIG_IGN
+                signal.signal(signal.SIGTERM, later)
+            assert signal.getsignal(signal.SIGTERM) is later
+        finally:
+            signal.signal(signal.SIGTERM, original)
+
+
+class TestTime:
+    async def test_is_all_there_before_the_end_begins(self) -> None:
+        drain = Drain(timeout=20)
+        assert (drain.draining, drain.time_left()) == (False, 20)
+        assert not await drain.wait(0.01)
+
+    async def test_runs_from_the_first_word_on(self) -> None:
+        drain = Drain(timeout=20)
+        drain.begin()
+        left = drain.time_left()
+        assert 19 < left <= 20
+        drain.begin()
+        assert drain.time_left() <= left

@@ -1,0 +1,165 @@
+"""The probes: what they say of a database that is there, not there, behind, and gone again."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.database import PoolOversized, ReadConnection, migrations
+from app.database.migrations import upgrade
+from app.settings import Settings
+from tests.conftest import ServerFactory
+from tests.inside import Service, service, settings_for, until_ready
+from tests.waiting import eventually
+from tests.web.conftest import Log
+
+SECRET = "canary-hush-hush"
+NOWHERE = f"postgresql://nobody:{SECRET}@127.0.0.1:1/x"
+
+
+async def readiness(running: Service) -> tuple[int, str]:
+    answer = await running.client.get("/readyz")
+    return answer.status_code, answer.json()["status"]
+
+
+class TestWithoutADatabase:
+    async def test_it_is_alive_and_not_ready_and_says_why(self) -> None:
+        async with service(settings_for(NOWHERE)) as running:
+            assert (await running.client.get("/healthz")).json() == {"status": "alive"}
+
+            async def refused() -> bool:
+                return "refused" in (await running.client.get("/readyz")).text
+
+            await eventually(refused)
+            answer = await running.client.get("/readyz")
+            assert answer.status_code == 503
+            assert answer.json()["status"] == "not ready"
+            assert SECRET not in answer.text
+
+    async def test_its_requests_are_answered_as_problems(self) -> None:
+        async with service(settings_for(NOWHERE)) as running:
+
+            async def told() -> bool:
+                return "/problems/database-unavailable" in (await running.client.get("/items")).text
+
+            await eventually(told)
+            answer = await running.client.get("/items")
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+            assert SECRET not in answer.text
+
+    async def test_it_becomes_ready_unaided_once_the_server_is_there(
+        self, server_factory: ServerFactory, log: Log
+    ) -> None:
+        server = await server_factory()
+        url = server.dsn()
+        await upgrade(Settings.model_validate({"database_url": url}))
+        await server.stop()
+        async with service(settings_for(url, log_level="info")) as running:
+            assert await readiness(running) == (503, "not ready")
+            await server.start()
+            await until_ready(running)
+            assert await readiness(running) == (200, "ready")
+        said = [line["status"] for line in log() if line["event"] == "readiness"]
+        assert (said[0], said[-1]) == ("not ready", "ready")
+
+
+@pytest.mark.skipif(migrations.head_revision() is None, reason="there is no schema yet")
+class TestSchema:
+    async def test_that_is_behind_is_not_ready_until_it_is_migrated(self, database_url: str) -> None:
+        settings = settings_for(database_url)
+        async with service(settings) as running:
+
+            async def behind() -> bool:
+                return "revision none" in (await running.client.get("/readyz")).text
+
+            await eventually(behind)
+            assert await readiness(running) == (503, "not ready")
+            await upgrade(settings)
+            await until_ready(running)
+
+
+class TestWatch:
+    async def test_refuses_a_server_that_turns_out_too_small(self, ledger_database: str) -> None:
+        async with service(settings_for(ledger_database)) as running:
+            await until_ready(running)
+            running.state["database"].oversized = PoolOversized("too many for it")
+            answer = await running.client.get("/readyz")
+            assert (answer.status_code, answer.json()["reasons"]) == (503, ["too many for it"])
+
+    async def test_survives_an_error_that_nobody_foresaw(
+        self, ledger_database: str, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original, failed = migrations.schema_state, asyncio.Event()
+
+        async def fail_once(connection: ReadConnection) -> migrations.SchemaState:
+            if failed.is_set():
+                return await original(connection)
+            failed.set()
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(migrations, "schema_state", fail_once)
+        async with service(settings_for(ledger_database)) as running:
+            await until_ready(running)
+        assert failed.is_set()
+        assert "readiness_look_failed" in {line["event"] for line in log()}
+
+
+class TestLater:
+    @pytest.mark.parametrize(("fails", "status"), [(False, 200), (True, 503)])
+    async def test_a_database_that_goes_away_is_degraded_and_comes_back(
+        self, server_factory: ServerFactory, fails: bool, status: int
+    ) -> None:
+        server = await server_factory()
+        settings = settings_for(server.dsn(), readyz_fail_when_degraded=fails)
+        await upgrade(settings)
+        async with service(settings) as running:
+            await until_ready(running)
+            await server.stop("immediate")
+
+            async def degraded() -> bool:
+                return await readiness(running) == (status, "degraded")
+
+            await eventually(degraded)
+            await running.state["readiness"]._look()  # at a database that is gone: says nothing new
+            assert await degraded()
+            await server.start()
+            await until_ready(running)
+
+            async def ready() -> bool:
+                return await readiness(running) == (200, "ready")
+
+            await eventually(ready)
+
+    async def test_a_probe_does_not_wait_for_a_connection(self, serving: Service) -> None:
+        database = serving.state["database"]
+        held = [await database.primary.acquire() for _ in range(database.primary.get_max_size())]
+        waiting = asyncio.create_task(serving.client.get("/items"))
+        await eventually(lambda: database.primary.stats().waiting)
+        started = time.monotonic()
+        for path in ("/healthz", "/readyz", "/metrics", "/pool"):
+            assert (await serving.client.get(path)).status_code == 200
+        assert time.monotonic() - started < 1
+        for lease in held:
+            await database.primary.release(lease)
+        assert (await waiting).status_code == 200
+
+    async def test_a_draining_service_is_not_ready_and_alive(self, ledger_database: str) -> None:
+        async with service(settings_for(ledger_database)) as running:
+            await until_ready(running)
+            running.state["drain"].begin()
+            assert await readiness(running) == (503, "draining")
+            assert (await running.client.get("/healthz")).status_code == 200
+
+
+class TestMetrics:
+    async def test_in_prometheus_text(self, serving: Service) -> None:
+        answer = await serving.client.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert 'db_client_connection_max{db_client_connection_pool_name="primary"} 5.0' in answer.text
+
+    async def test_in_openmetrics_when_asked_for(self, serving: Service) -> None:
+        accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+        answer = await serving.client.get("/metrics", headers={"Accept": accept})
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        assert answer.text.endswith("# EOF\n")

@@ -1,0 +1,86 @@
+"""Canaries: passwords and tokens that must never leave the process, looked for in all that does."""
+
+import json
+from collections.abc import AsyncIterator
+from urllib.parse import quote, urlsplit
+
+import pytest
+from fastapi import APIRouter
+
+from app.web import ConnectionDep
+from tests.inside import Service, service, settings_for, until_ready
+from tests.servers import PostgresServer
+from tests.waiting import eventually
+from tests.web.conftest import Log
+
+PASSWORD = 'canary:"p@ss/wörd\\'
+TOKEN = "canary-token-0123456789"
+
+routes = APIRouter(prefix="/test")
+
+
+@routes.get("/confess")
+async def confess(connection: ConnectionDep) -> None:
+    """An error whose text has every secret in every form."""
+    raise RuntimeError(f"{PASSWORD} {PASSWORD!r} {quote(PASSWORD, safe='')} {TOKEN}")
+
+
+@pytest.fixture
+async def guarded(ledger_database: str, postgres: PostgresServer) -> AsyncIterator[Service]:
+    """In production, as a role with a password that is a canary."""
+    async with postgres.connect() as admin:
+        await admin.execute("CREATE ROLE canary SUPERUSER LOGIN")
+        quoted = await admin.fetchval("SELECT quote_literal($1::text)", PASSWORD)
+        await admin.execute(f"ALTER ROLE canary PASSWORD {quoted}")
+    server = urlsplit(ledger_database)
+    login = f"canary:{quote(PASSWORD, safe='')}@{server.netloc.rpartition('@')[2]}"
+    settings = settings_for(
+        server._replace(netloc=login).geturl(),
+        app_env="production",
+        ops_token=TOKEN,
+        docs=True,
+        log_level="debug",
+    )
+    try:
+        async with service(settings, routes=routes) as running:
+            yield running
+    finally:
+        async with postgres.connect() as admin:
+            await admin.execute("DROP ROLE canary")
+
+
+async def test_no_secret_leaves_the_process(guarded: Service, postgres: PostgresServer, log: Log) -> None:
+    await until_ready(guarded)
+    told = [
+        await guarded.client.get(path, headers={"Authorization": f"Bearer {TOKEN}"})
+        for path in (
+            *("/healthz", "/readyz", "/metrics", "/pool", "/pool/live", "/pool/leases", "/openapi.json"),
+            *("/test/confess", "/nowhere", "/items?limit=x", f"/items?limit={quote(PASSWORD)}"),
+        )
+    ]
+    async with postgres.connect() as admin:
+        # From here on the password is wrong, and what the driver says of that is logged and told.
+        await admin.execute("ALTER ROLE canary PASSWORD 'another'")
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'canary'")
+
+    async def degraded() -> bool:
+        return "degraded" in (await guarded.client.get("/readyz")).text
+
+    await eventually(degraded)
+    told += [await guarded.client.get(path) for path in ("/readyz", "/items", "/pool", "/metrics")]
+    lines = json.dumps(log(), ensure_ascii=False)
+    everything = lines + "".join(f"{answer.headers}{answer.text}" for answer in told)
+    assert "unforeseen_error" in lines
+    assert "canary" in everything  # the role's name is no secret
+    assert not [form for form in FORMS if form in everything]
+
+
+FORMS = {
+    PASSWORD,
+    repr(PASSWORD)[1:-1],
+    quote(PASSWORD, safe=""),
+    "p@ss",
+    "p%40ss",
+    "wörd",
+    TOKEN,
+}
