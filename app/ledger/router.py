@@ -1,0 +1,126 @@
+"""The ledger over HTTP.
+
+Reads may come from a replica, which can lag behind: a client that has just written something takes
+it from the answer to the write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Response, status
+
+from app.ledger import cursors, queries, service
+from app.ledger.problems import (
+    CurrencyMismatch,
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    InsufficientFunds,
+)
+from app.ledger.schemas import LARGEST_ID, Account, Entry, NewAccount, NewTransfer, Page, Transfer
+from app.web import DatabaseDep, ReadConnectionDep, problems
+
+router = APIRouter(prefix="/v1", tags=["ledger"], responses=problems.documented(*problems.DATABASE))
+
+PathId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page, at most.")]
+Cursor = Annotated[
+    str | None, Query(pattern=cursors.PATTERN, description="`next_cursor` of the page before.")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[!-~]{1,255}$",
+        description="Made up by the client, one for each transfer it means: however often the request is"
+        " repeated, it takes effect once.",
+    ),
+]
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "`true` if an earlier request with this key made the transfer.",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
+
+
+@router.post(
+    "/accounts",
+    status_code=status.HTTP_201_CREATED,
+    responses=problems.documented(*problems.WRITING, problems.BadRequest, problems.Invalid),
+)
+async def open_account(new: NewAccount, database: DatabaseDep) -> Account:
+    """Open an account; its opening balance comes from the funding account of its currency."""
+    account = await database.run_in_transaction(partial(service.open_account, new=new))
+    return Account.model_validate(account)
+
+
+@router.get("/accounts", responses=problems.documented(problems.Invalid))
+async def list_accounts(
+    connection: ReadConnectionDep, limit: Limit = 20, cursor: Cursor = None
+) -> Page[Account]:
+    """Accounts in the order they were opened."""
+    after = cursors.decode(cursor) if cursor else 0
+    rows = await queries.list_accounts(connection, after=after, limit=limit + 1)
+    items = [Account.model_validate(row) for row in rows[:limit]]
+    return Page(items=items, next_cursor=_next_cursor(items, more=len(rows) > limit))
+
+
+@router.get("/accounts/{account_id}", responses=problems.documented(problems.NotFound, problems.Invalid))
+async def get_account(account_id: PathId, connection: ReadConnectionDep) -> Account:
+    return Account.model_validate(await service.get_account(connection, account_id))
+
+
+@router.get(
+    "/accounts/{account_id}/entries",
+    responses=problems.documented(problems.NotFound, problems.Invalid),
+)
+async def list_entries(
+    account_id: PathId, connection: ReadConnectionDep, limit: Limit = 20, cursor: Cursor = None
+) -> Page[Entry]:
+    """Entries of an account, the latest first."""
+    before = cursors.decode(cursor) if cursor else LARGEST_ID
+    rows = await service.list_entries(connection, account_id, before=before, limit=limit + 1)
+    items = [Entry.model_validate(row) for row in rows[:limit]]
+    return Page(items=items, next_cursor=_next_cursor(items, more=len(rows) > limit))
+
+
+@router.post(
+    "/transfers",
+    status_code=status.HTTP_201_CREATED,
+    responses={
+        **problems.documented(
+            *problems.WRITING,
+            problems.BadRequest,
+            problems.NotFound,
+            problems.Invalid,
+            InsufficientFunds,
+            CurrencyMismatch,
+            IdempotencyInProgress,
+            IdempotencyMismatch,
+        ),
+        status.HTTP_201_CREATED: {"headers": _REPLAYED},
+    },
+)
+async def book_transfer(
+    new: NewTransfer,
+    database: DatabaseDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Transfer:
+    """Move money between two accounts of one currency."""
+    work = partial(service.book_transfer, new=new, key=idempotency_key)
+    booking = await database.run_in_transaction(work)
+    if booking.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return Transfer.model_validate(booking.transfer)
+
+
+@router.get("/transfers/{transfer_id}", responses=problems.documented(problems.NotFound, problems.Invalid))
+async def get_transfer(transfer_id: PathId, connection: ReadConnectionDep) -> Transfer:
+    return Transfer.model_validate(await service.get_transfer(connection, transfer_id))
+
+
+def _next_cursor(items: Sequence[Account | Entry], *, more: bool) -> str | None:
+    return cursors.encode(items[-1].id) if more else None
