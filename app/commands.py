@@ -1,0 +1,123 @@
+"""What the command line does: `python -m app --help`.
+
+Nothing here is needed to serve: `uvicorn app.main:app` starts the same service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app import checkup, serving
+from app.database import MigrationError, PoolOversized
+from app.database.embedded import EmbeddedServerError
+from app.database.migrations import upgrade
+from app.development import develop
+from app.main import create_app
+from app.observability import logs
+from app.settings import Settings, SettingsError, env_example
+
+EXPECTED_FAULTS = (
+    serving.CannotListen,
+    checkup.Unreachable,
+    EmbeddedServerError,
+    MigrationError,
+    PoolOversized,
+)
+
+cli = typer.Typer(
+    help="The service and what belongs to it. Settings come from the environment: .env.example.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@cli.command()
+def serve() -> None:
+    """Serve on the database of DATABASE_URL until SIGTERM or Ctrl-C; a second one ends it at once."""
+    with _readable_faults(), _good_end():
+        settings = Settings.load()
+        with closing(serving.listen(settings)) as listener:
+            serving.run(create_app(settings), settings, listener)
+
+
+@cli.command()
+def dev(
+    data: Annotated[Path, typer.Option(help="Where the embedded server keeps its data.")] = Path(
+        ".data/postgres18"
+    ),
+) -> None:
+    """Migrate and serve; without DATABASE_URL on an embedded PostgreSQL server."""
+    with _readable_faults(), _good_end():
+        develop(Settings.load(), data)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the schema up to date. Any number of these may start at once."""
+    with _readable_faults():
+        settings = Settings.load()
+        logs.configure(settings)
+        asyncio.run(upgrade(settings))
+
+
+@cli.command()
+def doctor() -> None:
+    """Check the settings and the databases; exit code 1 if the service could not serve."""
+    with _readable_faults():
+        failed = asyncio.run(_report(Settings.load()))
+        raise typer.Exit(code=int(failed))
+
+
+@cli.command()
+def sizing() -> None:
+    """Compare what all instances' pools may ask for with what the server has."""
+    with _readable_faults():
+        typer.echo(asyncio.run(checkup.sizing_report(Settings.load())))
+
+
+@cli.command()
+def settings() -> None:
+    """Print every variable with its meaning and default, as in .env.example."""
+    typer.echo(env_example(), nl=False)
+
+
+async def _report(settings: Settings) -> bool:
+    failed = False
+    async for finding in checkup.examine(settings):
+        typer.echo(finding)
+        failed |= finding.verdict == "FAIL"
+    return failed
+
+
+@contextmanager
+def _readable_faults() -> Iterator[None]:
+    """A line for each fault instead of a traceback; exit code 2 for settings, 1 for the rest."""
+    try:
+        yield
+    except SettingsError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(code=2) from error
+    except EXPECTED_FAULTS as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(code=1) from error
+
+
+@contextmanager
+def _good_end() -> Iterator[None]:
+    """Being told to stop is no failure: exit code 0, also when uvicorn passes its signal on."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(code=0) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,98 @@
+"""`make run`: a database of its own if none is given, its schema, the service, and where to look."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import structlog
+import typer
+from pydantic import SecretStr
+
+from app import serving
+from app.database import MigrationError
+from app.database.embedded import EmbeddedServer
+from app.database.migrations import upgrade
+from app.dsn import without_secrets
+from app.main import create_app
+from app.settings import Settings, SettingsError
+
+EMBEDDED_DATABASE = "lifeguard"
+LONGEST_DRAIN = 2.5  # seconds; Ctrl-C ends everything within five, stubborn requests or not
+MIGRATION_INTERVAL = 1.0  # seconds between two looks for a database that is not there yet
+
+_log = structlog.get_logger("app.development")
+
+
+def develop(settings: Settings, data: Path) -> None:
+    """Migrate and serve until Ctrl-C, on DATABASE_URL or on an embedded server that keeps `data`.
+
+    A database that is not there yet is migrated as soon as it appears; the service runs meanwhile.
+    """
+    if settings.in_production:
+        raise SettingsError("APP_ENV=production: `dev` is for development; `migrate`, then `serve`")
+    settings = settings.model_copy(update={"drain_timeout": min(settings.drain_timeout, LONGEST_DRAIN)})
+    with closing(serving.listen(settings)) as listener:
+        if settings.database_url:
+            _serve_on_given(settings, listener)
+        else:
+            _serve_on_embedded(settings, listener, data)
+
+
+def _serve_on_given(settings: Settings, listener: socket.socket) -> None:
+    serving.run(
+        create_app(settings),
+        settings,
+        listener,
+        beside=partial(_migrate_when_possible, settings),
+        on_listening=partial(_announce, settings, listener, "in DATABASE_URL"),
+    )
+
+
+def _serve_on_embedded(settings: Settings, listener: socket.socket, data: Path) -> None:
+    if not data.exists():
+        typer.echo(f"Creating a PostgreSQL cluster in {data}")
+    with EmbeddedServer(data) as server:
+        url = SecretStr(server.ensure_database(EMBEDDED_DATABASE))
+        settings = settings.model_copy(update={"database_url": url})
+        app = create_app(settings)
+        asyncio.run(upgrade(settings))
+        serving.run(
+            app,
+            settings,
+            listener,
+            on_listening=partial(_announce, settings, listener, f"in {data / 'password'}"),
+            on_second_signal=partial(server.stop, "immediate", timeout=1.0),
+        )
+
+
+async def _migrate_when_possible(settings: Settings) -> None:
+    said = ""
+    while True:
+        try:
+            await upgrade(settings)
+        except MigrationError as error:
+            if said != (said := str(error)):
+                _log.warning("migration_waits", reason=said)
+            await asyncio.sleep(MIGRATION_INTERVAL)
+        else:
+            return
+
+
+def _announce(settings: Settings, listener: socket.socket, password_is: str) -> None:
+    service = serving.url_of(listener)
+    url = settings.database_url
+    database = without_secrets(url.get_secret_value()) if url else "none"
+    typer.echo(
+        f"""
+    service    {service}
+    docs       {service}/docs
+    pool       {service}/pool/live  (JSON: /pool, Prometheus: /metrics)
+    database   {database}  (password {password_is})
+
+    Ctrl-C drains and stops everything.
+"""
+    )

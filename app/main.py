@@ -1,0 +1,147 @@
+"""The service, put together: the only place that knows every part.
+
+uvicorn app.main:app        fastapi run app/main.py        python -m app serve
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+import structlog
+from fastapi import FastAPI
+
+from app import ledger
+from app.database import Database, PoolOversized
+from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, traces
+from app.settings import Settings, SettingsError
+from app.web import pool_pages, probes, problems
+from app.web.drain import Drain
+from app.web.history import History
+from app.web.middleware import RequestMiddleware
+from app.web.readiness import ReadinessWatch
+from app.web.service import Service
+from app.web.state import State
+
+if TYPE_CHECKING:
+    app: FastAPI
+
+# Seconds for the pools to close when requests have used up DRAIN_TIMEOUT.
+_LAST_SECONDS = 1.0
+
+_DESCRIPTION = """\
+Every answer carries `X-Request-ID`; a valid one of the request is kept. `X-Request-Timeout: <seconds>`
+says how long its client will wait, and ends its work by then. Errors are problems (RFC 9457).
+"""
+
+_log = structlog.get_logger("app")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Put the service together; nothing is opened before its lifespan starts, which it does once.
+
+    Raises SettingsError, one readable line per fault.
+    """
+    settings = settings or Settings.load()
+    logs.configure(settings)
+    state = _parts(settings)
+    service = Service(
+        title=settings.service_name,
+        description=_DESCRIPTION,
+        docs_url="/docs" if settings.serves_docs else None,
+        openapi_url="/openapi.json" if settings.serves_docs else None,
+        redoc_url=None,
+        responses=problems.documented(problems.Internal, problems.PayloadTooLarge),
+        lifespan=lambda service: _lifespan(cast("Service", service), state),
+        telemetry=traces.telemetry(settings),
+    )
+    service.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        drain=state["drain"],
+        metrics=state["metrics"],
+    )
+    for kind in problems.handled():
+        service.add_exception_handler(kind, problems.answer)
+    service.include_router(probes.router)
+    service.include_router(pool_pages.router)
+    service.include_router(ledger.router)
+    return service
+
+
+def _parts(settings: Settings) -> State:
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
+    database = Database(settings, on_event=log_pool_event)
+    drain = Drain(settings.drain_timeout)
+    loop_lag = LoopLag()
+    return State(
+        settings=settings,
+        database=database,
+        drain=drain,
+        readiness=ReadinessWatch(database, drain, Scrubber(settings.secret_values())),
+        metrics=Metrics(
+            pools=lambda: numbers(database),
+            draining=lambda: drain.draining,
+            in_flight=lambda: drain.in_flight,
+            loop_lag=lambda: loop_lag.seconds,
+        ),
+        history=History(lambda: numbers(database), lambda: loop_lag.seconds),
+        loop_lag=loop_lag,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(service: Service, state: State) -> AsyncIterator[State]:
+    """From the first connection to the last. Raises PoolOversized when the server is too small."""
+    logs.adopt_server_loggers()
+    database, drain = state["database"], state["drain"]
+    for warning in state["settings"].warnings:
+        _log.warning("settings", warning=warning)
+    with drain.on_signals():
+        try:
+            await database.open()
+        except PoolOversized as error:
+            service.refusal = str(error)
+            await database.close()
+            raise
+        watchers = [
+            asyncio.create_task(state["readiness"].run(), name="readiness"),
+            asyncio.create_task(state["history"].run(drain), name="history"),
+        ]
+        state["loop_lag"].start()
+        try:
+            yield state
+        finally:
+            drain.begin()  # the watchers end with it
+            state["loop_lag"].stop()
+            await asyncio.wait(watchers)
+            await database.drain(max(drain.time_left(), _LAST_SECONDS))
+
+
+def __getattr__(name: str) -> object:
+    """Make `app` when it is first asked for: importing this module reads no environment.
+
+    A server that asks gets either the app or, like the command line, a line per fault and exit code 2.
+    """
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        made = create_app()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
+    # What has been imported stays until the end. To look through it again would stop every request
+    # for 0.1 s at each full collection, and the process as long at its end.
+    gc.freeze()
+    globals()["app"] = made
+    return made
+
+
+def __dir__() -> list[str]:
+    """Let `fastapi run`, which looks before it asks, find `app`."""
+    return sorted({*globals(), "app"})

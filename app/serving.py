@@ -1,0 +1,119 @@
+"""From settings to a listening process, and to its end: uvicorn with this service's settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from typing_extensions import override
+
+from app.settings import Settings
+
+# Seconds that uvicorn waits longer than the service itself, which cuts its requests off first.
+_BACKSTOP = 1
+
+
+class CannotListen(Exception):
+    """The address is not to be had; the message is one line."""
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Reserve the service's address before anything else starts. Raises CannotListen.
+
+    Nobody is let in yet: connections are refused until the service is ready to listen.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise CannotListen(_explain(error, settings)) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser finds the service."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(
+    app: FastAPI,
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    beside: Callable[[], Awaitable[None]] | None = None,
+    on_listening: Callable[[], None] = lambda: None,
+    on_second_signal: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until a signal says stop, and drain. `beside` runs on the same loop meanwhile.
+
+    A second signal ends the process at once: nothing is waited for, except `on_second_signal`.
+    """
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + _BACKSTOP,
+    )
+    server = _Server(config, on_listening, on_second_signal)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listener, beside))
+
+
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, beside: Callable[[], Awaitable[None]] | None
+) -> None:
+    companion = asyncio.ensure_future(beside()) if beside else None
+    try:
+        await server.serve([listener])
+    finally:
+        if companion:
+            companion.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await companion
+
+
+class _Server(uvicorn.Server):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_listening: Callable[[], None],
+        on_second_signal: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+        self._on_second_signal = on_second_signal
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self._on_second_signal()
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+
+def _explain(error: OSError, settings: Settings) -> str:
+    where = f"port {settings.port} of {settings.host}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is taken: stop what listens there, or set PORT"
+    return f"cannot listen on {where}: {error.strerror or error}"

@@ -1,0 +1,69 @@
+"""`make_pool(...)`: pools on the real server, whose books must balance when the test is over."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from itertools import count
+
+import pytest
+
+from app.pool import Pool, PoolEvent
+from tests.pool.balance import assert_balanced, nothing_left
+from tests.proxy import Proxy
+from tests.servers import PostgresServer
+from tests.waiting import eventually
+
+MakePool = Callable[..., Awaitable[Pool]]
+_pool_numbers = count(1)
+
+
+class Events(list[PoolEvent]):
+    """What the pools of a test have reported."""
+
+    def named(self, name: str) -> list[PoolEvent]:
+        return [event for event in self if event.name == name]
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+async def make_pool(postgres: PostgresServer, events: Events) -> AsyncIterator[MakePool]:
+    """`await make_pool(max_size=4)` opens a pool and waits for its minimum.
+
+    Each has a name of its own, which is its sessions' `application_name` as well. `ready=False` does
+    not wait. At the end of the test all are drained, and nothing may be left of them.
+    """
+    pools: list[Pool] = []
+
+    async def make(dsn: str = postgres.dsn(), *, ready: bool = True, **options: object) -> Pool:
+        name = f"pool-{next(_pool_numbers)}"
+        settings = options.pop("server_settings", {})
+        assert isinstance(settings, dict)
+        options = {"min_size": 1, "max_size": 2, "name": name, "on_event": events.append, **options}
+        pool = Pool(dsn, server_settings={"application_name": name, **settings}, **options)  # type: ignore[arg-type]  # whatever a test wants
+        pools.append(pool)
+        await pool.open()
+        if ready:
+            await eventually(lambda: pool.get_idle_size() >= pool.get_min_size())
+        return pool
+
+    yield make
+    await asyncio.gather(*(pool.drain(timeout=1) for pool in pools))
+    for pool in pools:
+        await eventually(partial(is_gone, pool, postgres))
+
+
+async def is_gone(pool: Pool, server: PostgresServer) -> bool:
+    """Whether neither the pool nor the server knows of a connection; for `eventually`."""
+    assert_balanced(pool.stats())
+    sessions = await server.backends(application_name=pool.name) if server.running else []
+    return nothing_left(pool.stats()) and not sessions
+
+
+@pytest.fixture
+async def proxy(postgres: PostgresServer) -> AsyncIterator[Proxy]:
+    async with Proxy(postgres.dsn()).serve() as proxy:
+        yield proxy

@@ -1,0 +1,326 @@
+"""What the pool learns from the errors of its borrowers' statements, and from its server's end."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from app.database.embedded import StopMode
+from app.pool import Lease, Pool, PoolClosing, PoolError, PoolUnavailable
+from tests.conftest import ServerFactory
+from tests.pool.balance import assert_balanced, at_rest
+from tests.pool.conftest import Events, MakePool
+from tests.pool.test_borrowing import link_of, pid_of_next
+from tests.pool.test_opening import both
+from tests.pool.test_steering import borrow_all
+from tests.proxy import Proxy
+from tests.servers import PostgresServer
+from tests.waiting import eventually
+
+LAST_WORDS = b"E\x00\x00\x00\x1cSFATAL\x00C57P01\x00Mthe end\x00\x00"
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class TestKilledBackends:
+    async def test_all_idle_ones_cost_no_request(
+        self, make_pool: MakePool, postgres: PostgresServer, events: Events
+    ) -> None:
+        pool = await make_pool(min_size=5, max_size=5)
+        assert await postgres.kill_backends(application_name=pool.name) == 5
+        assert await asyncio.gather(*(pool.fetchval("SELECT $1::int", n) for n in range(20))) == [*range(20)]
+        await eventually(lambda: pool.get_idle_size() == 5)
+        assert pool.stats().closed == {"lost": 5}
+        assert len(events.named("connections_suspect")) == 1  # one incident, one event
+
+    async def test_all_idle_ones_cost_none_before_the_loop_has_noticed_either(
+        self, make_pool: MakePool, postgres: PostgresServer
+    ) -> None:
+        pool = await make_pool(min_size=5, max_size=5, validate_after=0)
+        sessions = await postgres.backends(application_name=pool.name)
+        assert len(sessions) == 5
+        async with postgres.connect() as admin:
+            killing = asyncio.create_task(
+                admin.fetch(
+                    "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid",
+                    [session["pid"] for session in sessions],
+                )
+            )
+            while not killing.done():
+                assert await asyncio.gather(pid_of_next(pool), pid_of_next(pool))
+
+    async def test_one_in_use_costs_the_request_that_was_on_it(
+        self, make_pool: MakePool, postgres: PostgresServer
+    ) -> None:
+        pool = await make_pool(min_size=2, max_size=2)
+        doomed, other = await pool.acquire(), await pool.acquire()
+        query = asyncio.create_task(doomed.execute("SELECT pg_sleep(60)"))
+        waiters = [asyncio.create_task(pool.fetchval("SELECT 1")) for _ in range(10)]
+        await eventually(lambda: pool.stats().waiting == 10)
+        await postgres.kill(doomed.get_server_pid())
+        with pytest.raises(LOST):
+            await query
+        assert await other.fetchval("SELECT 1") == 1
+        await pool.release(other)
+        await pool.release(doomed)
+        assert await asyncio.gather(*waiters) == [1] * 10
+
+    async def test_one_killed_makes_the_others_suspect(
+        self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=2, max_size=2)
+        async with pool.acquire() as other:
+            link = await link_of(other, proxy)
+            pid = other.get_server_pid()
+            doomed = await pid_of_next(pool)
+            await postgres.kill(doomed)
+            await eventually(lambda: pool.stats().closed == {"lost": 1})
+        asked = link.asked
+        assert await pid_of_next(pool) == pid
+        assert link.asked == asked + 1
+
+    async def test_the_server_s_own_words_retire_the_connection(
+        self, make_pool: MakePool, events: Events
+    ) -> None:
+        pool = await make_pool(min_size=2, max_size=2)
+        async with pool.acquire() as lease:
+            pid = lease.get_server_pid()
+            with pytest.raises(asyncpg.AdminShutdownError):  # 57P01, without the end that follows it
+                await lease.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '57P01'; END $$")
+        assert pid not in {await pid_of_next(pool) for _ in range(3)}
+        assert pool.stats().closed == {"server_gone": 1}
+        assert [event.details["why"] for event in events.named("connections_suspect")] == ["server_gone"]
+
+    @pytest.mark.parametrize("sqlstate", ["57P02", "57P03", "08000", "08006"])
+    async def test_so_do_other_words_for_the_same(self, make_pool: MakePool, sqlstate: str) -> None:
+        pool = await make_pool()
+        with pytest.raises(asyncpg.PostgresError):
+            await pool.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}'; END $$")
+        await eventually(lambda: pool.stats().closed == {"server_gone": 1})
+
+    async def test_last_words_that_the_loop_has_read_before_the_end_are_a_lost_connection(
+        self, make_pool: MakePool, proxy: Proxy
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=2)
+        for query in ("SELECT 1", "SELECT 2"):  # prepared before, and not
+            doomed, other = await borrow_all(pool, 2)
+            await doomed.fetchval("SELECT 1")
+            await (await link_of(doomed, proxy)).say(LAST_WORDS)
+            await other.fetchval("SELECT 1")  # so long the loop has time to read them
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError, match="before the statement was sent"):
+                await doomed.fetchval(query)
+            await pool.release(doomed)
+            await pool.release(other)
+
+    async def test_any_other_error_keeps_it(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1)
+        for statement in ("SELECT 1 / 0", "SELECT nonsense", "SELECT"):
+            await asyncio.gather(pool.fetch(statement), return_exceptions=True)
+        assert pool.stats().opened == 1
+        assert pool.stats().closed == {}
+
+    async def test_an_idle_transaction_ended_by_the_server_heals(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1, server_settings={"idle_in_transaction_session_timeout": "50"})
+        async with pool.acquire() as lease:
+            await lease.execute("BEGIN")
+            await eventually(lambda: pool.stats().closed)
+            with pytest.raises(LOST):
+                await lease.execute("SELECT 1")
+        assert await pool.fetchval("SELECT 1") == 1
+
+
+class TestServerRestarts:
+    """The whole server goes away and comes back."""
+
+    @pytest.mark.parametrize("mode", ["fast", "immediate"])
+    async def test_under_load_the_pool_is_itself_again_without_help(
+        self, make_pool: MakePool, server_factory: ServerFactory, mode: StopMode
+    ) -> None:
+        server = await server_factory()
+        pool = await make_pool(server.dsn(), min_size=3, max_size=5)
+        done = asyncio.Event()
+
+        async def client() -> None:
+            while not done.is_set():
+                try:
+                    await pool.fetchval("SELECT 1")
+                except (PoolError, *LOST):
+                    await asyncio.sleep(0.01)
+
+        clients = [asyncio.create_task(client()) for _ in range(10)]
+        await eventually(lambda: pool.stats().borrowed > 100)
+        await server.stop(mode)
+        await eventually(lambda: pool.stats().size == 0)
+        with pytest.raises(PoolUnavailable):
+            await pool.acquire()
+        await server.start()
+        await eventually(lambda: pool.get_size() >= 3, 3)
+        done.set()
+        await asyncio.gather(*clients)
+        await eventually(lambda: at_rest(pool.stats()))
+        assert_balanced(pool.stats())
+        assert len(await server.backends(application_name=pool.name)) == pool.get_size()
+        await pool.drain(1)
+
+    async def test_a_crashed_backend_takes_all_with_it_and_the_pool_is_itself_again(
+        self, make_pool: MakePool, server_factory: ServerFactory
+    ) -> None:
+        server = await server_factory()
+        pool = await make_pool(server.dsn(), min_size=2)
+        server.crash_backend(await pid_of_next(pool))
+        await eventually(lambda: pool.stats().closed.get("lost") == 2)
+        await eventually(lambda: pool.get_idle_size() == 2, 20)
+        assert await pool.fetchval("SELECT 1") == 1
+        await pool.drain(1)
+
+
+class TestReadOnly:
+    """25006 on a pool that asks for a writable server: it leaves the server that is none."""
+
+    async def test_it_leaves_a_server_that_has_turned_read_only_for_the_writable_one(
+        self, make_pool: MakePool, server_factory: ServerFactory, postgres: PostgresServer, events: Events
+    ) -> None:
+        server = await server_factory()
+        pool = await make_pool(
+            both(server.port, postgres.port, postgres), min_size=2, target_session_attrs="read-write"
+        )
+        assert await pool.fetchval("SELECT inet_server_port()") == server.port
+        async with server.connect() as admin:
+            await admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            await admin.execute("SELECT pg_reload_conf()")
+
+        async def write() -> None:
+            await pool.execute("CREATE SCHEMA written; DROP SCHEMA written")
+
+        async def is_refused() -> bool:
+            return await outcome_of(write()) is asyncpg.ReadOnlySQLTransactionError
+
+        await eventually(is_refused)  # once the reload has reached the session
+        await eventually(lambda: events.named("connections_expired"))
+        assert events.named("connections_expired")[0].details["why"] == "read_only"
+        assert await pool.fetchval("SELECT inet_server_port()") == postgres.port
+        await write()
+
+    async def test_a_read_only_transaction_is_not_taken_for_a_read_only_server(
+        self, make_pool: MakePool, database_url: str
+    ) -> None:
+        pool = await make_pool(database_url, max_size=1, target_session_attrs="primary")
+        async with pool.acquire() as lease, lease.transaction(readonly=True):
+            pid = lease.get_server_pid()
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await lease.execute("CREATE TABLE things ()")
+        assert await pid_of_next(pool) == pid
+        assert pool.stats().closed == {}
+
+    async def test_a_pool_that_asks_for_any_server_stays(self, make_pool: MakePool) -> None:
+        pool = await make_pool(
+            max_size=1, server_settings={"default_transaction_read_only": "on"}, target_session_attrs="any"
+        )
+        pid = await pid_of_next(pool)
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await pool.execute("CREATE TABLE things ()")
+        assert await pid_of_next(pool) == pid
+
+
+class TestSchemaChanges:
+    """0A000, "cached plan must not change result type": every connection is replaced."""
+
+    async def test_outside_a_transaction_nobody_notices(self, make_pool: MakePool, database_url: str) -> None:
+        pool = await make_pool(database_url, max_size=1)
+        await pool.execute("CREATE TABLE things (a int); INSERT INTO things VALUES (1)")
+        assert [dict(row) for row in await pool.fetch("SELECT * FROM things")] == [{"a": 1}]
+        await pool.execute("ALTER TABLE things ADD b int DEFAULT 2")
+        for _ in range(3):
+            assert [dict(row) for row in await pool.fetch("SELECT * FROM things")] == [{"a": 1, "b": 2}]
+
+    async def test_inside_one_it_costs_one_request_and_not_one_for_each_connection(
+        self, make_pool: MakePool, database_url: str
+    ) -> None:
+        pool = await make_pool(database_url, min_size=3, max_size=3)
+        await pool.execute("CREATE TABLE things (a int)")
+        await on_all(pool, "SELECT * FROM things")
+        await pool.execute("ALTER TABLE things ADD b int")
+        await eventually(lambda: pool.get_idle_size() == 3)
+
+        async def request(lease: Lease) -> None:
+            async with lease.transaction():
+                await lease.fetch("SELECT * FROM things")
+
+        await eventually(lambda: pool.get_idle_size() == 3)
+        first = await pool.acquire()
+        assert await outcome_of(request(first)) is asyncpg.InvalidCachedStatementError
+        await pool.release(first)
+        for lease in await borrow_all(pool, 3):
+            assert await outcome_of(request(lease)) is None
+            await pool.release(lease)
+
+    async def test_a_changed_composite_type_costs_one_request_as_well(
+        self, make_pool: MakePool, database_url: str
+    ) -> None:
+        pool = await make_pool(database_url, min_size=3, max_size=3)
+        await pool.execute("CREATE TYPE pair AS (a int, b int); CREATE TABLE things (p pair)")
+        await pool.execute("INSERT INTO things VALUES (ROW(1, 2))")
+        await eventually(lambda: pool.get_idle_size() == 3)
+        await on_all(pool, "SELECT p FROM things")
+        await pool.execute("ALTER TYPE pair ADD ATTRIBUTE c int")
+        await eventually(lambda: pool.get_idle_size() == 3)
+        first = await pool.acquire()
+        assert await outcome_of(first.fetch("SELECT p FROM things")) is asyncpg.OutdatedSchemaCacheError
+        await pool.release(first)
+        for lease in await borrow_all(pool, 3):
+            assert [row["p"]["a"] for row in await lease.fetch("SELECT p FROM things")] == [1]
+            await pool.release(lease)
+
+
+async def on_all(pool: Pool, query: str) -> None:
+    """Have every connection of a full pool run the query."""
+    for lease in await borrow_all(pool, pool.get_max_size()):
+        await lease.fetch(query)
+        await pool.release(lease)
+
+
+async def outcome_of(request: object) -> type[Exception] | None:
+    """The class of the error that a request ended with."""
+    try:
+        await request  # type: ignore[misc]  # any awaitable
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return type(error)
+    return None
+
+
+class TestClasses:
+    """All errors of borrowing are PoolError, and each carries the numbers of its moment."""
+
+    async def test_each_carries_the_statistics(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1)
+        async with pool.acquire():
+            for error in await asyncio.gather(
+                pool.acquire(timeout=0), pool.acquire(timeout=0.01), return_exceptions=True
+            ):
+                assert isinstance(error, PoolError)
+                assert error.stats.used == 1
+                assert error.stats.name == pool.name
+        await pool.close()
+        with pytest.raises(PoolClosing) as caught:
+            await pool.acquire()
+        assert caught.value.stats.size == 0
+
+    async def test_the_listener_s_own_failure_goes_no_further(
+        self, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        pool = await make_pool(on_event=broken)
+        assert await pool.fetchval("SELECT 1") == 1
+        assert "the listener of pool events failed" in caplog.text
+
+    async def test_without_a_listener_events_are_lines_of_the_log(
+        self, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "app.pool")
+        pool = await make_pool(on_event=None)
+        await pool.expire_connections()
+        [record] = [record for record in caplog.records if "connections_expired" in record.message]
+        assert record.levelname == "INFO"
+        assert pool.name in record.message
+        assert "in use" in record.message

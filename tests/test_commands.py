@@ -1,0 +1,199 @@
+"""The command line, started as its users start it."""
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.commands import cli
+from app.database.migrations import current_revision, head_revision
+from app.settings import Settings, env_example
+from tests.conftest import ServerFactory
+from tests.processes import run_command, running
+from tests.servers import is_running
+from tests.waiting import eventually
+
+DEV = ["-m", "app", "dev"]
+NOWHERE = "postgresql://nobody:topsecret@127.0.0.1:1/x"
+
+
+def embedded_dsn(directory: Path) -> str:
+    """Of the server that `dev` started in this directory."""
+    data = directory / ".data/postgres18"
+    password, port = ((data / name).read_text().strip() for name in ("password", "port"))
+    return f"postgresql://lifeguard:{password}@127.0.0.1:{port}/lifeguard"
+
+
+def postmaster(directory: Path) -> int:
+    return int((directory / ".data/postgres18/data/postmaster.pid").read_text().split()[0])
+
+
+class TestFaults:
+    """One readable line each, no traceback."""
+
+    @pytest.fixture(autouse=True)
+    def _clean_environment(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in Settings.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+
+    def fault(self, command: str, code: int, **variables: str) -> str:
+        """What the command says on standard error when it ends with this exit code."""
+        ended = CliRunner(env=variables).invoke(cli, [command])
+        assert ended.exit_code == code
+        return ended.stderr
+
+    def test_the_process_says_it_in_a_line(self, tmp_path: Path) -> None:
+        variables = {"POOL_MIN_SIZE": "30", "POOL_MAX_SIZE": "20"}
+        ended = run_command("dev", cwd=tmp_path, variables=variables)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == "POOL_MIN_SIZE=30: must not exceed POOL_MAX_SIZE=20\n"
+
+    @pytest.mark.parametrize("command", ["serve", "dev", "migrate", "doctor", "sizing"])
+    def test_each_wrong_setting_has_its_line(self, command: str) -> None:
+        said = self.fault(command, 2, POOL_MAX_SIZE="many", PORT="99999")
+        names = [line.partition("=")[0] for line in said.splitlines()]
+        assert sorted(names) == ["POOL_MAX_SIZE", "PORT"]
+
+    @pytest.mark.parametrize("command", ["doctor", "sizing"])
+    def test_no_database(self, command: str) -> None:
+        assert self.fault(command, 2) == "DATABASE_URL: required here\n"
+
+    def test_dev_in_production(self) -> None:
+        said = self.fault("dev", 2, APP_ENV="production", DATABASE_URL=NOWHERE)
+        assert said.startswith("APP_ENV=production: `dev` is for development")
+
+    @pytest.mark.parametrize("command", ["serve", "dev"])
+    def test_port_taken(self, command: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = str(listener.getsockname()[1])
+            said = self.fault(command, 1, PORT=port, DATABASE_URL=NOWHERE)
+        taken = f"port {port} of 127.0.0.1 is taken: stop what listens there, or set PORT\n"
+        assert said == taken
+
+    def test_address_of_another_machine(self) -> None:
+        said = self.fault("serve", 1, HOST="192.0.2.1", DATABASE_URL=NOWHERE)
+        assert said.startswith("cannot listen on port 8000 of 192.0.2.1: ")
+        assert said.count("\n") == 1
+
+    def test_embedded_server_that_cannot_start(self, tmp_path: Path) -> None:
+        (tmp_path / ".data").write_text("in the way")
+        said = self.fault("dev", 1, PORT="0")
+        assert said.startswith("cannot use ")
+        assert said.count("\n") == 1
+
+    def test_database_that_does_not_answer(self) -> None:
+        said = self.fault("sizing", 1, DATABASE_URL=NOWHERE)
+        assert said.count("\n") == 1
+        assert "nobody@127.0.0.1:1/x" in said
+        assert "topsecret" not in said
+
+    def test_migration_without_its_database(self, tmp_path: Path) -> None:
+        ended = run_command("migrate", cwd=tmp_path, variables={"DATABASE_URL": NOWHERE})
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("cannot migrate: ")
+        assert ended.stderr.count("\n") == 1
+        assert "topsecret" not in ended.stderr + ended.stdout
+
+
+class TestServe:
+    async def test_ends_well_at_sigterm(self, tmp_path: Path, ledger_database: str) -> None:
+        variables = {"DATABASE_URL": ledger_database}
+        async with running(["-m", "app", "serve"], cwd=tmp_path, variables=variables) as service:
+            await eventually(lambda: service.answers("/readyz"))
+            assert "server" not in (await service.get("/healthz")).headers
+            assert await service.end(signal.SIGTERM) == 0
+
+
+class TestMigrate:
+    async def test_brings_the_schema_up_to_date(self, tmp_path: Path, database_url: str) -> None:
+        variables = {"DATABASE_URL": database_url}
+        assert run_command("migrate", cwd=tmp_path, variables=variables).returncode == 0
+        connection = await asyncpg.connect(database_url)
+        assert await current_revision(connection) == head_revision()
+        await connection.close()
+
+
+class TestDev:
+    async def test_brings_its_own_database_and_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        async with running(DEV, cwd=tmp_path) as service:
+            await eventually(lambda: service.answers("/readyz"))
+            for part in (service.url, "/docs", "/pool/live", "lifeguard@127.0.0.1"):
+                assert part in service.output
+            server = postmaster(tmp_path)
+            await self.leave_a_mark(embedded_dsn(tmp_path))
+            started = time.monotonic()
+            assert await service.end(signal.SIGINT) == 0
+            assert time.monotonic() - started < 5
+            assert not is_running(server)
+            assert "Traceback" not in service.output
+
+        async with running(DEV, cwd=tmp_path) as service:
+            assert await self.finds_the_mark(embedded_dsn(tmp_path))
+            server = postmaster(tmp_path)
+            service.process.kill()
+            await eventually(lambda: not is_running(server), 7)
+
+    async def leave_a_mark(self, dsn: str) -> None:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute("CREATE TABLE mark AS SELECT 42 AS n")
+        await connection.close()
+
+    async def finds_the_mark(self, dsn: str) -> bool:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return bool(await connection.fetchval("SELECT n = 42 FROM mark"))
+        finally:
+            await connection.close()
+
+    async def test_becomes_ready_unaided_when_its_server_appears(
+        self, tmp_path: Path, server_factory: ServerFactory
+    ) -> None:
+        server = await server_factory()
+        await server.stop()
+        variables = {"DATABASE_URL": server.dsn()}
+        async with running(DEV, cwd=tmp_path, variables=variables) as service:
+            not_ready = await service.get("/readyz")
+            assert not_ready.status_code == 503
+            await server.start()
+            await eventually(lambda: service.answers("/readyz"))
+            assert await service.end() == 0
+            assert server.password not in service.output + not_ready.text
+
+
+class TestDoctor:
+    def test_is_content_where_the_service_could_serve(self, ledger_database: str) -> None:
+        ended = CliRunner(env={"DATABASE_URL": ledger_database}).invoke(cli, ["doctor"])
+        assert ended.exit_code == 0
+        assert "FAIL" not in ended.stdout
+
+    def test_fails_where_it_could_not(self) -> None:
+        ended = CliRunner(env={"DATABASE_URL": NOWHERE}).invoke(cli, ["doctor"])
+        assert ended.exit_code == 1
+        assert "topsecret" not in ended.output
+
+
+class TestSizing:
+    def sizing(self, **variables: str) -> Result:
+        return CliRunner(env=variables).invoke(cli, ["sizing"])
+
+    def test_compares_the_pools_with_the_server(self, database_url: str) -> None:
+        ended = self.sizing(DATABASE_URL=database_url, POOL_INSTANCES="4")
+        assert ended.exit_code == 0
+        assert "max_connections=200" in ended.stdout
+        assert "80 (POOL_INSTANCES=4 x POOL_MAX_SIZE=20)" in ended.stdout
+
+    def test_refuses_more_than_the_server_has(self, database_url: str) -> None:
+        ended = self.sizing(DATABASE_URL=database_url, POOL_INSTANCES="40")
+        assert ended.exit_code == 1
+        assert ended.stderr.count("\n") == 1
+        assert "800 connections" in ended.stderr
+
+
+class TestSettings:
+    def test_prints_the_example(self) -> None:
+        assert CliRunner().invoke(cli, ["settings"]).stdout == env_example()
