@@ -1,0 +1,1 @@
+"""What is served when ten times too many ask? `python -m bench.overload` finds out."""

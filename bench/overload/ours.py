@@ -1,0 +1,19 @@
+"""The service of this project, every part of it, with the same route as the peers."""
+
+from fastapi import FastAPI
+
+from app.main import create_app
+from app.web import ConnectionDep
+from bench.overload.work import WORK
+
+
+def on_lifeguard() -> FastAPI:
+    """Settings come from the environment, as ever; only the pool's size is not the default."""
+    app = create_app()
+
+    @app.get("/work")
+    async def work(connection: ConnectionDep) -> dict[str, bool]:
+        await connection.fetchval(WORK)
+        return {"done": True}
+
+    return app
