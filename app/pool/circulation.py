@@ -98,7 +98,7 @@ class Circulation(Books):
             self._refuse_the_hopeless(budget)
         if now > queue.calm_until or queue.length >= config.max_waiting or budget < queue.target:
             objection = queue.objection(now, self.lanes, budget, config.max_waiting)
-            if objection is not None:
+            if objection is not None and self.stands(objection):
                 raise self.saturated(objection)
         waiter = queue.join(now, budget)
         if self.idle or len(self.members) < config.max_size:
@@ -173,9 +173,11 @@ class Circulation(Books):
     def _take_back_abandoned(self, pooled: PooledConnection) -> None:
         if pooled.status is _IN_USE:
             self.leaks.abandoned(pooled, monotonic())
-            self.take_back(pooled)
+        self.take_back(pooled)
 
     def _take_care(self, pooled: PooledConnection) -> None:
+        if pooled.status is Status.CLOSING:  # lost or cut off meanwhile; its place is free already
+            return
         for undo in pooled.undo:
             undo()
         reason = self._objection_to(pooled, pooled.idle_since)
@@ -193,7 +195,7 @@ class Circulation(Books):
         config = self.config
         connection = pooled.connection
         try:
-            was_reset = await returning.make_fit(
+            was_reset, answered = await returning.make_fit(
                 connection,
                 effect=Effect.NONE if config.reset == "never" else pooled.effect,
                 loose=pooled.loose,
@@ -212,7 +214,8 @@ class Circulation(Books):
             self.discard(pooled, "return_failed")
             return
         pooled.forget_borrower()
-        pooled.heard_of_at = monotonic()
+        if answered:
+            pooled.heard_of_at = monotonic()
         self.offer(pooled)
 
     def look_at_error(self, pooled: PooledConnection, error: Exception) -> None:
@@ -223,7 +226,7 @@ class Circulation(Books):
             self.suspect_all("server_gone")
         elif code == _READ_ONLY and self.connector.asks_for_writable:
             pooled.refused_to_write()
-        elif isinstance(error, asyncpg.InvalidCachedStatementError):
+        elif isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)):
             self.expire("schema_changed")
 
     # -- a connection is free ----------------------------------------------------------------------
@@ -363,7 +366,7 @@ class Circulation(Books):
             return
         pooled.retire("lost")
         self.suspect_all("connection_lost")
-        if pooled.status is _IDLE:
+        if pooled.status in {_IDLE, _IN_USE}:  # else the job that uses it notices
             self.discard(pooled, "lost")
 
     def discard(self, pooled: PooledConnection, reason: str) -> None:
@@ -390,7 +393,12 @@ class Circulation(Books):
         self.note_progress()
 
     def note_progress(self) -> None:
-        if self.state is State.DRAINING and not (self.members or self.closing or self.queue.length):
+        """While draining: part with what nobody waits for, and notice when nothing is left."""
+        if self.state is not State.DRAINING or self.queue.length:
+            return
+        for pooled in tuple(self.idle):
+            self.discard(pooled, "pool_closing")
+        if not (self.members or self.closing):
             self.settled.set()
 
     def suspect_all(self, why: str, **details: object) -> None:

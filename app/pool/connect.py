@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from inspect import signature
 from typing import Any
 
 import asyncpg
@@ -27,10 +28,11 @@ class Connector:
     asyncpg gives all hosts of a URL one timeout, so a black hole in front starves the rest. Here every
     host has `timeout` seconds, and the host that answered last is asked first next time.
 
-    Raises asyncpg.ClientConfigurationError or ValueError when asyncpg would refuse its arguments.
+    Raises asyncpg.ClientConfigurationError, ValueError or TypeError when asyncpg would refuse its arguments.
     """
 
     def __init__(self, dsn: str | None, timeout: float, init: Hook | None, options: dict[str, Any]) -> None:
+        signature(asyncpg.connect).bind(dsn, **options)  # told now, not by every attempt in the background
         self._dsn = dsn
         self._timeout = timeout
         self._init = init

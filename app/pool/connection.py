@@ -30,6 +30,7 @@ class PooledConnection:
     """
 
     __slots__ = (
+        "backend_pid",
         "borrowed_at",
         "busy",
         "connection",
@@ -51,6 +52,7 @@ class PooledConnection:
 
     def __init__(self, connection: asyncpg.Connection, now: float, expires_at: float) -> None:
         self.connection = connection
+        self.backend_pid = connection.get_server_pid()  # asyncpg forgets it when the connection is cut
         self.opened_at = now
         self.expires_at = expires_at
         """When its lifetime ends."""

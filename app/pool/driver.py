@@ -73,6 +73,12 @@ async def forget_statements(connection: Session, error: Exception) -> bool:
     return False
 
 
+def was_lost(connection: Session, error: Exception) -> bool:
+    """Whether the error means that the server's last words on an idle connection had been read: asyncpg takes
+    no notice of those before the next statement, and then calls them an internal error."""
+    return isinstance(error, asyncpg.InternalClientError) and connection.is_closed()
+
+
 def settle(connection: Session) -> bool:
     """End what the last borrower made on the connection; True if the session needs nothing more.
 
@@ -96,9 +102,10 @@ async def finish_cancelling(connection: Session, timeout: float) -> None:
 
 
 async def roll_back(connection: Session, timeout: float) -> bool:
-    """Roll back an open transaction (`_top_xact`); True if that took a round trip."""
-    connection._top_xact = None
-    if not connection.is_in_transaction():
+    """Roll back an open transaction, or one of which the BEGIN is still under way (`_top_xact`); True if that
+    took a round trip."""
+    begun, connection._top_xact = connection._top_xact, None
+    if begun is None and not connection.is_in_transaction():
         return False
     await connection.execute("ROLLBACK", timeout=timeout)
     return True

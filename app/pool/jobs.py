@@ -14,10 +14,11 @@ class Jobs:
         self._owner = owner
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, job: Coroutine[Any, Any, None], name: str) -> None:
+    def start(self, job: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(job, name=f"{self._owner}: {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def settle_one(self, timeout: float) -> None:
         """Wait until any of them has ended, for at most `timeout` seconds."""

@@ -21,7 +21,7 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
     """Who holds the connection, since when, from where, and where that task stands."""
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
-        backend_pid=pooled.connection.get_server_pid(),
+        backend_pid=pooled.backend_pid,
         held_for=now - pooled.borrowed_at,
         borrowed_at=describe(pooled.place),
         task=task.get_name() if task is not None and not task.done() else None,

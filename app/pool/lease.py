@@ -27,6 +27,7 @@ else:
 
 
 _ALL, _ROW = object(), object()  # parts of a result, besides a column's number or name
+_METHOD_OF = {_ALL: "fetch", _ROW: "fetchrow"}
 
 
 def _returned(name: str) -> asyncpg.InterfaceError:
@@ -85,7 +86,8 @@ class Lease(_Proxy):
             await circulation.set_up(self, pooled, asked_at or pooled.borrowed_at, self._timeout)
         return self
 
-    def __aexit__(self, kind: object, error: object, trace: object) -> Awaitable[None]:
+    # Any, because a finished future is no Coroutine, as AbstractAsyncContextManager has it.
+    def __aexit__(self, kind: object, error: object, trace: object) -> Any:
         if self._con is not None:
             self._con = None
             self._circulation.take_back(self._pooled)
@@ -201,7 +203,7 @@ class Lease(_Proxy):
         """Run a statement the short way, if asyncpg has prepared it before on this connection."""
         connection = self._con
         if connection is None:
-            raise _returned("fetch")
+            raise _returned(_METHOD_OF.get(part, "fetchval"))
         pooled = self._pooled
         if query not in known_clean:
             pooled.changed_by(effect_of(query))
@@ -212,7 +214,7 @@ class Lease(_Proxy):
         try:
             rows = await driver.run_statement(connection, statement, args, 0 if part is _ALL else 1, timeout)
         except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-            self._circulation.look_at_error(pooled, error)
+            self._learn_from(error)
             if not await driver.forget_statements(connection, error):
                 raise
         else:
@@ -244,8 +246,15 @@ class Lease(_Proxy):
         pooled.busy += 1
         try:
             return await call(*args, **kwargs)
-        except asyncpg.PostgresError as error:
-            self._circulation.look_at_error(pooled, error)
+        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+            self._learn_from(error)
             raise
         finally:
             pooled.busy -= 1
+
+    def _learn_from(self, error: Exception) -> None:
+        """Let the pool look at it. Raises what says the same more clearly, if there is such an error."""
+        self._circulation.look_at_error(self._pooled, error)
+        if driver.was_lost(self._pooled.connection, error):
+            message = "the server closed the connection before the statement was sent"
+            raise asyncpg.ConnectionDoesNotExistError(message) from error

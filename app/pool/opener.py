@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import asyncpg
 
@@ -47,8 +48,13 @@ class Opener:
         self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
-        self.under_way = 0
+        self._attempts: set[asyncio.Task[Any]] = set()
         self.stopped = False
+
+    @property
+    def under_way(self) -> int:
+        """Attempts that have not ended yet."""
+        return len(self._attempts)
 
     @property
     def failing(self) -> bool:
@@ -64,28 +70,30 @@ class Opener:
         while (
             not self.stopped and self._retry is None and self.under_way < self._at_once and self._wanted() > 0
         ):
-            self.under_way += 1
-            self._jobs.start(self._attempt(), "open")
+            self._attempts.add(self._jobs.start(self._attempt(), "open"))
 
     def stop(self) -> None:
+        """Break off what is under way and begin nothing more."""
         self.stopped = True
+        for attempt in self._attempts:
+            attempt.cancel()
+        self._attempts.clear()
         if self._retry:
             self._retry.cancel()
             self._retry = None
 
     async def _attempt(self) -> None:
         started = monotonic()
+        this = asyncio.current_task()
+        assert this is not None
         try:
             connection = await self._connector.connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
-            self.under_way -= 1
+            self._attempts.discard(this)
             self._back_off()
             self._failed(error)
-        except BaseException:
-            self.under_way -= 1
-            raise
         else:
-            self.under_way -= 1
+            self._attempts.discard(this)
             self._failures = 0
             self._at_once = min(self._at_once * 2, MOST_AT_ONCE)
             self._opened(connection, monotonic() - started)

@@ -37,7 +37,8 @@ class Pool(Queries):
     await pool.drain(20)                          # refuse newcomers, wait for the rest, close
 
     Borrowing raises PoolTimeout, PoolSaturated, PoolUnavailable or PoolClosing, all PoolError.
-    Belongs to the event loop that opened it. Raises ValueError for a setting out of its range.
+    Belongs to the event loop that opened it. Raises ValueError for a setting out of its range, TypeError for
+    one that neither the pool nor asyncpg knows.
     """
 
     def __init__(
@@ -119,15 +120,15 @@ class Pool(Queries):
         circulation = self._circulation
         if circulation.state in {State.NEW, State.OPEN}:
             circulation.state = State.DRAINING
-            if not circulation.queue.length:
-                for pooled in tuple(circulation.idle):
-                    circulation.discard(pooled, "pool_closing")
             circulation.note_progress()
         try:
             async with asyncio.timeout(timeout):
                 await circulation.settled.wait()
         except TimeoutError:
             pass
+        except BaseException:  # who stops waiting for the end wants it now, as with asyncpg.Pool
+            self.terminate()
+            raise
         cut_off = self.leases()
         refused = self._end()
         await circulation.jobs.finish(CLOSE_BOUND)
@@ -149,7 +150,9 @@ class Pool(Queries):
     def terminate(self) -> None:
         """Cut every connection now; waiters get PoolClosing."""
         self._end()
-        self._circulation.jobs.cancel()
+        circulation = self._circulation
+        if circulation.loop is not None:
+            circulation.loop.call_soon(circulation.jobs.cancel)  # once they have noticed by themselves
 
     def _end(self) -> int:
         circulation = self._circulation
@@ -157,7 +160,7 @@ class Pool(Queries):
         self._housekeeping.stop()
         circulation.opener.stop()
         refused = circulation.refuse_queue(circulation.closed_to_all)
-        for pooled in tuple(circulation.members):
+        for pooled in (*circulation.members, *circulation.closing):
             pooled.connection.terminate()
             circulation.discard(pooled, "cut_off")
         circulation.settled.set()

@@ -59,18 +59,19 @@ async def is_read_only(connection: asyncpg.Connection) -> bool:
 
 async def make_fit(
     connection: asyncpg.Connection, *, effect: Effect, loose: bool, hook: Hook | None, resets: bool
-) -> bool:
-    """Do what the returned session needs and no more; True if it was reset.
+) -> tuple[bool, bool]:
+    """Do what the returned session needs and no more; whether it was reset, and whether the server has
+    answered on it.
 
     Raises when it cannot be made fit: the caller closes it.
     """
     answered = await roll_back(connection)
     if hook is not None:
         await hook(connection)
-        return True
+        return True, answered
     if resets or effect is Effect.DIRTY:
         await reset(connection)
-        return True
+        return True, True
     if loose and not answered:
         await ping(connection)
-    return False
+    return False, answered or loose
