@@ -21,6 +21,7 @@ from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, 
 from app.settings import Settings, SettingsError
 from app.web import pool_pages, probes, problems
 from app.web.drain import Drain
+from app.web.gate import Gate
 from app.web.history import History
 from app.web.middleware import RequestMiddleware
 from app.web.readiness import ReadinessWatch
@@ -59,6 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lambda service: _lifespan(cast("Service", service), state),
         telemetry=traces.telemetry(settings),
     )
+    # From the inside outwards.
+    service.add_middleware(Gate, service=service, database=state["database"])
     service.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,

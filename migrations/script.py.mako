@@ -1,11 +1,14 @@
-"""${message}."""
+<%!
+    def literal(value):
+        return f'"{value}"' if isinstance(value, str) else repr(value)
+%>"""${message}."""
 
 from alembic import op
 
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-branch_labels = ${repr(branch_labels)}
-depends_on = ${repr(depends_on)}
+revision = ${literal(up_revision)}
+down_revision = ${literal(down_revision)}
+branch_labels = ${literal(branch_labels)}
+depends_on = ${literal(depends_on)}
 
 
 def upgrade() -> None:

@@ -1,5 +1,8 @@
 """This service's databases: pools, transactions, schema."""
 
+from pathlib import Path
+
+from app.database.breaker import Breaker, BreakerState
 from app.database.database import Database
 from app.database.errors import (
     CommitUnknown,
@@ -9,16 +12,21 @@ from app.database.errors import (
     PoolOversized,
     TransactionAborted,
 )
+from app.database.guard import Guard
 from app.database.scope import CallScope, call_scope
 from app.database.types import Connection, Isolation, ReadConnection, Transaction
+from app.pool import look_through
 
 __all__ = [
+    "Breaker",
+    "BreakerState",
     "CallScope",
     "CommitUnknown",
     "Connection",
     "Database",
     "DatabaseUnavailable",
     "DeadlineExceeded",
+    "Guard",
     "Isolation",
     "MigrationError",
     "PoolOversized",
@@ -27,3 +35,5 @@ __all__ = [
     "TransactionAborted",
     "call_scope",
 ]
+
+look_through(str(Path(__file__).parent))  # who borrows through this layer is the borrower

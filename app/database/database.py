@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TypeVar, cast
 
-import asyncpg
 import structlog
 
+from app.database.breaker import Breaker
 from app.database.connecting import (
     Role,
     connect_options,
@@ -18,13 +19,14 @@ from app.database.connecting import (
     session_limits,
 )
 from app.database.deadlines import DeadlineConnection
-from app.database.errors import SESSION_ENDED, DatabaseUnavailable, PoolOversized
+from app.database.errors import DatabaseUnavailable, PoolOversized
+from app.database.guard import Guard
 from app.database.retries import retrying
 from app.database.scope import current_deadline, time_left
 from app.database.sizing import fit
 from app.database.transactions import prelude, transaction
 from app.database.types import Connection, Isolation, ReadConnection, Transaction
-from app.pool import DrainReport, Lease, Pool, PoolClosing, PoolError, PoolEvent, PoolUnavailable
+from app.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnavailable
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -53,8 +55,10 @@ class Database:
         self._settings = settings
         self._on_event = on_event
         self._limits = session_limits(settings)
-        self.primary = self._make_pool("primary")
-        self.replica = self._make_pool("replica") if settings.database_replica_url else None
+        self._primary = self._guarded("primary")
+        self._replica = self._guarded("replica") if settings.database_replica_url else None
+        self.primary = self._primary.pool
+        self.replica = self._replica.pool if self._replica else None
         self._replica_serves = True
         self._sizing: asyncio.Task[None] | None = None
         self.oversized: PoolOversized | None = None
@@ -75,12 +79,12 @@ class Database:
 
     async def drain(self, timeout: float) -> list[DrainReport]:
         """Refuse new borrowers, wait `timeout` seconds for the others, close."""
-        await self._stop_sizing()
+        await self._stop_watching()
         return await asyncio.gather(*(pool.drain(timeout) for pool in self._pools()))
 
     async def close(self) -> None:
         """Close the pools, waiting for borrowers as `Pool.close()` does."""
-        await self._stop_sizing()
+        await self._stop_watching()
         await asyncio.gather(*(pool.close() for pool in self._pools()))
 
     @asynccontextmanager
@@ -96,7 +100,7 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection to the primary; every statement commits by itself."""
-        async with self._lend(self.primary) as lease:
+        async with self._lend(self._primary) as lease:
             yield self._bounded(lease)
 
     @asynccontextmanager
@@ -113,7 +117,7 @@ class Database:
         to COMMIT is lost, TransactionAborted when the block swallowed an error of the server.
         """
         async with (
-            self._lend(self.primary) as lease,
+            self._lend(self._primary) as lease,
             transaction(
                 lease,
                 prelude=prelude(self._settings.service_name, self._limits),
@@ -145,10 +149,29 @@ class Database:
         result: T = await retrying(attempts)(attempt)
         return result
 
-    def _pools(self) -> list[Pool]:
-        return [pool for pool in (self.primary, self.replica) if pool is not None]
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """Each pool with its breaker, the primary first."""
+        return (self._primary, self._replica) if self._replica else (self._primary,)
 
-    def _make_pool(self, role: Role) -> Pool:
+    @property
+    def breaker(self) -> Breaker:
+        """The primary's."""
+        return self._primary.breaker
+
+    def guard_of(self, *, reads_only: bool) -> Guard:
+        """The one that a call will most likely need."""
+        if reads_only and self._replica and self._replica.serves:
+            return self._replica
+        return self._primary
+
+    def _pools(self) -> list[Pool]:
+        return [guard.pool for guard in self.guards]
+
+    def _guarded(self, role: Role) -> Guard:
+        return Guard(partial(self._make_pool, role), self._settings, self._on_event)
+
+    def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
         settings = self._settings
         # A replica that is given up for dead has no connections. Only the minimum brings it back.
         min_size = max(settings.pool_min_size, 1 if role == "replica" else 0)
@@ -170,28 +193,22 @@ class Database:
             leak_threshold=settings.pool_leak_threshold,
             reset=settings.pool_reset,
             init=look_after_clients,
-            on_event=self._on_event,
+            on_event=on_event,
             **connect_options(settings, role),
         )
 
-    @asynccontextmanager
-    async def _lend(self, pool: Pool) -> AsyncIterator[Lease]:
-        """The one place where this service borrows connections. Calls the loss of one by its name."""
+    def _lend(self, guard: Guard) -> AbstractAsyncContextManager[Lease]:
+        """The one place where this service borrows connections."""
         deadline = current_deadline()
         timeout = self._settings.pool_acquire_timeout
         if deadline is not None:
             timeout = min(timeout, time_left(deadline))
-        try:
-            async with pool.acquire(timeout=timeout) as lease:
-                with _losses_told(lease):
-                    yield lease
-        except SESSION_ENDED as error:
-            raise DatabaseUnavailable(f"the connection was lost: {error}") from error
+        return guard.lend(timeout)
 
     async def _lend_for_reading(self, stack: AsyncExitStack) -> Lease:
         """From the replica unless it is out of service: nobody waits to find that out again."""
-        replica = self.replica
-        if replica is not None and replica.get_size() > 0:
+        replica = self._replica
+        if replica is not None and replica.serves:
             try:
                 lease = await stack.enter_async_context(self._lend(replica))
             except (PoolUnavailable, DatabaseUnavailable) as error:
@@ -201,7 +218,7 @@ class Database:
                 return lease
         elif replica is not None:
             self._note_replica(serves=False, reason="no connection to it")
-        return await stack.enter_async_context(self._lend(self.primary))
+        return await stack.enter_async_context(self._lend(self._primary))
 
     def _note_replica(self, *, serves: bool, reason: str = "") -> None:
         if serves == self._replica_serves:
@@ -230,21 +247,9 @@ class Database:
         except PoolClosing:
             return
 
-    async def _stop_sizing(self) -> None:
+    async def _stop_watching(self) -> None:
+        for guard in self.guards:
+            await guard.stop()
         if self._sizing is not None:
             self._sizing.cancel()
             await asyncio.wait({self._sizing})
-
-
-@contextmanager
-def _losses_told(lease: Lease) -> Iterator[None]:
-    """Raise one of SESSION_ENDED also where asyncpg only says that the connection is closed.
-
-    Who was waiting when the session ended got the reason; whoever comes after gets no more than that.
-    """
-    try:
-        yield
-    except asyncpg.InterfaceError as error:
-        if isinstance(error, PoolError) or not lease.is_closed():
-            raise
-        raise asyncpg.ConnectionDoesNotExistError(str(error)) from error

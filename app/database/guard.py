@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import asyncpg
 
 from app.database.breaker import Breaker, BreakerState
+from app.database.errors import SESSION_ENDED, DatabaseUnavailable
 from app.pool import Lease, Pool, PoolError, PoolEvent
 from app.settings import Settings
 
@@ -32,27 +35,30 @@ class Guard:
             on_open=self.pool.refuse_waiting,
         )
 
+    @property
+    def serves(self) -> bool:
+        """Whether there is a connection and no reason to doubt it."""
+        return self.breaker.state is BreakerState.CLOSED and self.pool.get_size() > 0
+
     @asynccontextmanager
     async def lend(self, timeout: float | None) -> AsyncIterator[Lease]:
         """A lease for the block; `timeout` as in `Pool.acquire()`.
 
-        Raises DatabaseUnavailable while the breaker is not closed, or the pool's errors.
+        Raises DatabaseUnavailable while the breaker is not closed and when the session is lost in the
+        block, and the pool's errors.
         """
         ticket = self.breaker.admit()
         try:
-            lease = await self.pool.acquire(timeout=timeout)
-        except PoolError as error:
-            self.breaker.failed(ticket, error)
-            raise
-        try:
-            yield lease
+            async with self.pool.acquire(timeout=timeout) as lease:
+                with _losses_told(lease):
+                    yield lease
         except Exception as error:
             self.breaker.failed(ticket, error)
+            if isinstance(error, SESSION_ENDED):
+                raise DatabaseUnavailable(f"the connection was lost: {error}") from error
             raise
         else:
             self.breaker.succeeded(ticket)
-        finally:
-            await self.pool.release(lease)
 
     async def stop(self) -> None:
         await self.breaker.stop()
@@ -68,3 +74,17 @@ class Guard:
             self.breaker.cannot_connect()
         elif event.name == "connection_opened" and self.breaker.state is BreakerState.OPEN:
             self.breaker.look_now()
+
+
+@contextmanager
+def _losses_told(lease: Lease) -> Iterator[None]:
+    """Raise one of SESSION_ENDED also where asyncpg only says that the connection is closed.
+
+    Who was waiting when the session ended got the reason; whoever comes after gets no more than that.
+    """
+    try:
+        yield
+    except asyncpg.InterfaceError as error:
+        if isinstance(error, PoolError) or not lease.is_closed():
+            raise
+        raise asyncpg.ConnectionDoesNotExistError(str(error)) from error

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from app.database.connecting import connect_options, dsn
 from app.database.errors import MigrationError
 from app.database.types import ReadConnection
-from app.pool.connect import Connector
+from app.pool import Connector
 from app.settings import Settings
 
 SCRIPTS = Path(__file__).parents[2] / "migrations"

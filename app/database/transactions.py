@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
-from app.database._begin import begin, commit
 from app.database.connecting import milliseconds
 from app.database.errors import SESSION_ENDED, CommitUnknown, TransactionAborted
 from app.database.scope import current_deadline, current_tag, time_left
@@ -55,8 +54,7 @@ async def transaction(
     constraints, serialization failures) and to the statements inside.
     """
     async with asyncio.timeout_at(current_deadline()):
-        begun = await begin(
-            lease,
+        begun = await lease.begin(
             isolation=isolation,
             read_only=read_only,
             deferrable=deferrable,
@@ -131,7 +129,7 @@ def _patience(limit: float) -> float:
 
 
 async def _commit(lease: Lease, begun: DriverTransaction, timeout: float, *, writes: bool) -> None:
-    answer = asyncio.create_task(commit(lease, begun, timeout=timeout), name="commit")
+    answer = asyncio.create_task(lease.commit(begun, timeout=timeout), name="commit")
     cancelled = await _wait_although_cancelled(answer)
     error = answer.exception()
     if writes and isinstance(error, _NO_ANSWER):

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from app.database import Database
+from app.database import Breaker, BreakerState, Database
 from app.pool import PoolStats
 
-BreakerState = Literal["closed", "half-open", "open"]
-BREAKER_STATES: tuple[BreakerState, ...] = ("closed", "half-open", "open")  # as numbers: 0, 1, 2
+BREAKER_STATES = tuple(state.label for state in BreakerState)
+"""In the order of the metric's numbers: 0, 1, 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerNumbers:
     """State and history of the breaker in front of one pool."""
 
-    state: BreakerState = "closed"
+    state: str = BreakerState.CLOSED.label
+    """One of `BREAKER_STATES`."""
     transitions: Mapping[str, int] = field(default_factory=dict)
     """How often each state was entered."""
+
+    @classmethod
+    def of(cls, breaker: Breaker) -> BreakerNumbers:
+        return cls(breaker.state.label, dict(breaker.transitions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,5 @@ class PoolNumbers:
 
 def numbers(database: Database) -> Iterator[PoolNumbers]:
     """Yield the numbers of the primary pool and, where there is one, of the replica's."""
-    for pool in (database.primary, database.replica):
-        if pool is not None:
-            yield PoolNumbers(pool.stats(), BreakerNumbers())
+    for guard in database.guards:
+        yield PoolNumbers(guard.pool.stats(), BreakerNumbers.of(guard.breaker))

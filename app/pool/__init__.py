@@ -1,13 +1,16 @@
 """The managed pool. It knows asyncpg and the standard library, nothing of the rest of the house."""
 
+from app.pool.connect import Connector
 from app.pool.driver import Isolation
 from app.pool.errors import PoolClosing, PoolError, PoolSaturated, PoolTimeout, PoolUnavailable
 from app.pool.events import DrainReport, LeaseInfo, PoolEvent
 from app.pool.lease import Lease
+from app.pool.places import look_through
 from app.pool.pool import Pool
 from app.pool.stats import HistogramSnapshot, PoolStats
 
 __all__ = [
+    "Connector",
     "DrainReport",
     "HistogramSnapshot",
     "Isolation",
@@ -21,4 +24,5 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "PoolUnavailable",
+    "look_through",
 ]

@@ -204,7 +204,8 @@ class Circulation(Books):
             )
             if was_reset:
                 self.tally.resets += 1
-                await self.connector.greet(connection)
+                if config.reset_hook is None:  # which may have left alone what `init` did
+                    await self.connector.greet(connection)
             if pooled.doubts_writable and await returning.is_read_only(connection):
                 self.expire("read_only")
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again

@@ -33,7 +33,7 @@ class PoolConfig:
     """Longest wait of a borrower that names no timeout of its own; above 0."""
 
     max_waiting: int = 1000
-    """Longest queue; who comes after is turned away. 0 means nobody ever waits."""
+    """Longest queue; who comes after is turned away. 0 means nobody waits for another to return one."""
 
     queue_target: float = 0.25
     """Standing wait above which the excess is turned away; 0 turns shedding off."""
@@ -61,7 +61,8 @@ class PoolConfig:
     or a hook awaited with the connection at every return, as `asyncpg.create_pool(reset=...)`."""
 
     init: Hook | None = None
-    """Awaited once with every new connection, and again after a reset (which undoes its `SET`s)."""
+    """Awaited once with every new connection, and again after each reset by the pool, which undoes its
+    `SET`s."""
 
     setup: Hook | None = None
     """Awaited with every lease before its borrower gets it."""

@@ -57,9 +57,12 @@ class Connector:
 
     async def greet(self, connection: asyncpg.Connection) -> None:
         """Run `init`, within the budget of one connection attempt."""
-        if self._init is not None:
-            async with asyncio.timeout(self._timeout):
-                await self._init(connection)
+        if self._init is None:
+            return
+        async with asyncio.timeout(self._timeout):
+            await self._init(connection)
+        if connection.is_in_transaction():
+            raise asyncpg.InterfaceError("the init hook left a transaction open")
 
     async def _reach_a_host(self) -> asyncpg.Connection:
         last_error: Exception | None = None

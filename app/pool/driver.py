@@ -92,6 +92,11 @@ def settle(connection: Session) -> bool:
     return protocol.is_connected() and not (protocol.is_in_transaction() or protocol._is_cancelling())
 
 
+def forget_listeners(connection: Session) -> None:
+    """Call nobody any more for a notification (`_listeners`); the server is not told."""
+    connection._listeners.clear()
+
+
 async def finish_cancelling(connection: Session, timeout: float) -> None:
     """Wait until the server has acknowledged the cancelled query (`_protocol._wait_for_cancellation`).
 
@@ -144,6 +149,24 @@ async def begin(
     transaction._state = TransactionState.STARTED
     started: Transaction = transaction
     return started
+
+
+async def commit(connection: Session, transaction: Any, timeout: float) -> str:
+    """Commit what `begin` began; what the server calls it (`_top_xact`, `_state`).
+
+    That is `COMMIT`, or `ROLLBACK` when a statement had failed and its error was swallowed: asyncpg's own
+    `Transaction.commit()` keeps the difference to itself.
+    """
+    if transaction._state is not TransactionState.STARTED:
+        raise asyncpg.InterfaceError(f"the transaction is {transaction._state.name.lower()}")
+    connection._top_xact = None
+    try:
+        status: str = await connection.execute("COMMIT", timeout=timeout)
+    except BaseException:
+        transaction._state = TransactionState.FAILED
+        raise
+    transaction._state = TransactionState.COMMITTED
+    return status
 
 
 def tune_socket(connection: Session) -> None:

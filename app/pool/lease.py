@@ -12,8 +12,10 @@ from weakref import ref
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from asyncpg.transaction import Transaction
 
 from app.pool import driver
+from app.pool.driver import Isolation
 from app.pool.hygiene import Effect, effect_of, known_clean
 from app.pool.places import borrowers, place_of
 
@@ -116,6 +118,28 @@ class Lease(_Proxy):
         self._lent("mark_dirty")
         self._pooled.changed_by(Effect.DIRTY)
 
+    async def begin(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        deferrable: bool = False,
+        prelude: str = "",
+    ) -> Transaction:
+        """Begin a transaction and run `prelude`, statements such as `SET LOCAL ...`, in one round trip.
+
+        Ends with `commit()` or `Transaction.rollback()`; `transaction()` makes savepoints inside.
+        """
+        session = self._lent("begin").connection
+        return await driver.begin(
+            session, isolation=isolation, read_only=read_only, deferrable=deferrable, prelude=prelude
+        )
+
+    async def commit(self, transaction: Transaction, *, timeout: float) -> str:
+        """Commit what `begin()` began within `timeout` seconds; `COMMIT`, or `ROLLBACK` if the server did
+        that because a statement had failed."""
+        return await driver.commit(self._lent("commit").connection, transaction, timeout)
+
     if not TYPE_CHECKING:  # typed by the base class
         # Not coroutines themselves: each layer of those costs a small query one part in twenty.
         def fetch(self, query, *args, timeout=None, record_class=None):
@@ -163,7 +187,9 @@ class Lease(_Proxy):
             return self._con.cursor(query, *args, **kwargs)
 
         async def add_listener(self, channel, callback):
-            self._lent("add_listener").changed_by(Effect.DIRTY)
+            pooled = self._lent("add_listener")
+            pooled.changed_by(Effect.DIRTY)
+            pooled.undo_on_return(partial(driver.forget_listeners, self._con))
             await self._con.add_listener(channel, callback)
 
         def add_log_listener(self, callback):

@@ -165,6 +165,7 @@ class WaitQueue:
         self._alarm, self._alarm_at = None, float("inf")
         now = monotonic()
         nearest = float("inf")
+        staying: deque[tuple[Waiter, float, float]] = deque()
         for waiter, joined_at, deadline in self._places:
             if waiter.done():
                 continue
@@ -172,6 +173,8 @@ class WaitQueue:
                 self.length -= 1
                 waiter.set_exception(self._time_out(self._last_hand_out < joined_at))
             else:
+                staying.append((waiter, joined_at, deadline))
                 nearest = min(nearest, deadline)
+        self._places = staying
         if nearest < float("inf"):
             self._set_alarm(nearest, now)

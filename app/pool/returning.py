@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 
 from app.pool import driver
@@ -67,7 +69,10 @@ async def make_fit(
     """
     answered = await roll_back(connection)
     if hook is not None:
-        await hook(connection)
+        async with asyncio.timeout(STEP_BOUND):
+            await hook(connection)
+        if connection.is_in_transaction():
+            raise asyncpg.InterfaceError("the reset hook left a transaction open")
         return True, answered
     if resets or effect is Effect.DIRTY:
         await reset(connection)

@@ -23,6 +23,7 @@ from app.database import CallScope, call_scope
 from app.observability import Metrics
 from app.web import problems
 from app.web.drain import Drain
+from app.web.gate import TURNED_AWAY
 
 # Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
 # fail, logged.
@@ -165,6 +166,9 @@ class Exchange:
         """Count and log what came of it."""
         seconds = perf_counter() - self._started
         status = self._status or _CLIENT_CLOSED_REQUEST
+        if TURNED_AWAY in self._scope:  # the gate writes a line for all of a second
+            self._middleware.metrics.observe(Request(self._scope), self._scope[TURNED_AWAY], status, seconds)
+            return
         route = route_template(self._scope)
         if route not in UNNOTED:
             self._middleware.metrics.observe(Request(self._scope), route, status, seconds)

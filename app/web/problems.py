@@ -132,11 +132,21 @@ def _retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, ceil(seconds)))}
 
 
-def _saturated(error: PoolSaturated) -> Problem:
+def saturated(retry_after: float) -> Problem:
+    """Give the problem of a request that would have to queue for too long."""
     return Saturated(
         "More requests wait for a connection than can be served in time.",
-        headers=_retry_after(error.retry_after),
+        headers=_retry_after(retry_after),
     )
+
+
+def unavailable(retry_after: float) -> Problem:
+    """Give the problem of a request that needs a database that is gone."""
+    return Unavailable(headers=_retry_after(retry_after))
+
+
+def _saturated(error: PoolSaturated) -> Problem:
+    return saturated(error.retry_after)
 
 
 def _queue_timeout(_: PoolTimeout) -> Problem:
@@ -144,7 +154,7 @@ def _queue_timeout(_: PoolTimeout) -> Problem:
 
 
 def _unavailable(error: PoolUnavailable | DatabaseUnavailable) -> Problem:
-    return Unavailable(headers=_retry_after(error.retry_after))
+    return unavailable(error.retry_after)
 
 
 def _connection_lost(_: Exception) -> Problem:

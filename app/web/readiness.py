@@ -9,7 +9,14 @@ from typing import Literal
 import asyncpg
 import structlog
 
-from app.database import CallScope, Database, DatabaseUnavailable, MigrationError, call_scope, migrations
+from app.database import (
+    CallScope,
+    Database,
+    DatabaseUnavailable,
+    MigrationError,
+    call_scope,
+    migrations,
+)
 from app.observability import Scrubber, numbers
 from app.pool import PoolError
 from app.web.drain import Drain

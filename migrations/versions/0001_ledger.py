@@ -20,9 +20,7 @@ CREATE TABLE accounts (
     created_at timestamptz NOT NULL DEFAULT now()
 )
 """
-ONE_FUNDING_ACCOUNT = (
-    "CREATE UNIQUE INDEX accounts_funding ON accounts (currency) WHERE is_funding"
-)
+ONE_FUNDING_ACCOUNT = "CREATE UNIQUE INDEX accounts_funding ON accounts (currency) WHERE is_funding"
 
 TRANSFERS = """
 CREATE TABLE transfers (

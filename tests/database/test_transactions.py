@@ -108,7 +108,7 @@ async def test_a_block_that_raises_leaves_nothing_behind(database: Database, tab
     assert await count(database, table) == 1
 
 
-async def test_locks_are_free_when_the_error_is_seen(database: Database, table: str) -> None:
+async def test_it_is_rolled_back_before_the_error_is_seen(database: Database, table: str) -> None:
     async def work() -> None:
         async with database.transaction() as transaction:
             await transaction.execute(f"UPDATE {table} SET n = 1 WHERE id = 1")
@@ -116,8 +116,8 @@ async def test_locks_are_free_when_the_error_is_seen(database: Database, table: 
 
     with pytest.raises(LookupError):
         await work()
-    async with database.connection() as connection:
-        await connection.execute(f"SELECT FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")
+    stats = database.primary.stats()
+    assert (stats.returning, stats.idle) == (0, stats.size)
 
 
 async def test_a_cancelled_block_is_rolled_back(database: Database, table: str) -> None:
