@@ -1,0 +1,89 @@
+"""Ending the work of a request whose client has hung up.
+
+A server does not do this by itself: the handler goes on, holds its connection, and computes an answer
+that nobody reads. Under load those are most of the requests, for clients give up when they wait. What
+was begun is rolled back; a COMMIT that has been sent is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Seconds before anybody looks whether the client is still there: most requests are over by then, and
+# pay for a timer only.
+_PATIENCE = 0.05
+
+
+class HangupMiddleware:
+    """Next to the router: what is turned away earlier needs none of this."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        line = _Line(scope, receive)
+        try:
+            await self.app(scope, line.receive, send)
+        except asyncio.CancelledError:
+            if not line.hung_up:
+                raise
+            line.work.uncancel()
+        finally:
+            line.close()
+
+
+class _Line:
+    """The client's end of a request: gives its messages to the app, and listens when the app does not."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self._ahead: Message | None = None
+        self._complete = not any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in scope["headers"]
+        )
+        self._listener: asyncio.Task[None] | None = None
+        work = asyncio.current_task()
+        assert work is not None
+        self.work = work
+        self.hung_up = False
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._lose_patience)
+        self._patient = True
+
+    async def receive(self) -> Message:
+        """The app's `receive`: also what the listener has heard in the meantime."""
+        if self._ahead is not None:
+            message, self._ahead = self._ahead, None
+            return message
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._complete = True
+            self._listen()
+        return message
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
+
+    def _lose_patience(self) -> None:
+        self._patient = False
+        self._listen()
+
+    def _listen(self) -> None:
+        """Once the body is complete and patience lost: nothing but the end can come any more."""
+        if self._complete and not self._patient and self._listener is None:
+            self._listener = asyncio.get_running_loop().create_task(self._wait(), name="hangup")
+
+    async def _wait(self) -> None:
+        message = await self._receive()
+        while message["type"] != "http.disconnect":
+            self._ahead = message
+            message = await self._receive()
+        self.hung_up = True
+        self.work.cancel("the client has hung up")
