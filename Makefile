@@ -65,6 +65,6 @@ $(READY): requirements-dev.lock
 	@echo 'Installing requirements-dev.lock into .venv (once for each state of the lock)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
 	@uv=$$(command -v uv || command -v $(BIN)/uv); if [ -n "$$uv" ]; then \
-	  "$$uv" pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.lock; else \
+	  "$$uv" pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements-dev.lock; else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; fi
 	@touch $@

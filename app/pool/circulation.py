@@ -349,11 +349,13 @@ class Circulation(Books):
 
     def _open_failed(self, error: Exception) -> None:
         self.tally.open_failures += 1
+        reason = describe_error(error)
+        news = self.last_error is None or describe_error(self.last_error) != reason
         self.last_error = error
         self.report(
-            "warning",
+            "warning" if news else "debug",  # an outage is one piece of news, not one every attempt
             "open_failed",
-            error=describe_error(error),
+            error=reason,
             retry_in=self.opener.retry_in(monotonic()),
         )
         if not self.members:

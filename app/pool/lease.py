@@ -171,14 +171,20 @@ class Lease(_Proxy):
             return self._watch("copy_from_table", None, table_name, **kwargs)
 
         def copy_to_table(self, table_name, **kwargs):
+            self._read_condition(kwargs.get("where"))
             return self._watch("copy_to_table", None, table_name, **kwargs)
 
         def copy_records_to_table(self, table_name, **kwargs):
+            self._read_condition(kwargs.get("where"))
             return self._watch("copy_records_to_table", None, table_name, **kwargs)
 
-        async def prepare(self, query, **kwargs):
-            self._lent("prepare").loosened()
-            return await self._watch("prepare", query, **kwargs)
+        async def prepare(self, query, *, name=None, **kwargs):
+            pooled = self._lent("prepare")
+            pooled.loosened()
+            if isinstance(name, str):
+                # The next to use the name would find it taken, or lose it when asyncpg closes this one late.
+                pooled.changed_by(Effect.RUINOUS)
+            return await self._watch("prepare", query, name=name, **kwargs)
 
         def cursor(self, query, *args, **kwargs):
             pooled = self._lent("cursor")
@@ -207,6 +213,20 @@ class Lease(_Proxy):
             pooled.undo_on_return(partial(self._con.remove_query_logger, callback))
             self._con.add_query_logger(callback)
 
+        def query_logger(self, callback):
+            pooled = self._lent("query_logger")
+            pooled.undo_on_return(partial(self._con.remove_query_logger, callback))
+            return self._con.query_logger(callback)
+
+        async def reset(self, *, timeout=None):
+            self._lent("reset").changed_by(Effect.DIRTY)  # it undoes what `init` did
+            await self._con.reset(timeout=timeout)
+
+        async def reload_schema_state(self):
+            self._lent("reload_schema_state")
+            await self._con.reload_schema_state()
+            self._circulation.expire("schema_changed")  # the others know the old one
+
         # A codec is the session's for good: asyncpg can neither list nor restore what was there.
         async def set_type_codec(self, *args, **kwargs):
             self._lent("set_type_codec").changed_by(Effect.RUINOUS)
@@ -219,6 +239,10 @@ class Lease(_Proxy):
         async def set_builtin_type_codec(self, *args, **kwargs):
             self._lent("set_builtin_type_codec").changed_by(Effect.RUINOUS)
             await self._con.set_builtin_type_codec(*args, **kwargs)
+
+    def _read_condition(self, where: str | None) -> None:
+        if where is not None and self._con is not None:
+            self._pooled.changed_by(effect_of(f"SELECT {where}"))
 
     def _lent(self, name: str) -> PooledConnection:
         if self._con is None:
@@ -262,7 +286,7 @@ class Lease(_Proxy):
             return self._watch("fetchrow", query, *args, timeout=timeout)
         return self._watch("fetchval", query, *args, timeout=timeout, column=part)
 
-    async def _watch(self, name: str, query: str | None, *args: Any, **kwargs: Any) -> Any:
+    async def _watch(self, name: str, query: str | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call the connection's method `name`: its statement read, its call counted, its error looked at."""
         pooled = self._lent(name)
         call: Callable[..., Any] = getattr(pooled.connection, name)

@@ -15,9 +15,11 @@ STEP_BOUND = 5.0
 
 # What asyncpg's own `Connection.reset()` leaves: it unlistens, unlocks, closes cursors and runs
 # RESET ALL, which spares the role, temporary tables, sequence values and SQL-level PREPAREs.
+# Settings come first, so that nobody's search_path decides what the other names mean.
 _REST_OF_RESET = """
 SET SESSION AUTHORIZATION DEFAULT;
 RESET ROLE;
+RESET ALL;
 DISCARD TEMP;
 DISCARD SEQUENCES;
 DO $$ DECLARE statement text; BEGIN
@@ -39,8 +41,8 @@ async def roll_back(connection: asyncpg.Connection) -> bool:
 
 async def reset(connection: asyncpg.Connection) -> None:
     """Bring the session back to the state of a new one."""
-    await connection.reset(timeout=STEP_BOUND)
     await connection.execute(_REST_OF_RESET, timeout=STEP_BOUND)
+    await connection.reset(timeout=STEP_BOUND)
 
 
 async def ping(connection: asyncpg.Connection, timeout: float = STEP_BOUND) -> None:

@@ -327,7 +327,11 @@ class TestAccount:
         with pytest.raises(LookupError, match="there is no user no-such-user"):
             account_for(empty / "data", embedded.binaries() / "postgres")
 
-    def test_of_a_normal_user_is_that_user(self, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_a_normal_user_is_that_user_and_needs_no_setpriv(
+        self, empty: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(unprivileged, "_setpriv", lambda: None)
+        monkeypatch.setattr("shutil.which", lambda _: None)
+        unprivileged._setpriv.cache_clear()
         assert account_for(empty, embedded.binaries() / "postgres") == Account()
+        unprivileged._setpriv.cache_clear()
