@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     log_level: LogLevel = "info"
     """Least severe log line that is written."""
     log_format: Annotated[Literal["json", "console", "auto"], BeforeValidator(_lower)] = "auto"
-    """Form of the log; `auto` is console on a terminal in development, else JSON."""
+    """Form of the log; `auto` is console on a terminal, else JSON."""
     secrets_dir: Path = MOUNTED_SECRETS
     """Directory, when it exists, whose files `database_url`, `ops_token`, ... hold secrets."""
 

@@ -43,9 +43,9 @@ def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
 
 
 def writes_json(settings: Settings, stream: TextIO) -> bool:
-    """Tell the form that `LOG_FORMAT` asks for; `auto` is columns for a developer's eyes only."""
+    """Tell the form that `LOG_FORMAT` asks for; `auto` is columns for somebody's eyes only."""
     if settings.log_format == "auto":
-        return settings.in_production or not stream.isatty()
+        return not stream.isatty()
     return settings.log_format == "json"
 
 

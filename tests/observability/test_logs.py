@@ -40,7 +40,6 @@ class TestForm:
         [
             ({}, io.StringIO(), True),
             ({}, Terminal(), False),
-            ({"app_env": "production", "database_url": "postgresql://localhost/x"}, Terminal(), True),
             ({"log_format": "json"}, Terminal(), True),
             ({"log_format": "console"}, io.StringIO(), False),
         ],
