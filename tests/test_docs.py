@@ -1,0 +1,163 @@
+"""The documents tell the truth: whatever they name exists, and what must be in them is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import typer
+
+from app.commands import cli
+from app.pool import PoolStats
+from app.pool.config import PoolConfig
+from app.settings import Settings
+from bench import readme
+from tests.inside import service, settings_for
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs/operations.md"
+POOL = ROOT / "docs/pool.md"
+DOCUMENTS = sorted([README, *(ROOT / "docs").glob("*.md"), ROOT / "bench/README.md"])
+
+WITHOUT_LEDGER = not (ROOT / "app/ledger").exists()
+LEVELS = frozenset(("debug", "info", "warning", "error"))
+LOGGING = LEVELS | {"exception", "log", "report", "_report"}
+
+every_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS]
+)
+
+
+def named(text: str) -> set[str]:
+    """What stands in backquotes outside of code blocks."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"`([^`\n]+)`", prose))
+
+
+def table(text: str, heading: str) -> str:
+    """The section under a heading."""
+    return text.partition(f"\n{heading}\n")[2].partition("\n#")[0]
+
+
+def first_cells(section: str) -> set[str]:
+    """The names in the first column of a section's tables."""
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    return {name for cell in cells for name in named(cell)}
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def gone_with_the_ledger(path: str) -> bool:
+    return WITHOUT_LEDGER and "ledger" in path
+
+
+@every_document
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists() or gone_with_the_ledger(path), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@every_document
+def test_paths_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for path in re.findall(r"(?<![\w/.<])(?:app|tests|bench|docs|migrations|\.ci)/[\w./-]*\w", text):
+        assert (ROOT / path).exists() or gone_with_the_ledger(path), path
+
+
+@every_document
+def test_commands_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    targets = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([\w.-]+)", text)) <= set(targets)
+    group = typer.main.get_command(cli)
+    assert isinstance(group, typer.core.TyperGroup)
+    assert set(re.findall(r"python -m app (\w+)", text)) <= set(group.commands)
+    for module in re.findall(r"python -m (bench[\w.]*\w)", text):
+        assert find_spec(module), module
+
+
+@every_document
+def test_variables_exist(document: Path) -> None:
+    prefixes = "POOL|DRAIN|BREAKER|DATABASE|LOG|READYZ|STATEMENT|LOCK|COMMAND"
+    found = re.findall(rf"\b(?:{prefixes})_[A-Z_]+\b", document.read_text(encoding="utf-8"))
+    known = {name.upper() for name in Settings.model_fields}
+    assert {name.removesuffix("_FILE") if name not in known else name for name in found} <= known
+
+
+def test_every_variable_is_documented() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / ".env.example", README, OPERATIONS))
+    missing = [name for name in Settings.model_fields if f"{name.upper()}" not in text]
+    assert not missing
+
+
+async def test_metrics_are_all_documented_and_all_exported(database_url: str) -> None:
+    async with service(settings_for(database_url)) as running:
+        exported = re.findall(r"^# TYPE (\w+)", (await running.client.get("/metrics")).text, re.MULTILINE)
+    documented = first_cells(table(OPERATIONS.read_text(encoding="utf-8"), "## Metrics"))
+    undocumented = {
+        name for name in exported if not any(fnmatchcase(name, pattern) for pattern in documented)
+    }
+    assert not undocumented
+    assert {name for name in documented if "*" not in name} <= set(exported)
+
+
+def test_log_events_are_all_documented_and_all_written() -> None:
+    text = OPERATIONS.read_text(encoding="utf-8")
+    documented = first_cells(table(text, "### The pool's events"))
+    documented |= first_cells(table(text, "### The service's events"))
+    assert set(_events()) == documented
+
+
+def _events() -> Iterator[str]:
+    """The names with which the code calls its loggers and the pool's listeners."""
+    for path in (ROOT / "app").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            if call.func.attr not in LOGGING:
+                continue
+            words = [argument.value for argument in call.args[:2] if isinstance(argument, ast.Constant)]
+            yield from (
+                word
+                for word in words
+                if isinstance(word, str) and word not in LEVELS and re.fullmatch(r"[a-z]+(_[a-z]+)*", word)
+            )
+
+
+def test_settings_of_the_pool_are_documented_with_their_defaults() -> None:
+    section = table(POOL.read_text(encoding="utf-8"), "## Settings")
+    rows = {
+        row[0].strip(" `"): row[1].strip(" `")
+        for row in (line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `"))
+    }
+    known = {field.name: field.default for field in fields(PoolConfig)}
+    assert rows.keys() - {"on_event"} == known.keys()
+    for name, default in known.items():
+        if default is not None:
+            expected = f'"{default}"' if isinstance(default, str) else f"{default:g}"
+            assert rows[name] == expected, name
+
+
+def test_statistics_of_the_pool_are_documented() -> None:
+    section = table(POOL.read_text(encoding="utf-8"), "## Statistics")
+    assert {field.name for field in fields(PoolStats)} <= first_cells(section)
+
+
+def test_figures_are_those_of_the_last_benchmark() -> None:
+    """`python -m bench.readme` brings them up to date."""
+    text = README.read_text(encoding="utf-8")
+    assert readme.BEGIN in text
+    assert readme.with_figures(text) == text
