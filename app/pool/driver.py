@@ -51,14 +51,9 @@ def run_statement(
     then `forget_statements()`.
     """
     protocol = connection._protocol
-    rows: Awaitable[list[asyncpg.Record]] = protocol.bind_execute(
-        statement,
-        args,
-        "",
-        limit,
-        False,
-        protocol._get_timeout(timeout),
-    )
+    if timeout is not None:  # else the connection's command_timeout is taken there
+        timeout = protocol._get_timeout(timeout)
+    rows: Awaitable[list[asyncpg.Record]] = protocol.bind_execute(statement, args, "", limit, False, timeout)
     return rows
 
 

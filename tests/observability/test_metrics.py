@@ -120,7 +120,7 @@ class TestPools:
 
     @pytest.mark.parametrize(("state", "number"), [("closed", 0), ("half-open", 1), ("open", 2)])
     def test_breaker_states_are_numbers(self, state: str, number: int) -> None:
-        breaker = BreakerNumbers(state, {state: 4})  # type: ignore[arg-type]  # from the table above
+        breaker = BreakerNumbers(state, {state: 4})
         found = samples(metrics_of(stats(), breaker=breaker))
         assert found["db_pool_breaker_state"][0].value == number
         transitions = {
