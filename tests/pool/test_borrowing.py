@@ -7,19 +7,11 @@ import asyncpg
 import pytest
 
 from app.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, circulation
+from tests.pool.borrowers import link_of, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Link, Proxy
+from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
-
-
-async def pid_of_next(pool: Pool) -> int:
-    async with pool.acquire() as lease:
-        return lease.get_server_pid()
-
-
-async def waiting(pool: Pool, number: int) -> None:
-    await eventually(lambda: pool.stats().waiting == number)
 
 
 async def test_an_idle_connection_is_lent_and_returned_without_suspending(make_pool: MakePool) -> None:
@@ -231,10 +223,6 @@ class TestChecks:
         before = await pid_of_next(pool)
         proxy.links[0].reset()
         assert await pid_of_next(pool) != before
-
-
-async def link_of(lease: Lease, proxy: Proxy) -> Link:
-    return proxy.link_from(await lease.fetchval("SELECT inet_client_port()"))
 
 
 class TestSetup:

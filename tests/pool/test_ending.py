@@ -9,8 +9,8 @@ import pytest
 
 from app.pool import Pool, PoolClosing, PoolTimeout
 from tests.pool.balance import assert_balanced, nothing_left
+from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool, is_gone
-from tests.pool.test_borrowing import pid_of_next
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually

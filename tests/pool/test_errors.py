@@ -9,10 +9,8 @@ from app.database.embedded import StopMode
 from app.pool import Lease, Pool, PoolClosing, PoolError, PoolUnavailable
 from tests.conftest import ServerFactory
 from tests.pool.balance import assert_balanced, at_rest
+from tests.pool.borrowers import borrow_all, link_of, on_ports, pid_of_next
 from tests.pool.conftest import Events, MakePool
-from tests.pool.test_borrowing import link_of, pid_of_next
-from tests.pool.test_opening import both
-from tests.pool.test_steering import borrow_all
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -181,7 +179,7 @@ class TestReadOnly:
     ) -> None:
         server = await server_factory()
         pool = await make_pool(
-            both(server.port, postgres.port, postgres), min_size=2, target_session_attrs="read-write"
+            on_ports(postgres, server.port, postgres.port), min_size=2, target_session_attrs="read-write"
         )
         assert await pool.fetchval("SELECT inet_server_port()") == server.port
         async with server.connect() as admin:

@@ -5,13 +5,13 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from app.pool import Lease, Pool, PoolTimeout, PoolUnavailable, opener
 from tests.pool.balance import at_rest
+from tests.pool.borrowers import on_ports
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import HOST, Proxy, full_backlog
 from tests.servers import PostgresServer, unused_port
@@ -42,7 +42,9 @@ class TestWarmUp:
         pool = await make_pool(proxy.dsn, min_size=12, max_size=12, ready=False)
         at_once: list[int] = []
         while len(at_once) < 12:
-            await eventually(lambda: len(proxy.links) == pool.get_size() + pool.stats().opening > len(at_once))
+            await eventually(
+                lambda: len(proxy.links) == pool.get_size() + pool.stats().opening > len(at_once)
+            )
             proxy.links[len(at_once)].resume()
             at_once.append(pool.stats().opening)
             await eventually(lambda: pool.get_size() == len(at_once))
@@ -167,7 +169,7 @@ class TestFailure:
     ) -> None:
         port = unused_port()
         proxy = Proxy(postgres.dsn(), port)
-        pool = await make_pool(at(port, postgres), min_size=2, ready=False)
+        pool = await make_pool(on_ports(postgres, port), min_size=2, ready=False)
         await eventually(lambda: pool.stats().open_failures >= 2)
         async with proxy.serve():
             await eventually(lambda: pool.get_idle_size() == 2, 3)
@@ -239,13 +241,6 @@ class TestFailure:
         assert monotonic() - asked_at < 0.6
         assert isinstance(caught.value.__cause__, TimeoutError)
         assert str(proxy.port) in str(caught.value.__cause__)
-
-
-def at(port: int, server: PostgresServer) -> str:
-    """The server's address with another port."""
-    parts = urlsplit(server.dsn())
-    login = parts.netloc.rpartition("@")[0]
-    return parts._replace(netloc=f"{login}@{HOST}:{port}").geturl()
 
 
 def delay_after(event: object) -> float:
@@ -334,7 +329,7 @@ class TestSeveralHosts:
         with first_host() as dead:  # type: ignore[operator]
             started = monotonic()
             pool = await make_pool(
-                both(dead, postgres.port, postgres), min_size=3, max_size=3, connect_timeout=0.3
+                on_ports(postgres, dead, postgres.port), min_size=3, max_size=3, connect_timeout=0.3
             )
             assert monotonic() - started < 0.3 + 0.5  # not once for each connection
             assert await pool.fetchval("SELECT 1") == 1
@@ -343,7 +338,7 @@ class TestSeveralHosts:
         self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
     ) -> None:
         proxy.refuse_new = True
-        pool = await make_pool(both(proxy.port, postgres.port, postgres))
+        pool = await make_pool(on_ports(postgres, proxy.port, postgres.port))
         assert await pool.fetchval("SELECT 1") == 1
 
     async def test_when_all_are_dead_the_last_one_s_answer_is_the_reason(
@@ -351,7 +346,7 @@ class TestSeveralHosts:
     ) -> None:
         with full_backlog() as black_hole:
             pool = await make_pool(
-                both(black_hole, unused_port(), postgres), connect_timeout=0.2, ready=False
+                on_ports(postgres, black_hole, unused_port()), connect_timeout=0.2, ready=False
             )
             with pytest.raises(PoolUnavailable) as caught:
                 await pool.acquire()
@@ -360,19 +355,12 @@ class TestSeveralHosts:
     async def test_a_wrong_password_is_not_tried_elsewhere(
         self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
     ) -> None:
-        dsn = both(postgres.port, proxy.port, postgres)
+        dsn = on_ports(postgres, postgres.port, proxy.port)
         pool = await make_pool(dsn, password="wrong", ready=False)
         with pytest.raises(PoolUnavailable) as caught:
             await pool.acquire()
         assert isinstance(caught.value.__cause__, asyncpg.InvalidPasswordError)
         assert proxy.accepted == 0
-
-
-def both(first: int, second: int, server: PostgresServer) -> str:
-    """A URL with two hosts on these ports."""
-    parts = urlsplit(server.dsn())
-    login = parts.netloc.rpartition("@")[0]
-    return parts._replace(netloc=f"{login}@{HOST}:{first},{HOST}:{second}").geturl()
 
 
 class TestArguments:

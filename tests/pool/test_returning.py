@@ -8,8 +8,8 @@ import pytest
 
 from app.pool import Lease, Pool, returning
 from tests.pool.balance import at_rest
+from tests.pool.borrowers import link_of, pid_of_next
 from tests.pool.conftest import Events, MakePool
-from tests.pool.test_borrowing import link_of, pid_of_next
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually

@@ -5,17 +5,13 @@ from time import monotonic
 
 import pytest
 
-from app.pool import Lease, Pool, PoolSaturated, PoolTimeout
+from app.pool import Pool, PoolSaturated, PoolTimeout
 from tests.pool.balance import at_rest
+from tests.pool.borrowers import borrow_all, link_of, pid_of_next
 from tests.pool.conftest import Events, MakePool
-from tests.pool.test_borrowing import link_of, pid_of_next
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
-
-
-async def borrow_all(pool: Pool, number: int) -> list[Lease]:
-    return [await pool.acquire() for _ in range(number)]
 
 
 async def pids_of_all(pool: Pool, number: int) -> set[int]:
