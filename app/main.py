@@ -22,10 +22,13 @@ from app.settings import Settings, SettingsError
 from app.web import pool_pages, probes, problems
 from app.web.drain import Drain
 from app.web.gate import Gate
+from app.web.hangup import HangupMiddleware
 from app.web.history import History
 from app.web.middleware import RequestMiddleware
 from app.web.readiness import ReadinessWatch
 from app.web.service import Service
+from app.web.signals import StopSignals
+from app.web.stale import StaleIfError
 from app.web.state import State
 
 if TYPE_CHECKING:
@@ -61,7 +64,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry=traces.telemetry(settings),
     )
     # From the inside outwards.
+    service.add_middleware(HangupMiddleware)
     service.add_middleware(Gate, service=service, database=state["database"])
+    service.add_middleware(StaleIfError, service=service, name=settings.service_name)
     service.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,
@@ -105,23 +110,25 @@ async def _lifespan(service: Service, state: State) -> AsyncIterator[State]:
     database, drain = state["database"], state["drain"]
     for warning in state["settings"].warnings:
         _log.warning("settings", warning=warning)
-    with drain.on_signals():
-        try:
-            await database.open()
-        except PoolOversized as error:
-            service.refusal = str(error)
-            await database.close()
-            raise
-        watchers = [
-            asyncio.create_task(state["readiness"].run(), name="readiness"),
-            asyncio.create_task(state["history"].run(drain), name="history"),
-        ]
-        state["loop_lag"].start()
+    try:
+        await database.open()
+    except PoolOversized as error:
+        service.refusal = str(error)
+        await database.close()
+        raise
+    watchers = [
+        asyncio.create_task(state["readiness"].run(), name="readiness"),
+        asyncio.create_task(state["history"].run(drain), name="history"),
+    ]
+    state["loop_lag"].start()
+    with StopSignals(drain, state["settings"].drain_delay):
         try:
             yield state
         finally:
-            drain.begin()  # the watchers end with it
+            drain.begin()  # unless a signal has
             state["loop_lag"].stop()
+            for watcher in watchers:  # they end with the drain, but not in the middle of a look
+                watcher.cancel()
             await asyncio.wait(watchers)
             await database.drain(max(drain.time_left(), _LAST_SECONDS))
 

@@ -19,6 +19,9 @@ from app.settings import Settings
 
 # Seconds that uvicorn waits longer than the service itself, which cuts its requests off first.
 _BACKSTOP = 1
+# Seconds that an idle connection is kept. Longer than load balancers keep theirs (nginx and AWS 60):
+# if this side closed first, it would now and then be just as a request arrives.
+_KEEP_ALIVE = 75
 
 
 class CannotListen(Exception):
@@ -68,6 +71,7 @@ def run(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + _BACKSTOP,
     )
     server = _Server(config, on_listening, on_second_signal)

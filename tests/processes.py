@@ -107,3 +107,4 @@ async def running(
         if process.poll() is None:
             process.kill()
         process.wait()
+        sys.stdout.write(service.output)  # pytest shows it when the test fails

@@ -20,7 +20,7 @@ from app.ledger.problems import (
     InsufficientFunds,
 )
 from app.ledger.schemas import LARGEST_ID, Account, Entry, NewAccount, NewTransfer, Page, Transfer
-from app.web import DatabaseDep, ReadConnectionDep, problems
+from app.web import DatabaseDep, ReadConnectionDep, problems, stale_if_error
 
 router = APIRouter(prefix="/v1", tags=["ledger"], responses=problems.documented(*problems.DATABASE))
 
@@ -74,12 +74,18 @@ async def get_account(account_id: PathId, connection: ReadConnectionDep) -> Acco
 
 @router.get(
     "/accounts/{account_id}/entries",
+    # What is booked stays booked: an old page is true, it only ends too early. An old balance might be
+    # spent a second time.
+    dependencies=[stale_if_error(seconds=300)],
     responses=problems.documented(problems.NotFound, problems.Invalid),
 )
 async def list_entries(
     account_id: PathId, connection: ReadConnectionDep, limit: Limit = 20, cursor: Cursor = None
 ) -> Page[Entry]:
-    """Entries of an account, the latest first."""
+    """Entries of an account, the latest first.
+
+    While they cannot be read, the answer may be up to five minutes old; its `Age` says how old.
+    """
     before = cursors.decode(cursor) if cursor else LARGEST_ID
     rows = await service.list_entries(connection, account_id, before=before, limit=limit + 1)
     items = [Entry.model_validate(row) for row in rows[:limit]]

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 import structlog
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = structlog.get_logger("app.drain")
 
@@ -19,8 +12,9 @@ _log = structlog.get_logger("app.drain")
 class Drain:
     """Knows whether the service is going away, and which requests are still being served.
 
-    From `begin()` on, requests have `timeout` seconds to finish; then they are cut off, so that a
-    server that waits for them (uvicorn waits for ever) comes to its end.
+    It begins with a delay in which everything is served as before, while readiness says 503 and each
+    answer asks its client to close the connection. Then requests have `timeout` seconds to finish and
+    are cut off, so that a server that waits for them (uvicorn waits for ever) comes to its end.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -39,15 +33,15 @@ class Drain:
     def in_flight(self) -> int:
         return len(self._requests)
 
-    def begin(self) -> None:
-        """Start the end; a second call changes nothing."""
+    def begin(self, delay: float = 0.0) -> None:
+        """Start the end, of which `delay` seconds are service as before; a second call changes nothing."""
         if self._begun.is_set():
             return
         self._begun.set()
         loop = asyncio.get_running_loop()
-        self._ends_at = loop.time() + self._timeout
+        self._ends_at = loop.time() + delay + self._timeout
         loop.call_at(self._ends_at, self._cut_off)
-        _log.info("draining", in_flight=self.in_flight, timeout=self._timeout)
+        _log.info("draining", in_flight=self.in_flight, delay=delay, timeout=self._timeout)
 
     async def wait(self, timeout: float) -> bool:
         """Wait `timeout` seconds, or until the drain begins; tell whether it has."""
@@ -81,34 +75,3 @@ class Drain:
             _log.warning("requests_cut_off", requests=self.in_flight)
         for task in self._requests:
             task.cancel("the service is shutting down")
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Begin at SIGTERM and SIGINT, then let whoever handled them before do so.
-
-        That is the server, whose handlers are in place before the lifespan starts.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        previous = {number: signal.getsignal(number) for number in _SIGNALS}
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self.begin)
-            before = previous[signal.Signals(number)]
-            if callable(before):
-                before(number, frame)
-            elif before is signal.SIG_DFL:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-
-        for number in _SIGNALS:
-            signal.signal(number, handle)
-        try:
-            yield
-        finally:
-            for number, before in previous.items():
-                # Somebody may have put a handler on top of ours; that one stays.
-                if signal.getsignal(number) is handle:
-                    signal.signal(number, before)

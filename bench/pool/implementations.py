@@ -135,10 +135,8 @@ def _borrower_of(pool: Pool | asyncpg.Pool[asyncpg.Record]) -> Borrower:
 
 @asynccontextmanager
 async def lifeguard_pool(dsn: str, size: int) -> AsyncIterator[Borrower]:
-    """Ours with its defaults, but for the size and a target that a crowd of 500 cannot miss: the
-    wait is still estimated at every arrival, yet a machine that stalls does not end the run.
-    """
-    async with Pool(dsn, min_size=size, max_size=size, queue_target=60.0) as pool:
+    """Ours with its defaults but for the size."""
+    async with Pool(dsn, min_size=size, max_size=size) as pool:
         while pool.get_idle_size() < size:  # noqa: ASYNC110 - the others wait when they open
             await asyncio.sleep(0.005)
         yield _borrower_of(pool)

@@ -1,19 +1,14 @@
 """The end: requests under way are finished, and none outlives its time."""
 
 import asyncio
-import signal
-import subprocess
-import sys
 import time
 
 import httpx
-import pytest
 from fastapi import APIRouter
 
 from app.web import TransactionDep
 from app.web.drain import Drain
 from tests.inside import Service, service, settings_for, until_ready
-from tests.processes import ROOT
 from tests.waiting import eventually
 
 routes = APIRouter(prefix="/test")
@@ -65,56 +60,6 @@ async def test_nobody_is_lent_a_connection_at_the_end(ledger_database: str) -> N
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/shutting-down")
 
 
-class TestSignals:
-    @pytest.fixture
-    def before(self) -> list[int]:
-        return []
-
-    @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-    async def test_begin_the_drain_and_reach_the_server(
-        self, sign: signal.Signals, before: list[int]
-    ) -> None:
-        original = signal.signal(sign, lambda number, frame: before.append(number))
-        try:
-            drain = Drain(timeout=1)
-            with drain.on_signals():
-                signal.raise_signal(sign)
-                assert await drain.wait(1)
-            signal.raise_signal(sign)
-        finally:
-            signal.signal(sign, original)
-        assert before == [sign, sign]
-
-    def test_end_the_process_where_no_server_handles_them(self) -> None:
-        program = (
-            "import asyncio, signal\n"
-            "from app.web.drain import Drain\n"
-            "async def main():\n"
-            "    with Drain(1).on_signals():\n"
-            "        signal.raise_signal(signal.SIGTERM)\n"
-            "asyncio.run(main())\n"
-        )
-        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=False)
-        assert ended.returncode == -signal.SIGTERM
-
-    async def test_are_left_alone_in_a_thread_that_gets_none(self) -> None:
-        async def enter() -> object:
-            with Drain(timeout=1).on_signals():
-                return signal.getsignal(signal.SIGTERM)
-
-        assert await asyncio.to_thread(asyncio.run, enter()) is signal.getsignal(signal.SIGTERM)
-
-    async def test_leave_a_handler_alone_that_came_later(self) -> None:
-        original = signal.getsignal(signal.SIGTERM)
-        try:
-            with Drain(timeout=1).on_signals():
-                later = signal.SIG_IGN
-                signal.signal(signal.SIGTERM, later)
-            assert signal.getsignal(signal.SIGTERM) is later
-        finally:
-            signal.signal(signal.SIGTERM, original)
-
-
 class TestTime:
     async def test_is_all_there_before_the_end_begins(self) -> None:
         drain = Drain(timeout=20)
@@ -128,3 +73,9 @@ class TestTime:
         assert 19 < left <= 20
         drain.begin()
         assert drain.time_left() <= left
+
+    async def test_begins_after_the_delay(self) -> None:
+        drain = Drain(timeout=20)
+        drain.begin(delay=5)
+        assert drain.draining
+        assert 24 < drain.time_left() <= 25

@@ -1,0 +1,1 @@
+"""What does a deploy cost those who are using the service?"""

@@ -1,0 +1,271 @@
+"""SIGTERM and Ctrl-C: service goes on while load balancers notice, then the process comes to its end."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from app.database import CallScope, call_scope
+from app.web.drain import Drain
+from app.web.signals import StopSignals
+from tests.processes import ROOT, ServiceProcess, running
+from tests.servers import PostgresServer
+from tests.waiting import eventually
+
+# `tests.held` as `python -m app serve`, `uvicorn` and `fastapi run` start it, without a shell in
+# between that would swallow signals.
+SERVE = (
+    "from app import commands; from tests import held\n"
+    "commands.create_app = lambda settings: held.app\n"
+    "commands.cli(['serve'])"
+)
+UVICORN = "import os, uvicorn; uvicorn.main(['tests.held:app', '--port', os.environ['PORT']])"
+FASTAPI = f"from fastapi_cli.cli import app; app(['run', {str(ROOT / 'tests/held.py')!r}])"
+WORKERS = UVICORN.replace("app',", "app', '--workers', '2',")
+WAYS = {"serve": SERVE, "uvicorn": UVICORN, "fastapi run": FASTAPI}
+
+DELAY = 2.0
+"""Seconds; long enough for a slow machine to see what happens in them."""
+
+
+@dataclass
+class Held:
+    """A service whose requests to `/test/held` last until `let_go()`; it lends one connection."""
+
+    service: ServiceProcess
+    client: httpx.AsyncClient
+    lock: asyncpg.Connection
+
+    async def request(self) -> httpx.Response:
+        return await self.client.post("/test/held")
+
+    async def has(self, *, used: int, waiting: int) -> bool:
+        """Whether so many requests have a connection and so many wait for one; for `eventually`."""
+        [pool] = (await self.client.get("/pool")).json()["pools"]
+        return (pool["stats"]["used"], pool["stats"]["waiting"]) == (used, waiting)
+
+    async def let_go(self) -> None:
+        await self.lock.execute("SELECT pg_advisory_unlock_all()")
+
+    async def stop(self, sign: signal.Signals = signal.SIGTERM) -> float:
+        """Send the signal and wait until readiness says so; seconds that took."""
+        started = time.monotonic()
+        self.service.process.send_signal(sign)
+        await eventually(lambda: self.service.answers("/readyz", 503))
+        return time.monotonic() - started
+
+    async def exit_code(self) -> int:
+        await eventually(lambda: self.service.process.poll() is not None, 15)
+        return self.service.process.returncode
+
+
+@asynccontextmanager
+async def held(
+    database: str, directory: Path, program: str = SERVE, *, delay: float = DELAY
+) -> AsyncIterator[Held]:
+    variables = {
+        "DATABASE_URL": database,
+        "DRAIN_DELAY": str(delay),
+        "POOL_MIN_SIZE": "1",
+        "POOL_MAX_SIZE": "1",
+        "POOL_QUEUE_TARGET": "0",
+        "LOCK_TIMEOUT": "10",
+        "LOG_FORMAT": "json",
+    }
+    async with running(["-c", program], cwd=directory, variables=variables) as service:
+        await eventually(lambda: service.answers("/readyz"))
+        lock = await asyncpg.connect(database)
+        try:
+            await lock.execute("SELECT pg_advisory_lock(42)")
+            async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+                yield Held(service, client, lock)
+        finally:
+            await lock.close()
+
+
+@pytest.mark.parametrize("program", WAYS.values(), ids=WAYS)
+class TestTheEnd:
+    async def test_loses_nothing_and_is_no_failure(
+        self, program: str, ledger_database: str, tmp_path: Path, postgres: PostgresServer
+    ) -> None:
+        async with held(ledger_database, tmp_path, program) as service:
+            under_way = asyncio.create_task(service.request())
+            await eventually(lambda: service.has(used=1, waiting=0))
+            queued = asyncio.create_task(service.request())
+            await eventually(lambda: service.has(used=1, waiting=1))
+            stopped_at = time.monotonic()
+            assert await service.stop() < DELAY
+            kept_alive = await service.client.get("/healthz")
+            fresh = await service.service.get("/healthz")
+            for answer in (kept_alive, fresh):
+                assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            late = asyncio.create_task(service.request())
+            await eventually(lambda: service.has(used=1, waiting=2))
+            assert time.monotonic() - stopped_at < DELAY
+            await eventually(lambda: service.service.refuses("/healthz"))
+            assert time.monotonic() - stopped_at >= DELAY
+            await service.let_go()
+            for request in (under_way, queued, late):
+                assert (await request).json() == "done"
+            assert await service.exit_code() == 0
+            assert await self.sessions(postgres, ledger_database) == []
+
+    async def sessions(self, postgres: PostgresServer, database: str) -> list[asyncpg.Record]:
+        async with postgres.connect() as admin:
+            query = "SELECT query FROM pg_stat_activity WHERE application_name ^@ 'ledger' AND datname = $1"
+            return list(await admin.fetch(query, database.rpartition("/")[2]))
+
+    async def test_comes_at_once_at_a_second_signal(
+        self, program: str, ledger_database: str, tmp_path: Path
+    ) -> None:
+        async with held(ledger_database, tmp_path, program, delay=60) as service:
+            request = asyncio.create_task(service.request())
+            await eventually(lambda: service.has(used=1, waiting=0))
+            await service.stop()
+            second = time.monotonic()
+            assert await service.service.end(signal.SIGTERM) == 128 + signal.SIGTERM
+            assert time.monotonic() - second < 1
+            with pytest.raises(httpx.TransportError):
+                await request
+
+
+class TestDelay:
+    async def test_is_none_unless_asked_for(self, ledger_database: str, tmp_path: Path) -> None:
+        async with held(ledger_database, tmp_path, delay=0) as service:
+            started = time.monotonic()
+            assert await service.service.end(signal.SIGINT) == 0
+            assert time.monotonic() - started < DELAY
+
+    async def test_ends_streams_at_its_beginning(self, ledger_database: str, tmp_path: Path) -> None:
+        async with (
+            held(ledger_database, tmp_path) as service,
+            service.client.stream("GET", "/pool/live/events") as stream,
+        ):
+            lines = stream.aiter_lines()
+            assert await anext(lines) == "retry: 2000"
+            await service.stop()
+            async for _ in lines:
+                pass
+            assert await service.service.answers("/healthz")
+
+    async def test_comes_before_the_time_to_finish(self, ledger_database: str, tmp_path: Path) -> None:
+        async with held(ledger_database, tmp_path) as service:
+            await service.stop()
+            assert await service.exit_code() == 0
+            lines = [json.loads(line) for line in service.service.output.splitlines()]
+            [draining] = [line for line in lines if line["event"] == "draining"]
+            assert (draining["delay"], draining["timeout"]) == (DELAY, 20)
+
+    async def test_of_a_worker_survives_the_signal_that_its_supervisor_passes_on(
+        self, ledger_database: str, tmp_path: Path
+    ) -> None:
+        """Ctrl-C reaches all processes of a terminal, and the supervisor sends them SIGTERM then."""
+        async with held(ledger_database, tmp_path, WORKERS) as service:
+            request = asyncio.create_task(service.request())
+            await eventually(lambda: service.service.output.count("startup complete") == 2, 20)
+            workers = re.findall(r"Started server process \[(\d+)\]", service.service.output)
+            for process in (*workers, service.service.process.pid):
+                os.kill(int(process), signal.SIGINT)
+            await eventually(lambda: service.service.output.count("Terminated child process") == 2)
+            await service.let_go()
+            assert (await request).json() == "done"
+            assert await service.exit_code() == 0
+
+
+class TestHandlers:
+    @pytest.fixture
+    def told(self) -> Iterator[list[int]]:
+        """What the handlers of a server have been told."""
+        told: list[int] = []
+        before = {
+            number: signal.signal(number, lambda number, _: told.append(number))
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        yield told
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+    async def test_begin_the_drain_and_tell_the_server_to_end_as_at_ctrl_c(
+        self, sign: signal.Signals, told: list[int]
+    ) -> None:
+        drain = Drain(timeout=1)
+        with StopSignals(drain, delay=0):
+            signal.raise_signal(sign)
+            assert await drain.wait(1)
+            assert told == [signal.SIGINT]
+        signal.raise_signal(sign)
+        assert told == [signal.SIGINT, sign]
+
+    async def test_tell_the_server_after_the_delay(self, told: list[int]) -> None:
+        drain = Drain(timeout=1)
+        with StopSignals(drain, delay=0.2):
+            started = time.monotonic()
+            signal.raise_signal(signal.SIGTERM)
+            assert await drain.wait(1)
+            assert told == []
+            await eventually(lambda: told == [signal.SIGINT])
+            assert time.monotonic() - started >= 0.2
+
+    @pytest.mark.usefixtures("told")
+    async def test_say_nothing_in_the_name_of_the_request_that_they_interrupt(self) -> None:
+        scopes: list[CallScope | None] = []
+        signal.signal(signal.SIGTERM, lambda *_: scopes.append(call_scope.get()))
+        token = call_scope.set(CallScope(tag="interrupted"))
+        try:
+            with StopSignals(Drain(timeout=1), delay=0.01):
+                signal.raise_signal(signal.SIGTERM)
+                await eventually(lambda: scopes)
+        finally:
+            call_scope.reset(token)
+        assert scopes == [None]
+
+    async def test_tell_nobody_when_the_service_has_ended_meanwhile(self, told: list[int]) -> None:
+        drain = Drain(timeout=1)
+        with StopSignals(drain, delay=0.05):
+            signal.raise_signal(signal.SIGTERM)
+            assert await drain.wait(1)
+        await asyncio.sleep(0.1)  # there is no event to wait for: nothing is what should happen
+        assert told == []
+
+    def test_end_the_process_where_no_server_handles_them(self) -> None:
+        program = (
+            "import asyncio, signal\n"
+            "from app.web.drain import Drain\n"
+            "from app.web.signals import StopSignals\n"
+            "async def main():\n"
+            "    with StopSignals(Drain(1), 0):\n"
+            "        signal.raise_signal(signal.SIGTERM)\n"
+            "asyncio.run(main())\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=False)
+        assert ended.returncode == -signal.SIGTERM
+
+    async def test_are_left_alone_in_a_thread_that_gets_no_signals(self) -> None:
+        async def enter() -> object:
+            with StopSignals(Drain(timeout=1), 0):
+                return signal.getsignal(signal.SIGTERM)
+
+        assert await asyncio.to_thread(asyncio.run, enter()) is signal.getsignal(signal.SIGTERM)
+
+    async def test_leave_a_handler_alone_that_came_later(self) -> None:
+        original = signal.getsignal(signal.SIGTERM)
+        try:
+            with StopSignals(Drain(timeout=1), 0):
+                later = signal.SIG_IGN
+                signal.signal(signal.SIGTERM, later)
+            assert signal.getsignal(signal.SIGTERM) is later
+        finally:
+            signal.signal(signal.SIGTERM, original)
