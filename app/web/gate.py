@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
 from math import ceil
 
 import structlog
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
 from fastapi_problem.error import Problem
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.database import BreakerState, CallScope, Database, call_scope
 from app.web import dependencies, problems
+from app.web.routes import PathsThatAsk
 
 TURNED_AWAY = "app.turned_away"
 """A request's scope holds this route template instead of a log line of its own."""
@@ -48,10 +45,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, service: FastAPI, database: Database) -> None:
         self.app = app
-        self._service = service
         self._database = database
-        self._guarded: re.Pattern[str] | None = None
-        self._templates: list[str] = []
+        self._guarded = PathsThatAsk(service, _NEEDS_DATABASE.__contains__)
         self._saturated = _Refusal(problems.saturated(0))
         self._unavailable = _Refusal(problems.unavailable(0))
         self._refused: Counter[str] = Counter()
@@ -65,9 +60,8 @@ class Gate:
         await self.app(scope, receive, send)
 
     def _refusal_of(self, scope: Scope) -> _Answer | None:
-        guarded = self._guarded or self._read_routes()
-        match = guarded.fullmatch(scope["path"])
-        if match is None or match.lastindex is None:
+        template = self._guarded.template_of(scope["path"])
+        if template is None:
             return None
         guard = self._database.guard_of(reads_only=scope["method"] in _READING)
         if guard.breaker.state is not BreakerState.CLOSED:
@@ -78,19 +72,9 @@ class Gate:
             if shed_for is None:
                 return None
             refusal, retry_after = self._saturated, shed_for
-        scope[TURNED_AWAY] = self._templates[match.lastindex - 1]
+        scope[TURNED_AWAY] = template
         self._note(refusal.name)
         return refusal.answer(retry_after)
-
-    def _read_routes(self) -> re.Pattern[str]:
-        """One pattern for all guarded paths, a group each; made at the first request, when all are there."""
-        paths: dict[str, str] = {}
-        for route in iter_route_contexts(self._service.routes):
-            if _NEEDS_DATABASE.intersection(_calls(getattr(route, "dependant", None))):
-                paths[str(route.path)] = re.sub(r"\(\?P<\w+>", "(?:", route.path_regex.pattern.strip("^$"))
-        self._templates = list(paths)
-        self._guarded = re.compile("|".join(f"({path})" for path in paths.values()) or r"(?!)")
-        return self._guarded
 
     def _note(self, name: str) -> None:
         if not self._refused:
@@ -139,11 +123,3 @@ def _budget(call: CallScope | None) -> float | None:
     if call is None or call.deadline is None:
         return None
     return call.deadline - asyncio.get_running_loop().time()
-
-
-def _calls(dependant: Dependant | None) -> Iterator[object]:
-    """All that a route's dependencies call, at any depth."""
-    if dependant is not None:
-        for dependency in dependant.dependencies:
-            yield dependency.call
-            yield from _calls(dependency)

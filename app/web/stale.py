@@ -18,7 +18,6 @@ write to a URL forgets the answer kept for it (RFC 9111, section 4.4). Each proc
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -26,11 +25,10 @@ from time import monotonic
 
 import structlog
 from fastapi import Depends, FastAPI, Request, params
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web import problems
+from app.web.routes import PathsThatAsk
 
 MOST_ANSWERS = 1000
 MOST_BYTES = 8 * 2**20
@@ -108,26 +106,15 @@ class StaleIfError:
         self.name = name
         self.clock = clock
         self.shelf = _Shelf(most_answers, most_bytes)
-        self._service = service
-        self._paths: re.Pattern[str] | None = None
+        self._paths = PathsThatAsk(service, lambda asked: isinstance(asked, _Keep))
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http" and (self._paths or self._read_routes()).fullmatch(scope["path"]):
+        if scope["type"] == "http" and self._paths.template_of(scope["path"]):
             if scope["method"] == "GET":
                 return _Exchange(self, scope, send).run(receive)
             if scope["method"] not in _SAFE:
                 send = self._forgetting(_target(scope), send)
         return self.app(scope, receive, send)
-
-    def _read_routes(self) -> re.Pattern[str]:
-        """One pattern for the paths of all routes that ask for it; made at the first request."""
-        paths = [
-            re.sub(r"\(\?P<\w+>", "(?:", route.path_regex.pattern)
-            for route in iter_route_contexts(self._service.routes)
-            if any(isinstance(asked.call, _Keep) for asked in _dependencies(route))
-        ]
-        self._paths = re.compile("|".join(paths) or r"(?!)")
-        return self._paths
 
     def _forgetting(self, target: Target, send: Send) -> Send:
         async def forget_and_send(message: Message) -> None:
@@ -259,11 +246,6 @@ class _Shelf:
         answer = self._answers.pop(target, None)
         if answer is not None:
             self._bytes -= _size(target, answer)
-
-
-def _dependencies(route: RouteContext) -> list[Dependant]:
-    dependant: Dependant | None = getattr(route, "dependant", None)
-    return dependant.dependencies if dependant else []
 
 
 def _size(target: Target, answer: _Answer) -> int:
