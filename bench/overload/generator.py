@@ -21,6 +21,7 @@ import sys
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import uvloop
@@ -68,6 +69,8 @@ class Answers:
     """How long after its scheduled instant each request left the generator."""
     processor: list[dict[str, float]]
     """By phase: processor seconds of `generator`, `service` and `database`."""
+    began: float
+    """The start of the plan on this machine's monotonic clock, which all its processes share."""
 
 
 class Request:
@@ -149,12 +152,13 @@ class Crowd:
         self._opening: dict[Request, asyncio.Task[None]] = {}
         self._unanswered = 0
         self.idle: list[Wire] = []
-        self.answers = Answers([], [], [], [], [])
+        self.answers = Answers([], [], [], [], [], began=0.0)
 
     async def run(self) -> Answers:
         """Play the plan, then wait until the last request is answered or given up."""
         arrivals = list(_arrivals(self._plan))
         self._start = self._loop.time() + 0.01
+        self.answers.began = monotonic() + self._start - self._loop.time()
         boundaries = deque(_boundaries(self._plan.phases))
         usage = self._processor_time()
         for number, scheduled in enumerate(arrivals):
@@ -263,7 +267,10 @@ def _processor_seconds(process: int) -> float:
 
 
 def _children(process: int) -> list[int]:
-    listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+    try:
+        listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+    except OSError:  # a server that was stopped
+        return []
     return [int(word) for word in listed.split()]
 
 

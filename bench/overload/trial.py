@@ -71,7 +71,7 @@ class Trial:
 
 def hold(contestant: Contestant, load: float, seconds: Seconds, postgres: EmbeddedServer) -> Trial:
     """Run one trial with a fresh service."""
-    with _service(contestant, postgres.dsn(unix=True)) as (process, port):
+    with serving(contestant, postgres.dsn(unix=True)) as (process, port):
         rate = load * CAPACITY
         plan = Plan(
             port=port,
@@ -85,12 +85,13 @@ def hold(contestant: Contestant, load: float, seconds: Seconds, postgres: Embedd
             service=process.pid,
             postmaster=postgres.pid or 0,
         )
-        answers = _generate(plan)
+        answers = generate(plan)
         transitions = _breaker_transitions(port) if contestant is OURS else None
         return Trial(contestant, load, seconds, answers, transitions)
 
 
-def _generate(plan: Plan) -> Answers:
+def generate(plan: Plan) -> Answers:
+    """Let the clients loose, and wait until the last one has left."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.overload.generator"],
         input=json.dumps(asdict(plan)),
@@ -102,7 +103,7 @@ def _generate(plan: Plan) -> Answers:
 
 
 @contextmanager
-def _service(contestant: Contestant, dsn: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def serving(contestant: Contestant, dsn: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """uvicorn with one worker and no access log; killed afterwards, its queue is nobody's."""
     port = _free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory"]
