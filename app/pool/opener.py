@@ -20,7 +20,7 @@ MOST_AT_ONCE = 4
 # zero to a ceiling that doubles, so replicas spread out. The highest ceiling bounds how late a pool
 # notices that its server is back.
 FIRST_CEILING = 0.05
-HIGHEST_CEILING = 0.5
+HIGHEST_CEILING = 0.25
 
 
 class Opener:

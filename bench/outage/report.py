@@ -18,7 +18,6 @@ OK = 200
 REFUSED = 503
 MILLISECONDS = 0.05
 """Seconds: an answer that took longer did not come in milliseconds."""
-NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +37,10 @@ class Row:
     """From the order to stop until it takes connections again."""
     slow_until: float
     """The end of the last answer, after the stop, that did not come in milliseconds."""
-    refused_p50_ms: float
-    refused_p99_ms: float
-    """Of all who asked later than a second after the stop, whatever they were told."""
-    first_success: float
+    refused_p50_ms: float | None
+    refused_p99_ms: float | None
+    """Of all who asked later than a second after the stop, whatever they were told; None: nobody did."""
+    first_success: float | None
     last_failure: float
     """When the last request left, after the return, that did not succeed; 0 if all did."""
     first_second: float
@@ -71,21 +70,21 @@ def _row(trial: Trial, outage: Outage) -> Row:
     during = _between(trial, outage.stopped, outage.returned)
     after = _between(trial, outage.returned, outage.over)
     slow = [ask for ask in during if ask.latency > MILLISECONDS]
-    later = sorted(ask.latency for ask in during if ask.scheduled > outage.stopped + 1) or [NEVER]
+    later = sorted(ask.latency for ask in during if ask.scheduled > outage.stopped + 1)
     failed = [ask.scheduled for ask in after if ask.status != OK]
-    succeeded = (
+    succeeded = [
         ask.scheduled + ask.latency
         for ask in (*during, *after)
         if ask.status == OK and ask.scheduled + ask.latency >= outage.returned
-    )
+    ]
     return Row(
         contestant=trial.contestant.name,
         mode=outage.stop.mode,
         away=outage.returned - outage.stopped,
         slow_until=max((ask.scheduled + ask.latency - outage.stopped for ask in slow), default=0.0),
-        refused_p50_ms=quantile(later, 0.5) * 1e3,
-        refused_p99_ms=quantile(later, 0.99) * 1e3,
-        first_success=min(succeeded, default=NEVER) - outage.returned,
+        refused_p50_ms=quantile(later, 0.5) * 1e3 if later else None,
+        refused_p99_ms=quantile(later, 0.99) * 1e3 if later else None,
+        first_success=min(succeeded) - outage.returned if succeeded else None,
         last_failure=max(failed, default=outage.returned) - outage.returned,
         first_second=_success(_between(trial, outage.returned, outage.returned + 1)),
         afterwards=_success(_between(trial, outage.returned + 1, outage.over)),

@@ -95,12 +95,14 @@ async def test_the_work_of_a_client_that_hangs_up_ends_and_is_rolled_back(
                 )
             )
 
+        async def at_rest() -> bool:
+            return pool.stats().used == 0 and not await at_work()
+
         _, writer = await asyncio.open_connection(serving.client.base_url.host, serving.client.base_url.port)
         writer.write(post("/slow", "of a client in a hurry"))
         await eventually(at_work)
         writer.transport.abort()
-        await eventually(lambda: pool.stats().used == 0)
-        assert not await at_work()
+        await eventually(at_rest)
         assert await watcher.fetchval("SELECT count(*) FROM notes") == 0
     finally:
         await watcher.close()

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from itertools import count
 from time import monotonic
 
 import asyncpg
@@ -16,6 +17,9 @@ from tests.pool.conftest import Events, MakePool
 from tests.proxy import HOST, Proxy, full_backlog
 from tests.servers import PostgresServer, unused_port
 from tests.waiting import eventually
+
+
+_roles = count(1)
 
 
 @pytest.fixture
@@ -253,9 +257,10 @@ def delay_after(event: object) -> float:
 async def limited_role(postgres: PostgresServer) -> AsyncIterator[str]:
     """The server as seen by a role that may have three connections."""
     async with postgres.connect() as admin:
-        await admin.execute(f"CREATE ROLE limited LOGIN PASSWORD '{postgres.password}' CONNECTION LIMIT 3")
-        yield postgres.dsn(user="limited")
-        await admin.execute("DROP ROLE limited")
+        name = f"limited_{next(_roles)}"
+        await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{postgres.password}' CONNECTION LIMIT 3")
+        yield postgres.dsn(user=name)
+        await admin.execute(f"DROP ROLE {name}")
 
 
 class TestInit:
