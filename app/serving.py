@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import math
 import os
 import socket
@@ -74,6 +75,7 @@ def run(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + _BACKSTOP,
     )
+    gc.freeze()  # as in app.main: a full collection would stop every request for 0.1 s
     server = _Server(config, on_listening, on_second_signal)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, beside))

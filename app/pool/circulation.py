@@ -340,6 +340,8 @@ class Circulation(Books):
         self.members.add(pooled)
         connection.add_termination_listener(partial(self._lost, pooled))
         self.report("debug", "connection_opened", seconds=seconds)
+        if self.sessions > self.config.max_size:  # which was higher when the attempt began
+            pooled.retire("resized")
         self.offer(pooled)
 
     def _lifetime(self) -> float:

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import count
 
+import asyncpg
 import pytest
 
 from app.pool import Pool, PoolEvent
 from tests.pool.balance import assert_balanced, nothing_left
 from tests.proxy import Proxy
-from tests.servers import PostgresServer
+from tests.servers import ADMIN, PostgresServer
 from tests.waiting import eventually
 
 MakePool = Callable[..., Awaitable[Pool]]
@@ -29,8 +30,38 @@ def events() -> Events:
     return Events()
 
 
+class Watcher:
+    """Looks at the server's sessions after every test, by a session of its own that it keeps."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._connection: asyncpg.Connection | None = None
+
+    async def sees_nothing_of(self, pool: Pool) -> bool:
+        """Whether neither the pool nor the server knows of a connection; for `eventually`."""
+        assert_balanced(pool.stats())
+        if not nothing_left(pool.stats()):
+            return False
+        if self._connection is None or self._connection.is_closed():
+            settings = {"application_name": ADMIN}
+            self._connection = await asyncpg.connect(self._server.dsn(), server_settings=settings)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+        return bool(await self._connection.fetchval(query, pool.name) == 0)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close(timeout=5)
+
+
+@pytest.fixture(scope="session")
+async def watcher(postgres: PostgresServer) -> AsyncIterator[Watcher]:
+    watcher = Watcher(postgres)
+    yield watcher
+    await watcher.close()
+
+
 @pytest.fixture
-async def make_pool(postgres: PostgresServer, events: Events) -> AsyncIterator[MakePool]:
+async def make_pool(postgres: PostgresServer, events: Events, watcher: Watcher) -> AsyncIterator[MakePool]:
     """`await make_pool(max_size=4)` opens a pool and waits for its minimum.
 
     Each has a name of its own, which is its sessions' `application_name` as well. `ready=False` does
@@ -53,14 +84,7 @@ async def make_pool(postgres: PostgresServer, events: Events) -> AsyncIterator[M
     yield make
     await asyncio.gather(*(pool.drain(timeout=1) for pool in pools))
     for pool in pools:
-        await eventually(partial(is_gone, pool, postgres))
-
-
-async def is_gone(pool: Pool, server: PostgresServer) -> bool:
-    """Whether neither the pool nor the server knows of a connection; for `eventually`."""
-    assert_balanced(pool.stats())
-    sessions = await server.backends(application_name=pool.name) if server.running else []
-    return nothing_left(pool.stats()) and not sessions
+        await eventually(partial(watcher.sees_nothing_of, pool))
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ DISGUISES = [
     "/* SELECT 1; */ {}",
     "/* a /* b */ SELECT 1 */ {}",
     "/* a; SELECT */ {}",
+    "SELECT 1 /* a /* b */ -- */; {}",
     "SELECT '--'; {}",
     "SELECT '/*'; {} -- */",
     "SELECT ';'; {}",

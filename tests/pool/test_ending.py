@@ -10,7 +10,7 @@ import pytest
 from app.pool import Pool, PoolClosing, PoolTimeout
 from tests.pool.balance import assert_balanced, nothing_left
 from tests.pool.borrowers import pid_of_next
-from tests.pool.conftest import Events, MakePool, is_gone
+from tests.pool.conftest import Events, MakePool, Watcher
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -28,7 +28,7 @@ async def borrow(pool: Pool, enough: asyncio.Event) -> None:
 
 
 class TestDrain:
-    async def test_an_idle_pool_ends_at_once(self, make_pool: MakePool, postgres: PostgresServer) -> None:
+    async def test_an_idle_pool_ends_at_once(self, make_pool: MakePool, watcher: Watcher) -> None:
         pool = await make_pool(min_size=3, max_size=3)
         report = await pool.drain(10)
         assert report.seconds < 1
@@ -36,7 +36,7 @@ class TestDrain:
         assert report.refused == 0
         assert pool.stats().closed == {"pool_closing": 3}
         assert jobs_of(pool) == []
-        await eventually(partial(is_gone, pool, postgres))
+        await eventually(partial(watcher.sees_nothing_of, pool))
 
     async def test_newcomers_are_refused_from_the_start(self, make_pool: MakePool) -> None:
         pool = await make_pool()
@@ -212,7 +212,7 @@ class TestClose:
 
 class TestTerminate:
     async def test_it_cuts_every_connection_and_refuses_the_queue(
-        self, make_pool: MakePool, postgres: PostgresServer
+        self, make_pool: MakePool, watcher: Watcher
     ) -> None:
         pool = await make_pool(min_size=2, max_size=2)
         leases = [await pool.acquire(), await pool.acquire()]
@@ -228,7 +228,7 @@ class TestTerminate:
             await pool.release(lease)
         await eventually(lambda: nothing_left(pool.stats()) and not jobs_of(pool))
         assert pool.stats().closed == {"cut_off": 2}
-        await eventually(partial(is_gone, pool, postgres))
+        await eventually(partial(watcher.sees_nothing_of, pool))
 
     async def test_it_breaks_off_whatever_the_pool_is_doing(self, make_pool: MakePool, proxy: Proxy) -> None:
         pool = await make_pool(proxy.dsn, min_size=3, max_size=4, validate_after=0, health_check_interval=0)

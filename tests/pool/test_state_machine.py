@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from app.pool import Lease, Pool, PoolError
+from app.pool import Lease, Pool, PoolError, PoolUnavailable
 from tests.pool.balance import assert_balanced, at_rest, nothing_left
 from tests.servers import ADMIN, PostgresServer
 from tests.waiting import eventually
@@ -79,6 +79,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.borrowers: list[Borrower] = []
         self.queries: list[asyncio.Task[Any]] = []
         self.most_allowed = MAX_SIZE
+        self.failed = False
         self.run(self._open(config))
 
     async def _open(self, config: dict[str, Any]) -> None:
@@ -103,7 +104,11 @@ class PoolMachine(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             return result
 
-        return self.runner.run(and_turn())
+        try:
+            return self.runner.run(and_turn())
+        except BaseException:
+            self.failed = True
+            raise
 
     # -- borrowing ---------------------------------------------------------------------------------
 
@@ -124,7 +129,8 @@ class PoolMachine(RuleBasedStateMachine):
         if not self.borrowers:
             return
         borrower = self.borrowers[index % len(self.borrowers)]
-        if not self.leases or borrower.patience < 1:  # else it may have to wait for us
+        held_up = self.leases or self.pool.stats().suspended  # and nobody but us can help
+        if borrower.patience < 1 or not held_up:
             self.run(asyncio.wait_for(asyncio.wait([borrower.task]), SOON + 1))
         self._collect()
 
@@ -337,8 +343,8 @@ class PoolMachine(RuleBasedStateMachine):
             async with self.pool.acquire(timeout=SOON) as lease:
                 assert await lease.fetchval(LEFT_BEHIND) == 0, "a borrower sees what another has left"
                 assert not lease.is_in_transaction(), "a borrower finds itself in another's transaction"
-        except LOST:
-            return False  # killed before that, and not noticed yet
+        except (PoolUnavailable, *LOST):
+            return False  # killed while it was being opened, or before, and not noticed yet
         return True
 
     async def _agrees(self) -> bool:
@@ -348,17 +354,28 @@ class PoolMachine(RuleBasedStateMachine):
             "SELECT state FROM pg_stat_activity WHERE application_name = $1", self.name
         )
         assert_balanced(stats)
-        idle = all(session["state"] == "idle" for session in sessions)
-        return at_rest(stats) and stats.min_size <= stats.size == len(sessions) <= stats.max_size and idle
+        assert [session["state"] for session in sessions] == ["idle"] * stats.size, stats
+        assert stats.min_size <= stats.size <= stats.max_size, stats
+        assert at_rest(stats), stats
+        return True
 
     def teardown(self) -> None:
         if not hasattr(self, "pool"):
             return
         try:
-            self.run(self._come_to_rest())
-            self.run(self._end())
+            if not self.failed:
+                self.run(self._come_to_rest())
+                self.run(self._end())
         finally:
+            self.runner.run(self._cut())
             self.runner.close()
+
+    async def _cut(self) -> None:
+        self.pool.terminate()
+        for task in (*self.queries, *(borrower.task for borrower in self.borrowers)):
+            task.cancel()
+        self.admin.terminate()
+        await asyncio.sleep(0)
 
     async def _end(self) -> None:
         await self.pool.drain(SOON)
@@ -367,7 +384,6 @@ class PoolMachine(RuleBasedStateMachine):
         assert nothing_left(stats)
         gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1"
         await eventually(lambda: self.admin.fetchval(gone, self.name), SOON)
-        await self.admin.close()
 
 
 def machine_on(server: PostgresServer) -> type[PoolMachine]:
@@ -392,7 +408,7 @@ def test_a_few_hundred_random_steps(postgres: PostgresServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(100)
 def test_ten_thousand_random_steps(postgres: PostgresServer) -> None:
     run_state_machine_as_test(
         machine_on(postgres), settings=settings(UNHURRIED, max_examples=100, stateful_step_count=100)
