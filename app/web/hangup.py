@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Seconds before anybody looks whether the client is still there: most requests are over by then, and
 # pay for a timer only.
-_PATIENCE = 0.05
+_PATIENCE = 0.5
 
 
 class HangupMiddleware:

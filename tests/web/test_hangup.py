@@ -34,7 +34,7 @@ async def test_a_body_sent_in_pieces_arrives_whole(serving: Service) -> None:
     await eventually(lambda: drain.in_flight == 1)
     for piece in (b'{"name"', b":", b'"slow"', b"}"):
         writer.write(piece)
-        await asyncio.sleep(0.03)  # longer, all in all, than the listener's patience
+        await asyncio.sleep(0.15)  # longer, all in all, than the listener waits
     answer = await reader.read()
     writer.close()
     assert answer.startswith(b"HTTP/1.1 201")
