@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from sys import _getframe
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
 import asyncpg
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 else:
     _Proxy = PoolConnectionProxy
 
+
+T = TypeVar("T")
 
 _ALL, _ROW = object(), object()  # parts of a result, besides a column's number or name
 _METHOD_OF = {_ALL: "fetch", _ROW: "fetchrow"}
@@ -131,14 +133,15 @@ class Lease(_Proxy):
         Ends with `commit()` or `Transaction.rollback()`; `transaction()` makes savepoints inside.
         """
         session = self._lent("begin").connection
-        return await driver.begin(
+        beginning = driver.begin(
             session, isolation=isolation, read_only=read_only, deferrable=deferrable, prelude=prelude
         )
+        return await self._watched(beginning)
 
     async def commit(self, transaction: Transaction, *, timeout: float) -> str:
         """Commit what `begin()` began within `timeout` seconds; `COMMIT`, or `ROLLBACK` if the server did
         that because a statement had failed."""
-        return await driver.commit(self._lent("commit").connection, transaction, timeout)
+        return await self._watched(driver.commit(self._lent("commit").connection, transaction, timeout))
 
     if not TYPE_CHECKING:  # typed by the base class
         # Not coroutines themselves: each layer of those costs a small query one part in twenty.
@@ -293,9 +296,13 @@ class Lease(_Proxy):
         if query is not None:
             pooled.changed_by(effect_of(query))
             call = partial(call, query)
+        return await self._watched(call(*args, **kwargs))
+
+    async def _watched(self, call: Awaitable[T]) -> T:
+        pooled = self._pooled
         pooled.busy += 1
         try:
-            return await call(*args, **kwargs)
+            return await call
         except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
             self._learn_from(error)
             raise

@@ -11,6 +11,7 @@ from typing import Any
 Place = tuple[CodeType, int]
 """A code object and the index of the instruction it was at."""
 
+_event_loop = {str(asyncio.base_events.__file__), str(asyncio.events.__file__), str(asyncio.runners.__file__)}
 _see_through = [str(Path(__file__).parent), str(contextlib.__file__), str(Path(asyncio.__file__).parent)]
 borrowers: set[CodeType] = set()
 """Code found to borrow for itself. Looking here first spares the hot path a call."""
@@ -23,9 +24,12 @@ def look_through(folder: str) -> None:
 
 
 def place_of(frame: FrameType | None) -> Place | None:
-    """The innermost code, from `frame` on outwards, that borrows for itself."""
+    """The innermost code, from `frame` on outwards, that borrows for itself; None when it is a task of its own
+    and so has no caller, only an event loop that runs it."""
     while frame is not None:
         code = frame.f_code
+        if code.co_filename in _event_loop:
+            return None
         if not code.co_filename.startswith(tuple(_see_through)):
             borrowers.add(code)
             return code, frame.f_lasti

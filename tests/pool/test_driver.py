@@ -233,6 +233,30 @@ class TestBegin:
             await driver.begin(connection)
 
 
+class TestCommit:
+    async def test_it_commits(self, connection: driver.Session) -> None:
+        transaction = await driver.begin(connection)
+        assert await driver.commit(connection, transaction, 5) == "COMMIT"
+        assert driver.settle(connection)
+        with pytest.raises(asyncpg.InterfaceError, match="committed"):
+            await driver.commit(connection, transaction, 5)
+
+    async def test_it_says_when_the_server_rolled_back_instead(self, connection: driver.Session) -> None:
+        transaction = await driver.begin(connection)
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await connection.execute("SELECT 1 / 0")
+        assert await driver.commit(connection, transaction, 5) == "ROLLBACK"
+
+    async def test_a_failing_commit_is_the_transaction_s_end(self, connection: driver.Session) -> None:
+        transaction = await driver.begin(connection)
+        await connection.execute(
+            "CREATE TEMP TABLE things (a int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO things VALUES (1), (1)"
+        )
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await driver.commit(connection, transaction, 5)
+        assert driver.settle(connection)
+
+
 class TestSockets:
     async def test_the_kernel_is_to_notice_a_peer_that_is_gone(self, connection: driver.Session) -> None:
         driver.tune_socket(connection)

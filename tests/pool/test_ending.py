@@ -166,6 +166,28 @@ class TestDrain:
         assert nothing_left(pool.stats())
         assert jobs_of(pool) == []
 
+    async def test_a_connection_that_gets_no_goodbye_from_the_server_is_cut(
+        self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.pool.circulation.CLOSE_BOUND", 0.1)
+        pool = await make_pool(proxy.dsn)
+        proxy.silence()
+        assert (await pool.drain(5)).seconds < 1
+        assert nothing_left(pool.stats())
+
+    async def test_a_hook_that_hangs_is_broken_off(
+        self, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.pool.pool.CLOSE_BOUND", 0.1)
+
+        async def reset(_: object) -> None:
+            await asyncio.Event().wait()
+
+        pool = await make_pool(max_size=1, reset=reset)
+        await pid_of_next(pool)
+        assert (await pool.drain(0.1)).seconds < 1
+        assert jobs_of(pool) == []
+
     async def test_two_drains_end_together(self, make_pool: MakePool) -> None:
         pool = await make_pool()
         await asyncio.gather(pool.drain(5), pool.drain(5))

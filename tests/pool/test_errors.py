@@ -109,6 +109,23 @@ class TestKilledBackends:
             await pool.release(doomed)
             await pool.release(other)
 
+    async def test_a_suspect_one_is_checked_before_it_goes_to_a_waiter(
+        self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=2, max_size=2)
+        doomed, other = await borrow_all(pool, 2)
+        link = await link_of(other, proxy)
+        proxy.hold_new = True  # so that the waiter has to wait for the other
+        waiter = asyncio.create_task(pid_of_next(pool))
+        await postgres.kill(doomed.get_server_pid())
+        await eventually(lambda: pool.stats().closed == {"lost": 1})
+        asked, pid = link.asked, other.get_server_pid()
+        await pool.release(other)
+        assert await waiter == pid
+        assert link.asked == asked + 1
+        await pool.release(doomed)
+        proxy.resume()
+
     async def test_any_other_error_keeps_it(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1)
         for statement in ("SELECT 1 / 0", "SELECT nonsense", "SELECT"):
@@ -267,6 +284,19 @@ class TestSchemaChanges:
         for lease in await borrow_all(pool, 3):
             assert [row["p"]["a"] for row in await lease.fetch("SELECT p FROM things")] == [1]
             await pool.release(lease)
+
+    async def test_reloading_the_schema_state_on_one_connection_counts_for_all(
+        self, make_pool: MakePool, database_url: str
+    ) -> None:
+        pool = await make_pool(database_url, min_size=3, max_size=3)
+        await pool.execute("CREATE TYPE pair AS (a int, b int); CREATE TABLE things (p pair)")
+        await pool.execute("INSERT INTO things VALUES (ROW(1, 2))")
+        await eventually(lambda: pool.get_idle_size() == 3)
+        await on_all(pool, "SELECT p FROM things")
+        async with pool.acquire() as lease:
+            await lease.execute("ALTER TYPE pair ADD ATTRIBUTE c int")
+            await lease.reload_schema_state()
+        await on_all(pool, "SELECT p FROM things")
 
 
 async def on_all(pool: Pool, query: str) -> None:

@@ -297,6 +297,16 @@ async def test_so_are_those_of_people_whose_budget_was_used_up() -> None:
     assert len(queue._places) < 500
 
 
+async def test_a_deadline_of_one_who_has_left_disturbs_nobody() -> None:
+    queue = make_queue()
+    staying, leaving = queue.join(monotonic(), 0.05), queue.join(monotonic(), 0.01)
+    leaving.cancel()
+    await asyncio.wait([staying])
+    assert isinstance(staying.exception(), TimedOut)
+    queue.leave(leaving)
+    assert queue.length == 0
+
+
 async def test_a_newcomer_who_would_wait_longer_than_his_budget_is_told_so() -> None:
     queue = make_queue(target=1.0)
     now = monotonic()

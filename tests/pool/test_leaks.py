@@ -6,6 +6,8 @@ import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from app.pool import Lease, Pool, PoolEvent
 from app.pool.places import look_through
 from tests.pool.conftest import Events, MakePool
@@ -92,8 +94,8 @@ class TestOverdue:
     async def test_a_threshold_of_nothing_turns_the_report_off(
         self, make_pool: MakePool, events: Events
     ) -> None:
-        pool = await make_pool(leak_threshold=0)
-        other = await make_pool(leak_threshold=0.05)
+        pool = await make_pool(leak_threshold=0, max_lifetime=0.2)  # looked at as often as the other
+        other = await make_pool(leak_threshold=0.1)
         holder, reported = Holder(pool), Holder(other)
         await eventually(lambda: events.named("lease_overdue"))
         assert [event.stats.name for event in events.named("lease_overdue")] == [other.name]
@@ -194,6 +196,23 @@ class TestAbandoned:
         assert pool.stats().closed == {"cut_off": 1}
 
 
+def test_one_that_outlives_its_event_loop_is_left_alone(
+    postgres: PostgresServer, recwarn: pytest.WarningsRecorder
+) -> None:
+    async def borrow() -> Lease:
+        pool = Pool(postgres.dsn(), min_size=1)
+        await pool.open()
+        lease = await pool.acquire()
+        pool.terminate()
+        return lease
+
+    with asyncio.Runner() as runner:
+        leases = [runner.run(borrow())]
+    leases.clear()
+    gc.collect()
+    assert not list(recwarn)
+
+
 class TestNested:
     """A task that holds one connection and asks for another is reported once for each place."""
 
@@ -279,6 +298,16 @@ class TestLeases:
         assert info.task is None
         assert info.stands_at == ()
         await pool.release(lease)
+
+    async def test_a_task_that_is_nothing_but_a_query_was_called_by_nobody(self, make_pool: MakePool) -> None:
+        pool = await make_pool()
+        task = asyncio.create_task(pool.fetchval("SELECT pg_sleep(60)"), name="query")
+        await eventually(pool.leases)
+        [lease] = pool.leases()
+        assert lease.borrowed_at is None
+        assert lease.task == "query"
+        task.cancel()
+        await asyncio.wait([task])
 
     async def test_code_that_borrows_for_others_can_step_back(
         self, make_pool: MakePool, tmp_path: Path

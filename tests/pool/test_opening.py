@@ -12,7 +12,7 @@ import pytest
 
 from app.pool import Lease, Pool, PoolTimeout, PoolUnavailable, opener
 from tests.pool.balance import at_rest
-from tests.pool.borrowers import on_ports
+from tests.pool.borrowers import on_ports, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import HOST, Proxy, full_backlog
 from tests.servers import PostgresServer, unused_port
@@ -178,6 +178,41 @@ class TestFailure:
             await eventually(lambda: pool.get_idle_size() == 2, 3)
             assert pool.stats().last_error is None
             await pool.drain(1)
+
+    async def test_wait_ready_waits_for_the_server_to_appear(
+        self, make_pool: MakePool, postgres: PostgresServer
+    ) -> None:
+        port = unused_port()
+        pool = await make_pool(on_ports(postgres, port), ready=False)
+        ready = asyncio.create_task(pool.wait_ready(10))
+        await eventually(lambda: pool.stats().open_failures >= 2)
+        async with Proxy(postgres.dsn(), port).serve():
+            await ready
+            await pool.drain(1)
+
+    async def test_wait_ready_gives_up_with_the_reason(self, make_pool: MakePool, nobody_there: str) -> None:
+        pool = await make_pool(nobody_there, ready=False)
+        with pytest.raises((PoolUnavailable, PoolTimeout)) as caught:
+            await pool.wait_ready(0.2)
+        assert "ConnectionRefusedError" in str(caught.value)
+
+    async def test_those_who_wait_can_be_told_that_it_is_no_use(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1)
+        async with pool.acquire():
+            waiters = [asyncio.create_task(pid_of_next(pool)) for _ in range(2)]
+            await waiting(pool, 2)
+            assert pool.refuse_waiting() == 2
+            for waiter in waiters:
+                with pytest.raises(PoolUnavailable):
+                    await waiter
+
+    async def test_a_password_that_does_not_come_in_time_says_so_itself(self, make_pool: MakePool) -> None:
+        async def password() -> str:
+            raise TimeoutError("the vault does not answer")
+
+        pool = await make_pool(password=password, ready=False)
+        with pytest.raises(PoolUnavailable, match="the vault does not answer"):
+            await pool.acquire()
 
     async def test_attempts_come_ever_more_rarely_and_at_random(
         self, make_pool: MakePool, nobody_there: str, events: Events

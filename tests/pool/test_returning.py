@@ -263,6 +263,14 @@ class TestDeadLease:
                 with pytest.raises(asyncpg.InterfaceError, match="released back to the pool"):
                     await use()
 
+    async def test_a_return_inside_the_with_block_is_the_return(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1)
+        async with pool.acquire() as lease:
+            await pool.release(lease)
+            successor = await pool.acquire(timeout=0)
+        assert await successor.fetchval("SELECT 1") == 1
+        await pool.release(successor)
+
     async def test_a_second_return_does_nothing(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1)
         lease = await pool.acquire()

@@ -75,6 +75,11 @@ class TestResize:
         await eventually(lambda: at_rest(pool.stats()))
         assert pool.get_size() == 1
 
+    async def test_a_pool_that_is_not_open_yet_remembers_it(self, postgres: PostgresServer) -> None:
+        pool = Pool(postgres.dsn(), min_size=1, max_size=1)
+        await pool.resize(max_size=3)
+        assert (pool.get_max_size(), pool.get_size()) == (3, 0)
+
     async def test_the_coldest_go_first(self, make_pool: MakePool) -> None:
         pool = await make_pool(min_size=3, max_size=3)
         warmest = await pid_of_next(pool)
