@@ -118,6 +118,7 @@ class TestMigrate:
         await connection.close()
 
 
+@pytest.mark.slow
 class TestDev:
     async def test_brings_its_own_database_and_leaves_nothing_behind(self, tmp_path: Path) -> None:
         async with running(DEV, cwd=tmp_path) as service:

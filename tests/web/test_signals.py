@@ -24,6 +24,8 @@ from tests.processes import ROOT, ServiceProcess, running
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow  # real processes, real delays
+
 # `tests.held` as `python -m app serve`, `uvicorn` and `fastapi run` start it, without a shell in
 # between that would swallow signals.
 SERVE = (
