@@ -24,8 +24,8 @@ def look_through(folder: str) -> None:
 
 
 def place_of(frame: FrameType | None) -> Place | None:
-    """The innermost code, from `frame` on outwards, that borrows for itself; None when it is a task of its own
-    and so has no caller, only an event loop that runs it."""
+    """The innermost code, from `frame` on outwards, that borrows for itself. None when there is none: a
+    task that is nothing but a query has no caller, only an event loop that runs it."""
     while frame is not None:
         code = frame.f_code
         if code.co_filename in _event_loop:

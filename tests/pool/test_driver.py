@@ -249,9 +249,8 @@ class TestCommit:
 
     async def test_a_failing_commit_is_the_transaction_s_end(self, connection: driver.Session) -> None:
         transaction = await driver.begin(connection)
-        await connection.execute(
-            "CREATE TEMP TABLE things (a int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO things VALUES (1), (1)"
-        )
+        await connection.execute("CREATE TEMP TABLE things (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        await connection.execute("INSERT INTO things VALUES (1), (1)")
         with pytest.raises(asyncpg.UniqueViolationError):
             await driver.commit(connection, transaction, 5)
         assert driver.settle(connection)

@@ -19,7 +19,10 @@ from app.pool.connection import PooledConnection
 from app.pool.queue import STALE_AFTER_TARGETS, Waiter, WaitQueue
 from app.pool.stats import Histogram
 from tests.pool.balance import at_rest
+from tests.pool.borrowers import borrow_all, link_of
 from tests.pool.conftest import MakePool
+from tests.proxy import Proxy
+from tests.servers import PostgresServer
 from tests.waiting import eventually
 
 LATE = 0.25  # seconds that a wait may outlast its deadline
@@ -91,6 +94,34 @@ class TestOnTheServer:
         await borrower("newcomer")  # runs on at once, before the waiter's task does
         await waiter
         assert order == ["waiter", "newcomer"]
+
+    async def test_a_newcomer_does_not_pass_a_waiter_whose_connection_is_being_checked(
+        self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=3, max_size=3)
+        suspect, fresh, doomed = await borrow_all(pool, 3)
+        (await link_of(suspect, proxy)).silence()
+        proxy.hold_new = True
+        await postgres.kill(doomed.get_server_pid())
+        await eventually(lambda: pool.stats().closed == {"lost": 1})
+        await pool.release(fresh)
+        await pool.release(await pool.acquire())  # now it has been heard of since
+        await pool.release(suspect)
+        order: list[str] = []
+
+        async def borrower(name: str) -> None:
+            async with pool.acquire():
+                order.append(name)
+                await asyncio.sleep(0)
+
+        waiter = asyncio.create_task(borrower("waiter"))
+        await asyncio.sleep(0)
+        assert pool.stats().validating == 1
+        assert pool.get_idle_size() == 1
+        await asyncio.gather(waiter, borrower("newcomer"))
+        assert order == ["waiter", "newcomer"]
+        await pool.release(doomed)
+        proxy.resume()
 
     async def test_a_greedy_task_does_not_starve_the_others(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1)

@@ -93,6 +93,19 @@ async def test_silence_in_mid_query_ends_with_the_command_timeout(
     assert monotonic() - asked_at < 1
 
 
+async def test_silence_while_a_session_is_reset_costs_no_more_than_the_bound_of_a_step(
+    make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pool.returning.STEP_BOUND", 0.2)
+    pool = await make_pool(proxy.dsn, max_size=1)
+    async with pool.acquire() as lease:
+        await lease.execute("SET search_path = pg_catalog")
+        proxy.silence()
+    asked_at = monotonic()
+    assert await pool.fetchval("SELECT 1") == 1
+    assert monotonic() - asked_at < 0.2 + 0.5
+
+
 async def test_silence_everywhere_is_over_when_the_network_is_back(
     make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

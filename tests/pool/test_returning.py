@@ -84,6 +84,17 @@ class TestTransactions:
         assert not await is_in_transaction(pool)
         assert await pid_of_next(pool) == pid
 
+    async def test_begun_with_a_prelude(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1)
+        async with pool.acquire() as lease:
+            begun = await lease.begin(read_only=True, prelude="SET LOCAL statement_timeout = '7s'")
+            assert await lease.fetchval("SHOW statement_timeout") == "7s"
+            assert await lease.commit(begun, timeout=5) == "COMMIT"
+        assert pool.get_idle_size() == 1  # clean
+        async with pool.acquire() as lease:
+            await lease.begin()
+        assert not await is_in_transaction(pool)
+
     async def test_what_it_wrote_is_gone(self, make_pool: MakePool, database_url: str) -> None:
         pool = await make_pool(database_url, max_size=1)
         async with pool.acquire() as lease:
@@ -235,6 +246,7 @@ class TestDeadLease:
             ("is_closed", []),
             ("get_server_pid", []),
             ("mark_dirty", []),
+            ("begin", []),
         ],
         ids=str,
     )
