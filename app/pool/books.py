@@ -92,14 +92,14 @@ class Books:
         """How many connections can serve the queue once all are open; 0 while there is none yet."""
         return self.config.max_size if self.members else 0
 
-    def stands(self, objection: str) -> bool:
+    def stands(self, objection: str, ahead: int = 0) -> bool:
         """Whether to turn a newcomer away for it. A full queue is no reason as long as there are connections
         that nobody has to return first: idle ones, those being checked, those that can be opened."""
         if objection != "queue_full" or self.suspended:
             return True
         room = max(self.config.max_size - len(self.members) - len(self.closing), 0)
         longest = self.config.max_waiting + len(self.idle) + len(self.checking) + room
-        return self.queue.length >= longest
+        return self.queue.length + ahead >= longest
 
     def timed_out(self, stalled: bool) -> PoolTimeout:
         self.tally.timeouts += 1

@@ -105,11 +105,11 @@ class Circulation(Books):
             self.pump()
         return waiter
 
-    def try_shed(self, budget: float) -> float | None:
+    def try_shed(self, budget: float, ahead: int) -> float | None:
         """Count somebody who arrives now as turned away, if he would be; seconds after which to retry."""
         now = monotonic()
-        objection = self.queue.objection(now, self.lanes, budget, self.config.max_waiting)
-        if objection is None or not self.stands(objection):
+        objection = self.queue.objection(now, self.lanes, budget, self.config.max_waiting, ahead=ahead)
+        if objection is None or not self.stands(objection, ahead):
             return None
         self.tally.shed[objection] += 1
         return self.queue.expected_wait(now, self.lanes)

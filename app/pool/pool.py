@@ -187,13 +187,14 @@ class Pool(Queries):
             )
         connection.end()
 
-    def try_shed(self, timeout: float | None = None) -> float | None:
+    def try_shed(self, timeout: float | None = None, *, ahead: int = 0) -> float | None:
         """Ask before making the effort to borrow: None, or seconds after which to come back.
 
-        A refusal is counted as if `acquire()` had raised PoolSaturated, and costs next to nothing.
+        `ahead` others have asked, were let through and will be in the queue before. A refusal is counted
+        as if `acquire()` had raised PoolSaturated, and costs next to nothing.
         """
         config = self._circulation.config
-        return self._circulation.try_shed(config.acquire_timeout if timeout is None else timeout)
+        return self._circulation.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
 
     def refuse_waiting(self) -> int:
         """Answer everybody in the queue with PoolUnavailable now; how many there were."""

@@ -71,11 +71,14 @@ class WaitQueue:
     def oldest_wait(self, now: float) -> float:
         return next((now - joined_at for waiter, joined_at, _ in self._places if not waiter.done()), 0.0)
 
-    def expected_wait(self, now: float, lanes: int) -> float:
+    def expected_wait(self, now: float, lanes: int, ahead: int = 0) -> float:
         """Seconds a newcomer would wait, by the flow so far; `lanes` connections serve the queue.
 
-        Until each lane has had time to serve once, they count as if they had: hand-outs come in bursts.
-        Without lanes (the first connection is still being opened) nothing can be said: 0.
+        `ahead` more stand between him and the queue, if there is one. Without lanes (the first connection
+        is still being opened) nothing can be said: 0.
+
+        Hand-outs come in bursts. So each lane counts as half way through what it does now, and, until it
+        has had time to serve once, as if it had.
         """
         if not self.length or not lanes:
             return 0.0
@@ -84,19 +87,21 @@ class WaitQueue:
             self._handed_out *= _MEMORY / elapsed
             self._flow_since = now - _MEMORY
             elapsed = _MEMORY
-        return self.length * elapsed / max(self._handed_out, lanes) if self._handed_out else elapsed
+        if not self._handed_out:
+            return elapsed
+        return (self.length + ahead) * elapsed / max(self._handed_out + lanes / 2, lanes)
 
-    def objection(self, now: float, lanes: int, budget: float, longest: int) -> str | None:
-        """Why a newcomer with `budget` seconds should not wait, or None: he may join.
+    def objection(self, now: float, lanes: int, budget: float, longest: int, *, ahead: int = 0) -> str | None:
+        """Why a newcomer with `budget` seconds should not wait, or None: he may join, after `ahead` others.
 
         Until `calm_until`, whoever has a budget above the target and a place free may join unasked.
         """
-        if self.length >= longest:
+        if self.length + ahead >= longest:
             return "queue_full"
         if not self.target:
             self.calm_until = float("inf")
             return None
-        wait = self.expected_wait(now, lanes)
+        wait = self.expected_wait(now, lanes, ahead)
         if wait > self.target:
             return "queue_target"
         if wait < self.target / 2:
