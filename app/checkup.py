@@ -12,7 +12,7 @@ import asyncpg
 
 from app.database import MigrationError, PoolOversized
 from app.database.connecting import Role, connect_options, dsn
-from app.database.migrations import schema_state
+from app.database.schema import schema_state
 from app.database.sizing import read_capacity, size_pool
 from app.dsn import without_secrets
 from app.settings import Settings

@@ -18,18 +18,16 @@ import typer
 from app import checkup, serving
 from app.database import MigrationError, PoolOversized
 from app.database.embedded import EmbeddedServerError
-from app.database.migrations import upgrade
-from app.development import develop
 from app.main import create_app
 from app.observability import logs
 from app.settings import Settings, SettingsError, env_example
+from app.web.service import Service
 
 EXPECTED_FAULTS = (
     serving.CannotListen,
     checkup.Unreachable,
     EmbeddedServerError,
     MigrationError,
-    PoolOversized,
 )
 
 cli = typer.Typer(
@@ -46,7 +44,9 @@ def serve() -> None:
     with _readable_faults(), _good_end():
         settings = Settings.load()
         with closing(serving.listen(settings)) as listener:
-            serving.run(create_app(settings), settings, listener)
+            service = create_app(settings)
+            with _refusal_as_a_fault(service):
+                serving.run(service, settings, listener)
 
 
 @cli.command()
@@ -56,6 +56,8 @@ def dev(
     ),
 ) -> None:
     """Migrate and serve; without DATABASE_URL on an embedded PostgreSQL server."""
+    from app.development import develop  # noqa: PLC0415 - Alembic, which `serve` starts without
+
     with _readable_faults(), _good_end():
         develop(Settings.load(), data)
 
@@ -63,6 +65,8 @@ def dev(
 @cli.command()
 def migrate() -> None:
     """Bring the schema up to date. Any number of these may start at once."""
+    from app.database.migrations import upgrade  # noqa: PLC0415 - Alembic, which `serve` starts without
+
     with _readable_faults():
         settings = Settings.load()
         logs.configure(settings)
@@ -103,12 +107,23 @@ def _readable_faults() -> Iterator[None]:
     """A line for each fault instead of a traceback; exit code 2 for settings, 1 for the rest."""
     try:
         yield
-    except SettingsError as error:
+    except (SettingsError, PoolOversized) as error:
         typer.echo(error, err=True)
         raise typer.Exit(code=2) from error
     except EXPECTED_FAULTS as error:
         typer.echo(error, err=True)
         raise typer.Exit(code=1) from error
+
+
+@contextmanager
+def _refusal_as_a_fault(service: Service) -> Iterator[None]:
+    """uvicorn, whose lifespan is refused, only exits; with 3."""
+    try:
+        yield
+    except SystemExit as error:
+        if service.refusal is None:
+            raise
+        raise PoolOversized(service.refusal) from error
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from app import ledger
 from app.database import Database, PoolOversized
 from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, traces
 from app.settings import Settings, SettingsError
-from app.web import pool_pages, probes, problems
+from app.web import dependencies, docs_page, pool_pages, probes, problems
 from app.web.drain import Drain
-from app.web.gate import Gate
+from app.web.gate import Gate, GateMiddleware
 from app.web.hangup import HangupMiddleware
 from app.web.history import History
 from app.web.middleware import RequestMiddleware
@@ -45,55 +45,71 @@ says how long its client will wait, and ends its work by then. Errors are proble
 _log = structlog.get_logger("app")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None) -> Service:
     """Put the service together; nothing is opened before its lifespan starts, which it does once.
 
     Raises SettingsError, one readable line per fault.
     """
     settings = settings or Settings.load()
     logs.configure(settings)
-    state = _parts(settings)
+    state: State
+    telemetry = traces.telemetry(settings)
     service = Service(
         title=settings.service_name,
         description=_DESCRIPTION,
-        docs_url="/docs" if settings.serves_docs else None,
+        docs_url=None,  # ours has a security policy
         openapi_url="/openapi.json" if settings.serves_docs else None,
         redoc_url=None,
+        redirect_slashes=False,  # to wherever the Host header says
         responses=problems.documented(problems.Internal, problems.PayloadTooLarge),
         lifespan=lambda service: _lifespan(cast("Service", service), state),
-        telemetry=traces.telemetry(settings),
+        telemetry=telemetry,
     )
+    state = _parts(settings, service)
     # From the inside outwards.
     service.add_middleware(HangupMiddleware)
-    service.add_middleware(Gate, service=service, database=state["database"])
-    service.add_middleware(StaleIfError, service=service, name=settings.service_name)
+    service.add_middleware(GateMiddleware, gate=state["gate"])
+    service.add_middleware(
+        StaleIfError,
+        service=service,
+        name=settings.service_name,
+        note=state["metrics"].note_stale_answer,
+    )
     service.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,
         drain=state["drain"],
         metrics=state["metrics"],
     )
+    if telemetry.get("tracing"):
+        service.add_middleware(traces.WithoutQueries)
     for kind in problems.handled():
         service.add_exception_handler(kind, problems.answer)
     service.include_router(probes.router)
     service.include_router(pool_pages.router)
+    if settings.serves_docs:
+        service.include_router(docs_page.router)
     service.include_router(ledger.router)
     return service
 
 
-def _parts(settings: Settings) -> State:
+def _parts(settings: Settings, service: Service) -> State:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
     database = Database(settings, on_event=log_pool_event)
     drain = Drain(settings.drain_timeout)
     loop_lag = LoopLag()
+    readiness = ReadinessWatch(database, drain, Scrubber(settings.secret_values()))
     return State(
         settings=settings,
         database=database,
         drain=drain,
-        readiness=ReadinessWatch(database, drain, Scrubber(settings.secret_values())),
+        gate=Gate(service, database, dependencies.NEEDING_DATABASE),
+        readiness=readiness,
         metrics=Metrics(
+            target={"service_name": settings.service_name, "service_version": settings.service_version},
             pools=lambda: numbers(database),
+            ready=lambda: readiness.now().status in {"ready", "degraded"},
             draining=lambda: drain.draining,
             in_flight=lambda: drain.in_flight,
             loop_lag=lambda: loop_lag.seconds,

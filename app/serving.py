@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from typing_extensions import override
 
 from app.settings import Settings
+from app.web.protocol import Protocol
 
 # Seconds that uvicorn waits longer than the service itself, which cuts its requests off first.
 _BACKSTOP = 1
@@ -66,7 +67,7 @@ def run(
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

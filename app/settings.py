@@ -34,7 +34,7 @@ MOUNTED_SECRETS = Path("/run/secrets")
 SHORTEST_OPS_TOKEN = 16
 _OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_")
 _EXAMPLE_HEADER = """\
-# Every variable of the service, with its default. Written by `make .env.example` from
+# Every variable of the service, with its default. Written by `make generated` from
 # app/settings.py. Copy it to `.env` (read in development) and uncomment what should differ.
 #
 # Secrets also come from files: DATABASE_URL_FILE=/path, or a file `database_url` in SECRETS_DIR.
@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """What the service runs as; `production` refuses defaults that are unsafe there."""
     service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,30}$")] = "ledger"
     """`application_name` at the server, and the name in logs and traces."""
+    service_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] = "unknown"
+    """What is deployed; only `/metrics` says it. The image sets it when it is built."""
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000

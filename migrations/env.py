@@ -5,17 +5,35 @@ for development: `alembic revision -m "what changes"`, `alembic downgrade -1`, `
 """
 
 import asyncio
+from typing import Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
 from app.database.migrations import connected
 from app.settings import Settings
 
+# Where the service has a role of its own (deploy/postgres), it reads the revision and cannot change it.
+APP_ONLY_READS_IT = """
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app' AND rolname <> current_user) THEN
+        REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM app;
+    END IF;
+END $$
+"""
+
+
+def keep_revision_from_app(ctx: MigrationContext, *_: Any, **__: Any) -> None:
+    assert ctx.connection is not None
+    ctx.connection.exec_driver_sql(APP_ONLY_READS_IT)
+
 
 def migrate(connection: Connection) -> None:
     # A transaction a revision: what is done stays done when a later one fails.
-    context.configure(connection=connection, transaction_per_migration=True)
+    context.configure(
+        connection=connection, transaction_per_migration=True, on_version_apply=keep_revision_from_app
+    )
     with context.begin_transaction():
         context.run_migrations()
 

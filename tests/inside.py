@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from app.main import create_app
 from app.settings import Settings
 from app.web import ReadConnectionDep, TransactionDep, problems
+from app.web.protocol import Protocol
 from app.web.state import State
 from tests.waiting import eventually
 
@@ -77,7 +78,7 @@ async def service(settings: Settings, *, routes: APIRouter | None = None) -> Asy
     if routes:
         app.include_router(routes)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_config=None)
+    config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="on", log_config=None)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     await eventually(lambda: server.started or serving.done())

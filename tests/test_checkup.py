@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from app import checkup
 from app.checkup import Finding
 from app.database import MigrationError
-from app.database.migrations import SchemaState
+from app.database.schema import SchemaState
 from app.settings import Settings
 from tests.servers import PostgresServer, unused_port
 

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,10 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.commands import cli
-from app.database.migrations import current_revision, head_revision
+from app.database.schema import current_revision, head_revision
 from app.settings import Settings, env_example
 from tests.conftest import ServerFactory
-from tests.processes import run_command, running
+from tests.processes import ROOT, run_command, running
 from tests.servers import is_running
 from tests.waiting import eventually
 
@@ -108,6 +110,21 @@ class TestServe:
             assert "server" not in (await service.get("/healthz")).headers
             assert await service.end(signal.SIGTERM) == 0
 
+    def test_starts_without_what_only_migrations_need(self) -> None:
+        loaded = "import sys, app.commands; print({'alembic', 'sqlalchemy'} & sys.modules.keys())"
+        ended = subprocess.run(
+            [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert ended.stdout == "set()\n"
+
+    def test_refuses_a_server_that_is_too_small(self, tmp_path: Path, database_url: str) -> None:
+        variables = {"DATABASE_URL": database_url, "POOL_INSTANCES": "40", "PORT": "0"}
+        ended = run_command("serve", cwd=tmp_path, variables=variables)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("POOL_MAX_SIZE=20 x POOL_INSTANCES=40: 800 connections, but ")
+        assert ended.stderr.count("\n") == 1
+        assert "Traceback" not in ended.stdout
+
 
 class TestMigrate:
     async def test_brings_the_schema_up_to_date(self, tmp_path: Path, database_url: str) -> None:
@@ -190,7 +207,7 @@ class TestSizing:
 
     def test_refuses_more_than_the_server_has(self, database_url: str) -> None:
         ended = self.sizing(DATABASE_URL=database_url, POOL_INSTANCES="40")
-        assert ended.exit_code == 1
+        assert ended.exit_code == 2
         assert ended.stderr.count("\n") == 1
         assert "800 connections" in ended.stderr
 

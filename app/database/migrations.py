@@ -1,4 +1,4 @@
-"""The schema and its revisions, which are Alembic's, one file each in `migrations/versions`.
+"""Bringing the schema up to date, by Alembic's revisions: one file each in `migrations/versions`.
 
 Alembic speaks SQLAlchemy; the connection under it is the one this service makes everywhere, so the
 URL, its TLS and the password file mean the same here. A pooler in transaction mode must not be in
@@ -8,32 +8,27 @@ between: the lock that keeps others out belongs to the session.
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import NullPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from app.database import schema
 from app.database.connecting import connect_options, dsn
 from app.database.errors import MigrationError
-from app.database.types import ReadConnection
+from app.database.schema import SchemaState, schema_state
 from app.pool import Connector
 from app.settings import Settings
-
-SCRIPTS = Path(__file__).parents[2] / "migrations"
 
 # Whoever holds this lock may change the schema. Any number will do, if nothing else here takes it.
 _LOCK = 0x6D6967726174696F  # "migratio"
@@ -42,50 +37,6 @@ _LOCK_INTERVAL = 0.2
 _LOCK_PATIENCE = 300.0
 
 _log = structlog.get_logger("app.database")
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaState:
-    """Where a database stands, seen from this version of the code."""
-
-    current: str | None
-    """Revision of the database; None before the first."""
-    head: str | None
-    """Newest revision that this code has; None if it has none at all."""
-    known: bool
-    """Whether this code has `current`. If not, a newer version has migrated already."""
-
-    @property
-    def is_old(self) -> bool:
-        """The code needs what the database does not have yet.
-
-        A newer schema is not old: during a rollout the previous version goes on serving on it.
-        """
-        return self.known and self.current != self.head
-
-    def __str__(self) -> str:
-        return f"the schema is at revision {self.current or 'none'}, this version needs {self.head}"
-
-
-def head_revision() -> str | None:
-    """The newest revision that this code has. Raises MigrationError if there are several."""
-    return _revisions().head
-
-
-async def current_revision(connection: ReadConnection) -> str | None:
-    """The revision of the database; None if nothing has been migrated."""
-    # Asked first: a query for a table that is not there would leave an error in the server's log.
-    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
-        return None
-    revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
-    return revision
-
-
-async def schema_state(connection: ReadConnection) -> SchemaState:
-    """Compare the database with this code; two round trips, no lock."""
-    revisions = _revisions()
-    current = await current_revision(connection)
-    return SchemaState(current, revisions.head, current is None or current in revisions.all)
 
 
 async def upgrade(settings: Settings) -> SchemaState:
@@ -115,25 +66,9 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncConnection]:
         yield adapted
 
 
-@dataclass(frozen=True, slots=True)
-class _Revisions:
-    head: str | None
-    all: frozenset[str]
-
-
-@functools.cache
-def _revisions() -> _Revisions:
-    scripts = ScriptDirectory.from_config(_config())
-    heads = scripts.get_heads()
-    if len(heads) > 1:
-        raise MigrationError(f"two revisions claim to be the newest: {', '.join(sorted(heads))}")
-    known = frozenset(script.revision for script in scripts.walk_revisions())
-    return _Revisions(heads[0] if heads else None, known)
-
-
 def _config(connection: SyncConnection | None = None) -> Config:
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("script_location", str(schema.SCRIPTS))
     config.set_main_option("path_separator", "os")
     return config
 

@@ -13,25 +13,30 @@ Pool metrics cost a request nothing: the pool counts anyway, and is read when Pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import metrics as instrumentator
-from starlette.requests import Request
+from typing_extensions import override
 
 from app.observability.numbers import PoolNumbers
 from app.observability.pool_metrics import PoolCollector
 
 # The bounds of OpenTelemetry's http.server.request.duration, in seconds.
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_Metric = TypeVar("_Metric", Counter, Histogram)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -41,24 +46,29 @@ class Metrics:
     def __init__(
         self,
         *,
+        target: Mapping[str, str],
         pools: Callable[[], Iterable[PoolNumbers]],
+        ready: Callable[[], bool],
         draining: Callable[[], bool],
         in_flight: Callable[[], int],
         loop_lag: Callable[[], float],
     ) -> None:
+        """`target` are the labels of `target_info`: what this process is, in OpenTelemetry's names."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter, which nobody reads
-        self.registry = CollectorRegistry()
-        self._observers = [
-            observer
-            for observer in (
-                instrumentator.requests(registry=self.registry),
-                instrumentator.latency(
-                    buckets=_LATENCY_BUCKETS, should_include_status=False, registry=self.registry
-                ),
-            )
-            if observer
-        ]
+        self.registry = _Registry(target_info=dict(target))
+        instrumentator.requests(registry=self.registry)
+        instrumentator.latency(buckets=_LATENCY_BUCKETS, should_include_status=False, registry=self.registry)
+        self._requests = self.registry.only(Counter)
+        self._latency = self.registry.only(Histogram)
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._stale_answers = Counter(
+            "app_stale_answers",
+            "Errors that were answered by an older answer.",
+            labelnames=["handler"],
+            registry=self.registry,
+        )
         self._gauge("http_requests_inprogress", "HTTP requests being served.", in_flight)
+        self._gauge("app_ready", "1 while ready or degraded.", ready)
         self._gauge("app_draining", "1 from the signal to stop until the end.", draining)
         self._gauge("event_loop_lag_seconds", "Worst delay of the event loop in 15 seconds.", loop_lag)
         self.registry.register(PoolCollector(pools))
@@ -69,21 +79,54 @@ class Metrics:
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(name, text, registry=self.registry).set_function(read)
 
-    def observe(self, request: Request, handler: str, status: int, seconds: float) -> None:
+    def observe(self, method: str, handler: str, status: int, seconds: float) -> None:
         """Count one answered request. `handler` is the route's template, `none` without a route."""
-        info = instrumentator.Info(
-            request=request,
-            response=None,
+        requests, latency = self._series(method, handler, status)
+        requests.inc()
+        latency.observe(seconds)
+
+    def count(self, method: str, handler: str, status: int) -> None:
+        """Count a request that was turned away. How long that took says nothing about being served."""
+        requests, _ = self._series(method, handler, status)
+        requests.inc()
+
+    def _series(self, method: str, handler: str, status: int) -> tuple[Counter, Histogram]:
+        """Look labels up once: that costs more than all the rest."""
+        key = method, handler, status // 100
+        series = self._of_route.get(key)
+        if series is None:
             # A client may invent methods, and every label value is a series that stays.
-            method=request.method if request.method in _METHODS else "other",
-            modified_handler=handler,
-            modified_status=f"{status // 100}xx",
-            modified_duration=seconds,
-        )
-        for observe in self._observers:
-            observe(info)
+            known = method if method in _METHODS else "other"
+            series = (
+                self._requests.labels(handler=handler, method=known, status=f"{status // 100}xx"),
+                self._latency.labels(handler=handler, method=known),
+            )
+            if known == method:
+                self._of_route[key] = series
+        return series
+
+    def note_stale_answer(self, handler: str) -> None:
+        """Count an older answer of this route's that took the place of an error."""
+        self._stale_answers.labels(handler).inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Give the exposition and its content type: OpenMetrics where `accept` asks for it."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+class _Registry(CollectorRegistry):
+    """Knows who has registered with it, for the instrumentator keeps its metrics to itself."""
+
+    def __init__(self, **options: Any) -> None:  # as in prometheus_client
+        self._registered: list[Collector] = []
+        super().__init__(**options)
+
+    @override
+    def register(self, collector: Collector) -> None:
+        super().register(collector)
+        self._registered.append(collector)
+
+    def only(self, kind: type[_Metric]) -> _Metric:
+        (metric,) = (metric for metric in self._registered if isinstance(metric, kind))
+        return metric

@@ -21,6 +21,9 @@ from app.pool import HistogramSnapshot
 
 _POOL = "db_client_connection_pool_name"
 _STATE = "db_client_connection_state"
+# There from the start, as zeros: an alert on the first event needs a number that it rises from.
+_SHED_REASONS = ("queue_target", "queue_full", "deadline", "stale")
+_LEAK_KINDS = ("overdue", "abandoned", "nested")
 
 
 class PoolCollector(Collector):
@@ -53,6 +56,7 @@ def _gauges(pools: list[PoolNumbers]) -> Iterator[Metric]:
         ("db_client_connection_max", "Most connections allowed.", "max_size"),
         ("db_client_connection_idle_min", "Connections kept open.", "min_size"),
         ("db_client_connection_pending_requests", "Borrowers in the queue.", "waiting"),
+        ("db_pool_oldest_wait_seconds", "What the first in the queue has waited.", "oldest_wait"),
     ):
         gauge = GaugeMetricFamily(name, text, labels=[_POOL])
         for pool in pools:
@@ -71,14 +75,14 @@ def _counters(pools: list[PoolNumbers]) -> Iterator[Metric]:
         for pool in pools:
             counter.add_metric([pool.stats.name], getattr(pool.stats, attribute))
         yield counter
-    for name, text, label, attribute in (
-        ("db_pool_shed", "Borrowers turned away at once.", "reason", "shed"),
-        ("db_pool_closed", "Connections closed.", "reason", "closed"),
-        ("db_pool_leaks", "Leases overdue, abandoned or nested.", "kind", "leaks"),
+    for name, text, label, attribute, known in (
+        ("db_pool_shed", "Borrowers turned away at once.", "reason", "shed", _SHED_REASONS),
+        ("db_pool_closed", "Connections closed.", "reason", "closed", ()),
+        ("db_pool_leaks", "Leases overdue, abandoned or nested.", "kind", "leaks", _LEAK_KINDS),
     ):
         counter = CounterMetricFamily(name, text, labels=[_POOL, label])
         for pool in pools:
-            counts: Mapping[str, int] = getattr(pool.stats, attribute)
+            counts: Mapping[str, int] = dict.fromkeys(known, 0) | getattr(pool.stats, attribute)
             for value, number in counts.items():
                 counter.add_metric([pool.stats.name, value], number)
         yield counter

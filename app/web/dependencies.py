@@ -44,3 +44,6 @@ async def transaction(database: DatabaseDep) -> AsyncIterator[Transaction]:
 ReadConnectionDep = Annotated[ReadConnection, Depends(read_connection, scope="function")]
 ConnectionDep = Annotated[Connection, Depends(connection, scope="function")]
 TransactionDep = Annotated[Transaction, Depends(transaction, scope="function")]
+
+NEEDING_DATABASE = frozenset((database, read_connection, connection, transaction))
+"""Whoever depends on one of these stands behind the gate."""

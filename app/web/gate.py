@@ -4,35 +4,32 @@ Ten times the load is not ten times the work only if refusing is cheap. A refusa
 been through routing, validation and dependencies; here it is one look at the breaker, one at the queue
 and a ready-made answer. Which routes need the database is read from their dependencies: whoever asks
 for a connection, a transaction or the `Database` stands behind the gate, and nobody else.
+
+It stands twice: in `app.web.protocol`, before a request has cost a task, and as a middleware, for what
+the protocol leaves to it and for servers that do not use the protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from math import ceil
 
 import structlog
 from fastapi import FastAPI
-from fastapi_problem.error import Problem
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.database import BreakerState, CallScope, Database, call_scope
-from app.web import dependencies, problems
+from app.database import BreakerState, Database, Guard, call_scope
+from app.web import problems
+from app.web.ready_made import ReadyMade
 from app.web.routes import PathsThatAsk
+from app.web.stale import may_be_stale
 
 TURNED_AWAY = "app.turned_away"
-"""A request's scope holds this route template instead of a log line of its own."""
+"""In the scope of a request that the gate has refused: its route's template, and no log line of its own."""
 
-_NEEDS_DATABASE = frozenset(
-    (
-        dependencies.database,
-        dependencies.read_connection,
-        dependencies.connection,
-        dependencies.transaction,
-    )
-)
 _READING = frozenset(("GET", "HEAD"))
 # Seconds between two log lines about refusals: one a request would be a second overload.
 _SUMMARY_INTERVAL = 1.0
@@ -40,86 +37,98 @@ _SUMMARY_INTERVAL = 1.0
 _log = structlog.get_logger("app.gate")
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a request is told that is turned away. `template` is its route's."""
+
+    template: str
+    problem: ReadyMade
+    retry_after: int
+    """Seconds."""
+
+
 class Gate:
-    """Middleware between the request's own and the router."""
+    """Says who is turned away, and writes a log line for all of a second."""
 
-    def __init__(self, app: ASGIApp, *, service: FastAPI, database: Database) -> None:
-        self.app = app
+    def __init__(self, service: FastAPI, database: Database, needing: Collection[object]) -> None:
+        """It is for the routes that depend on one of `needing`."""
         self._database = database
-        self._guarded = PathsThatAsk(service, _NEEDS_DATABASE.__contains__)
-        self._saturated = _Refusal(problems.saturated(0))
-        self._unavailable = _Refusal(problems.unavailable(0))
+        self._guarded = PathsThatAsk(service, needing.__contains__)
+        self._forgiving = PathsThatAsk(service, may_be_stale)
+        self._saturated = ReadyMade(problems.saturated(0))
+        self._unavailable = ReadyMade(problems.unavailable(0))
         self._refused: Counter[str] = Counter()
+        self._on_their_way: Counter[Guard] = Counter()
+        """How many were let through on arrival, and join the queue later in this turn of the event loop."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            refusal = self._refusal_of(scope)
-            if refusal is not None:
-                await refusal.send(send)
-                return
-        await self.app(scope, receive, send)
+    def has_final_say(self, path: str) -> bool:
+        """Whether a refusal is the answer: not where an older answer may take its place."""
+        return self._forgiving.template_of(path) is None
 
-    def _refusal_of(self, scope: Scope) -> _Answer | None:
-        template = self._guarded.template_of(scope["path"])
+    def refusal_on_arrival(self, method: str, path: str, budget: float | None) -> Refusal | None:
+        """As `refusal_of`, for a request that will need another turn of the event loop to get to the pool.
+
+        Those that arrive together would otherwise find the same vacancy, and all but one of them go in vain.
+        """
+        return self._judge(method, path, budget, on_arrival=True)
+
+    def refusal_of(self, method: str, path: str, budget: float | None) -> Refusal | None:
+        """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many."""
+        return self._judge(method, path, budget, on_arrival=False)
+
+    def _judge(self, method: str, path: str, budget: float | None, *, on_arrival: bool) -> Refusal | None:
+        template = self._guarded.template_of(path)
         if template is None:
             return None
-        guard = self._database.guard_of(reads_only=scope["method"] in _READING)
+        guard = self._database.guard_of(reads_only=method in _READING)
         if guard.breaker.state is not BreakerState.CLOSED:
-            refusal, retry_after = self._unavailable, guard.breaker.retry_after()
-        else:
-            call = call_scope.get()
-            shed_for = guard.pool.try_shed(_budget(call))
-            if shed_for is None:
-                return None
-            refusal, retry_after = self._saturated, shed_for
-        scope[TURNED_AWAY] = template
-        self._note(refusal.name)
-        return refusal.answer(retry_after)
+            return self._refuse(template, self._unavailable, guard.breaker.retry_after())
+        shed_for = guard.pool.try_shed(budget, ahead=self._on_their_way[guard])
+        if shed_for is not None:
+            return self._refuse(template, self._saturated, shed_for)
+        if on_arrival:
+            if not self._on_their_way:
+                asyncio.get_running_loop().call_soon(self._on_their_way.clear)
+            self._on_their_way[guard] += 1
+        return None
 
-    def _note(self, name: str) -> None:
+    def _refuse(self, template: str, problem: ReadyMade, retry_after: float) -> Refusal:
         if not self._refused:
             asyncio.get_running_loop().call_later(_SUMMARY_INTERVAL, self._summarise)
-        self._refused[name] += 1
+        self._refused[problem.name] += 1
+        return Refusal(template, problem, max(1, ceil(retry_after)))
 
     def _summarise(self) -> None:
-        _log.warning("requests_turned_away", seconds=_SUMMARY_INTERVAL, **self._refused)
+        told = {name.replace("-", "_"): number for name, number in self._refused.items()}
+        _log.warning("requests_turned_away", seconds=_SUMMARY_INTERVAL, **told)
         self._refused.clear()
 
 
-class _Refusal:
-    """A problem, rendered but for what differs from request to request."""
+class GateMiddleware:
+    """The gate between the request's own middleware and the router."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.name = str(problem.type).replace("-", "_")
-        content = problem.marshal(uri=problems.TYPE_URI)
-        rendered = json.dumps({**content, "request_id": ""}, separators=(",", ":"), ensure_ascii=False)
-        self._before = rendered.removesuffix('"}').encode()
-        self._status = problem.status
+    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
+        self.app = app
+        self._gate = gate
 
-    def answer(self, retry_after: float) -> _Answer:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal_of(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        scope[TURNED_AWAY] = refusal.template
         call = call_scope.get()
-        tag = call.tag if call else ""  # letters, digits, dots, dashes: nothing that JSON would escape
-        return _Answer(self._status, self._before + tag.encode("ascii") + b'"}', max(1, ceil(retry_after)))
-
-
-class _Answer:
-    def __init__(self, status: int, body: bytes, retry_after: int) -> None:
-        self._status = status
-        self._body = body
-        self._retry_after = retry_after
-
-    async def send(self, send: Send) -> None:
+        body = refusal.problem.body(call.tag.encode("ascii") if call else b"")
         headers = [
-            (b"content-length", str(len(self._body)).encode()),
+            (b"content-length", b"%d" % len(body)),
             (b"content-type", problems.MEDIA_TYPE.encode()),
-            (b"retry-after", str(self._retry_after).encode()),
+            (b"retry-after", b"%d" % refusal.retry_after),
         ]
-        await send({"type": "http.response.start", "status": self._status, "headers": headers})
-        await send({"type": "http.response.body", "body": self._body})
+        await send({"type": "http.response.start", "status": refusal.problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-
-def _budget(call: CallScope | None) -> float | None:
-    """Seconds that the client is ready to wait; None if it did not say."""
-    if call is None or call.deadline is None:
-        return None
-    return call.deadline - asyncio.get_running_loop().time()
+    def _refusal_of(self, scope: Scope) -> Refusal | None:
+        call = call_scope.get()
+        deadline = call.deadline if call else None
+        budget = None if deadline is None else deadline - asyncio.get_running_loop().time()
+        return self._gate.refusal_of(scope["method"], scope["path"], budget)

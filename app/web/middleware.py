@@ -1,16 +1,13 @@
 """What happens around every request, in one ASGI middleware: each further one would cost again.
 
-It gives the request an identity and a deadline, bounds its body, completes the headers of the
-answer, turns unforeseen errors into `internal`, counts, and writes the log line.
+It gives the request an identity and a deadline, bounds its body in bytes and time, completes the
+headers of the answer, turns unforeseen errors into `internal`, counts, and writes the log line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import os
-import re
 from time import perf_counter
 
 import structlog
@@ -21,16 +18,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.database import CallScope, call_scope
 from app.observability import Metrics
-from app.web import problems
+from app.web import heading, problems
 from app.web.drain import Drain
 from app.web.gate import TURNED_AWAY
+from app.web.ready_made import ALWAYS, UNLESS_SAID
 
 # Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
 # fail, logged.
 UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
-_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+# Seconds that a body may take, and the bytes of it that buy a second more: who sends as slowly as he
+# can must not hold a request open for ever.
+_BODY_PATIENCE = 10.0
+_SLOWEST_BODY = 8192
 _SERVER_ERROR = 500
+_REQUEST_TIMEOUT = 408
 _PAYLOAD_TOO_LARGE = 413
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for an answer that nobody waited for
 
@@ -65,7 +66,8 @@ class Exchange:
 
     __slots__ = (
         "_body_bytes",
-        "_knows_length",
+        "_body_is_awaited",
+        "_complete",
         "_middleware",
         "_receive",
         "_refusal",
@@ -83,31 +85,30 @@ class Exchange:
         self._send = send
         self._started = perf_counter()
         self._status = 0  # until the answer begins
+        self._complete = False
         self._body_bytes = 0
-        self._knows_length = False
+        self._body_is_awaited = False
         self._refusal: Exception | None = None
         self.call = CallScope(tag="")
         for name, value in scope["headers"]:
             if name == b"content-length":
                 self._bound_body(value)
-            elif name == b"x-request-id" and _VALID_ID.fullmatch(value):
+            elif name == b"transfer-encoding":
+                self._body_is_awaited = True
+            elif name == b"x-request-id" and heading.is_valid_id(value):
                 self.call.tag = value.decode("ascii")
             elif name == b"x-request-timeout":
                 self._set_deadline(value)
-        self.call.tag = self.call.tag or os.urandom(16).hex()
+        self.call.tag = self.call.tag or heading.new_id()
 
     def _bound_body(self, length: bytes) -> None:
-        if length.isdigit():
-            self._knows_length = True  # and the server sees to it that no more comes
-            if int(length) > self._middleware.max_body_bytes:
-                self._refusal = HTTPException(_PAYLOAD_TOO_LARGE, headers={"Connection": "close"})
+        self._body_is_awaited = length != b"0"
+        if length.isdigit() and int(length) > self._middleware.max_body_bytes:
+            self._refusal = _cut_off(_PAYLOAD_TOO_LARGE)
 
     def _set_deadline(self, text: bytes) -> None:
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = math.nan
-        if 0 < seconds < math.inf:
+        seconds = heading.seconds(text)
+        if seconds is not None:
             self.call.deadline = asyncio.get_running_loop().time() + seconds
         else:
             fault = {
@@ -123,7 +124,7 @@ class Exchange:
             await self._answer(self._refusal)
             return
         try:
-            receive = self._receive if self._knows_length else self.receive
+            receive = self.receive if self._body_is_awaited else self._receive
             await self._middleware.app(self._scope, receive, self.send)
         except asyncio.CancelledError:
             if self._status or not self._middleware.drain.time_is_up:
@@ -144,34 +145,60 @@ class Exchange:
         await response(self._scope, self._receive, self.send)
 
     async def receive(self) -> Message:
-        """Receive, and count what a client sends that did not say how much it will be."""
-        message = await self._receive()
+        """Receive, and bound what comes until the body is whole."""
+        if not self._body_is_awaited:
+            return await self._receive()
+        due = self._started + _BODY_PATIENCE + self._body_bytes / _SLOWEST_BODY
+        try:
+            async with asyncio.timeout(due - perf_counter()):
+                message = await self._receive()
+        except TimeoutError:
+            raise _cut_off(_REQUEST_TIMEOUT) from None
         self._body_bytes += len(message.get("body", b""))
+        self._body_is_awaited = message.get("more_body", False)
         if self._body_bytes > self._middleware.max_body_bytes:
-            raise HTTPException(_PAYLOAD_TOO_LARGE, headers={"Connection": "close"})
+            raise _cut_off(_PAYLOAD_TOO_LARGE)
         return message
 
     async def send(self, message: Message) -> None:
         """Send, and complete the headers."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            headers = [*message.get("headers", ()), *_EVERY_ANSWER]
+            headers = [*message.get("headers", ()), *ALWAYS]
+            said = {name for name, _ in headers}
+            headers += [header for header in UNLESS_SAID if header[0] not in said]
             headers.append((b"x-request-id", self.call.tag.encode("ascii")))
             if self._middleware.drain.draining:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
-        await self._send(message)
+        try:
+            await self._send(message)
+        except RuntimeError:  # uvloop's, of a connection whose end uvicorn has not heard of yet
+            if self._complete or not await self._has_hung_up():
+                raise
+        self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def _has_hung_up(self) -> bool:
+        """Whether the client is gone. The server may learn that only in the next turn of the event loop."""
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(0):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            return False
+        return True
 
     def note(self) -> None:
         """Count and log what came of it."""
         seconds = perf_counter() - self._started
         status = self._status or _CLIENT_CLOSED_REQUEST
         if TURNED_AWAY in self._scope:  # the gate writes a line for all of a second
-            self._middleware.metrics.observe(Request(self._scope), self._scope[TURNED_AWAY], status, seconds)
+            self._middleware.metrics.count(self._scope["method"], self._scope[TURNED_AWAY], status)
             return
         route = route_template(self._scope)
         if route not in UNNOTED:
-            self._middleware.metrics.observe(Request(self._scope), route, status, seconds)
+            self._middleware.metrics.observe(self._scope["method"], route, status, seconds)
         elif status < _SERVER_ERROR:
             return
         log = self._middleware.log
@@ -194,6 +221,11 @@ class Exchange:
             if status >= _SERVER_ERROR:
                 line["error"] = f"{type(error).__name__}: {error}"
         return line
+
+
+def _cut_off(status: int) -> HTTPException:
+    """Make the answer to a body that is not read to its end: what is left of it is no request."""
+    return HTTPException(status, headers={"Connection": "close"})
 
 
 def route_template(scope: Scope) -> str:

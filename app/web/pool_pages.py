@@ -95,7 +95,7 @@ async def live_events(request: Request) -> StreamingResponse:
     return StreamingResponse(
         _events(state["history"], state["drain"]),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        headers={"X-Accel-Buffering": "no"},
     )
 
 

@@ -13,8 +13,6 @@ from app.web.state import state_of
 
 router = APIRouter(tags=["probes"])
 
-_NOT_KEPT = {"Cache-Control": "no-store"}
-
 
 class Alive(BaseModel):
     status: Literal["alive"] = "alive"
@@ -28,7 +26,7 @@ class ReadinessReport(BaseModel):
 @router.get("/healthz", response_model=Alive)
 async def healthz() -> Response:
     """Alive: the process can answer. Never looks at the database, whose absence no restart cures."""
-    return JSONResponse({"status": "alive"}, headers=_NOT_KEPT)
+    return JSONResponse({"status": "alive"})
 
 
 @router.get("/readyz", response_model=ReadinessReport, responses={503: {"model": ReadinessReport}})
@@ -42,7 +40,7 @@ async def readyz(request: Request) -> Response:
         readiness.status == "degraded" and not state["settings"].readyz_fail_when_degraded
     )
     report = {"status": readiness.status, "reasons": list(readiness.reasons)}
-    return JSONResponse(report, 200 if serves else 503, headers=_NOT_KEPT)
+    return JSONResponse(report, 200 if serves else 503)
 
 
 @router.get(
@@ -53,4 +51,4 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus's text format; OpenMetrics for those who accept it."""
     body, content_type = state_of(request)["metrics"].render(request.headers.get("accept", ""))
-    return Response(body, headers={"Content-Type": content_type, **_NOT_KEPT})
+    return Response(body, headers={"Content-Type": content_type})

@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 
 from app.database import CommitUnknown, DatabaseUnavailable, call_scope
 from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from app.web.routes import methods_of
 
 TYPE_URI = "/problems/{type}"
 MEDIA_TYPE = "application/problem+json"
@@ -72,6 +73,14 @@ class PayloadTooLarge(StatusProblem):
     type_, title, status = "payload-too-large", "The request body is too large", 413
 
 
+class RequestTimeout(StatusProblem):
+    type_, title, status = "request-timeout", "The request came too slowly", 408
+
+
+class HeadersTooLarge(StatusProblem):
+    type_, title, status = "headers-too-large", "The request's headers are too large", 431
+
+
 class Unauthorized(StatusProblem):
     type_, title, status = "unauthorized", "A token is needed", 401
     headers_ = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - the library copies it
@@ -108,7 +117,10 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
     content = problem.marshal(uri=TYPE_URI)
     call = call_scope.get()
     content["request_id"] = call.tag if call else None
-    return JSONResponse(content, problem.status, headers={**(problem.headers or {})}, media_type=MEDIA_TYPE)
+    headers = {**(problem.headers or {})}
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(methods_of(request.app, request.scope["path"]))
+    return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def handled() -> Iterable[type[Exception]]:
@@ -199,20 +211,22 @@ def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str
 
 
 def _http_error(error: HTTPException) -> Problem:
+    headers = dict(error.headers or {})
     if make := _STATUS_PROBLEMS.get(error.status_code):
-        return make()
+        return make(headers=headers)
     phrase = HTTPStatus(error.status_code).phrase
     return Problem(
         title=phrase,
         type_=phrase.lower().replace(" ", "-"),
         status=error.status_code,
-        headers=dict(error.headers or {}),
+        headers=headers,
     )
 
 
-_STATUS_PROBLEMS: dict[int, Callable[[], Problem]] = {
+_STATUS_PROBLEMS: dict[int, type[StatusProblem]] = {
     400: BadRequest,
     404: NotFound,
+    408: RequestTimeout,
     413: PayloadTooLarge,
     500: Internal,
 }

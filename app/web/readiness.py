@@ -9,14 +9,7 @@ from typing import Literal
 import asyncpg
 import structlog
 
-from app.database import (
-    CallScope,
-    Database,
-    DatabaseUnavailable,
-    MigrationError,
-    call_scope,
-    migrations,
-)
+from app.database import CallScope, Database, DatabaseUnavailable, MigrationError, call_scope, schema
 from app.observability import Scrubber, numbers
 from app.pool import PoolError
 from app.web.drain import Drain
@@ -93,7 +86,7 @@ class ReadinessWatch:
     async def _look(self) -> None:
         try:
             async with asyncio.timeout(_PATIENCE), self._database.connection() as connection:
-                schema = await migrations.schema_state(connection)
+                state = await schema.schema_state(connection)
         except (
             PoolError,
             DatabaseUnavailable,
@@ -106,7 +99,7 @@ class ReadinessWatch:
             if self._obstacle:
                 self._obstacle = self._scrub(self._describe(error))
             return
-        self._obstacle = str(schema) if schema.is_old else None
+        self._obstacle = str(state) if state.is_old else None
 
     def _describe(self, error: Exception) -> str:
         cause = self._database.primary.stats().last_error or str(error) or type(error).__name__

@@ -36,6 +36,15 @@ class PathsThatAsk:
         return self._pattern
 
 
+def methods_of(service: FastAPI, path: str) -> list[str]:
+    """The methods that this path knows, which may belong to several routes."""
+    found: set[str] = set()
+    for route in iter_route_contexts(service.routes):
+        if route.path_regex.match(path):
+            found |= route.methods or set()
+    return sorted(found)
+
+
 def _calls(dependant: Dependant | None) -> Iterator[object]:
     if dependant is not None:
         for dependency in dependant.dependencies:

@@ -75,6 +75,11 @@ def stale_if_error(seconds: float) -> params.Depends:
     return dependency
 
 
+def may_be_stale(dependency: object) -> bool:
+    """Whether this is what `stale_if_error` has made."""
+    return isinstance(dependency, _Keep)
+
+
 @dataclass(frozen=True)
 class _Keep:
     seconds: float
@@ -97,21 +102,24 @@ class StaleIfError:
         *,
         service: FastAPI,
         name: str,
+        note: Callable[[str], None],
         most_answers: int = MOST_ANSWERS,
         most_bytes: int = MOST_BYTES,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`name` is the cache's in `Cache-Status`: letters, digits, dots, dashes, underscores."""
+        """`name` is the cache's in `Cache-Status`: letters, digits, dots, dashes, underscores. `note` is told
+        the template of a route whenever an older answer stands in."""
         self.app = app
         self.name = name
         self.clock = clock
         self.shelf = _Shelf(most_answers, most_bytes)
-        self._paths = PathsThatAsk(service, lambda asked: isinstance(asked, _Keep))
+        self.note = note
+        self._paths = PathsThatAsk(service, may_be_stale)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http" and self._paths.template_of(scope["path"]):
+        if scope["type"] == "http" and (template := self._paths.template_of(scope["path"])):
             if scope["method"] == "GET":
-                return _Exchange(self, scope, send).run(receive)
+                return _Exchange(self, template, scope, send).run(receive)
             if scope["method"] not in _SAFE:
                 send = self._forgetting(_target(scope), send)
         return self.app(scope, receive, send)
@@ -128,10 +136,11 @@ class StaleIfError:
 class _Exchange:
     """One GET and its answer."""
 
-    __slots__ = ("_layer", "_pending", "_replaced", "_scope", "_send", "_started", "keep_for")
+    __slots__ = ("_layer", "_pending", "_replaced", "_scope", "_send", "_started", "_template", "keep_for")
 
-    def __init__(self, layer: StaleIfError, scope: Scope, send: Send) -> None:
+    def __init__(self, layer: StaleIfError, template: str, scope: Scope, send: Send) -> None:
         self._layer = layer
+        self._template = template
         self._scope = scope
         self._send = send
         self._started = False
@@ -176,6 +185,7 @@ class _Exchange:
         if answer is None or not answer.stands_in_for(self._scope, now):
             return False
         self._started = self._replaced = True
+        layer.note(self._template)
         told = f'"{layer.name}"; fwd=stale; fwd-status={status}; detail=stale-if-error'
         headers = [
             *answer.headers,

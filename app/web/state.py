@@ -10,6 +10,7 @@ from app.database import Database
 from app.observability import LoopLag, Metrics
 from app.settings import Settings
 from app.web.drain import Drain
+from app.web.gate import Gate
 from app.web.history import History
 from app.web.readiness import ReadinessWatch
 
@@ -20,6 +21,7 @@ class State(TypedDict):
     settings: Settings
     database: Database
     drain: Drain
+    gate: Gate
     readiness: ReadinessWatch
     metrics: Metrics
     history: History

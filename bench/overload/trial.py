@@ -36,9 +36,11 @@ class Contestant:
 
     name: str
     factory: str
+    http: str = "httptools"
+    """uvicorn's protocol."""
 
 
-OURS = Contestant("Lifeguard", "ours:on_lifeguard")
+OURS = Contestant("Lifeguard", "ours:on_lifeguard", http="app.web.protocol:Protocol")
 ASYNCPG = Contestant("asyncpg.Pool", "peers:on_asyncpg")
 ASYNCPG_HALF_SECOND = Contestant("asyncpg.Pool, 0.5 s", "peers:on_asyncpg_half_second")
 PSYCOPG = Contestant("psycopg_pool", "peers:on_psycopg")
@@ -108,7 +110,7 @@ def serving(contestant: Contestant, dsn: str) -> Iterator[tuple[subprocess.Popen
     port = _free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory"]
     command += [f"bench.overload.{contestant.factory}", "--port", str(port)]
-    command += ["--loop", "uvloop", "--http", "httptools", "--backlog", "4096"]
+    command += ["--loop", "uvloop", "--http", contestant.http, "--backlog", "4096"]
     command += ["--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "60"]
     size = str(POOL_SIZE)
     settings = {"POOL_MIN_SIZE": size, "POOL_MAX_SIZE": size, "LOG_LEVEL": "warning"}

@@ -51,6 +51,17 @@ CREATE TABLE entries (
 """
 PAGES_OF_ENTRIES = "CREATE INDEX entries_of_account ON entries (account_id, id)"
 
+# Where the service has a role of its own (deploy/postgres): what is booked stays as it is, and of an account
+# nothing changes but the balance.
+APPEND_ONLY = """
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app' AND rolname <> current_user) THEN
+        REVOKE UPDATE, DELETE ON accounts, transfers, entries FROM app;
+        GRANT UPDATE (balance) ON accounts TO app;
+    END IF;
+END $$
+"""
+
 
 def upgrade() -> None:
     op.execute(ACCOUNTS)
@@ -59,6 +70,7 @@ def upgrade() -> None:
     op.execute(ONE_TRANSFER_A_KEY)
     op.execute(ENTRIES)
     op.execute(PAGES_OF_ENTRIES)
+    op.execute(APPEND_ONLY)
 
 
 def downgrade() -> None:

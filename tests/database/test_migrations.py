@@ -10,9 +10,11 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
-from app.database import Database, MigrationError, migrations
-from app.database.migrations import SchemaState, current_revision, head_revision, upgrade
+from app.database import Database, MigrationError, migrations, schema
+from app.database.migrations import upgrade
+from app.database.schema import SchemaState, current_revision, head_revision
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.database.conftest import settings_for
@@ -39,19 +41,19 @@ def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ad
     """`add_revision("one", "CREATE ...")` to a history of the test's own, empty at first."""
     scripts = tmp_path / "migrations"
     (scripts / "versions").mkdir(parents=True)
-    shutil.copy(migrations.SCRIPTS / "env.py", scripts)
-    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
+    shutil.copy(schema.SCRIPTS / "env.py", scripts)
+    monkeypatch.setattr(schema, "SCRIPTS", scripts)
     added: list[str] = []
 
     def add(revision: str, sql: str) -> None:
         code = REVISION.format(revision=revision, down=added[-1] if added else None, sql=sql)
         (scripts / "versions" / f"{revision}.py").write_text(code)
         added.append(revision)
-        migrations._revisions.cache_clear()
+        schema._revisions.cache_clear()
 
-    migrations._revisions.cache_clear()
+    schema._revisions.cache_clear()
     yield add
-    migrations._revisions.cache_clear()
+    schema._revisions.cache_clear()
 
 
 @pytest.fixture
@@ -149,11 +151,11 @@ async def test_an_old_schema_is_known_as_such(
 ) -> None:
     add_revision("one", "CREATE TABLE things (id int)")
     async with database.read() as connection:
-        before = await migrations.schema_state(connection)
+        before = await schema.schema_state(connection)
         await upgrade(settings)
-        after = await migrations.schema_state(connection)
+        after = await schema.schema_state(connection)
         add_revision("two", "CREATE TABLE more_things (id int)")
-        outgrown = await migrations.schema_state(connection)
+        outgrown = await schema.schema_state(connection)
     assert [before.is_old, after.is_old, outgrown.is_old] == [True, False, True]
     assert str(before) == "the schema is at revision none, this version needs one"
     assert str(outgrown) == "the schema is at revision one, this version needs two"
@@ -167,7 +169,7 @@ async def test_a_newer_schema_serves_the_previous_version(
     await upgrade(settings)
     await fetchval(database_url, "UPDATE alembic_version SET version_num = 'of the future'")
     async with database.read() as connection:
-        assert not (await migrations.schema_state(connection)).is_old
+        assert not (await schema.schema_state(connection)).is_old
     assert (await upgrade(settings)).current == "of the future"
 
 
@@ -198,9 +200,32 @@ async def test_a_table_in_use_is_not_queued_for_longer_than_the_lock_timeout(
 async def test_two_newest_revisions_are_a_mistake(add_revision: AddRevision) -> None:
     add_revision("one", "SELECT 1")
     code = REVISION.format(revision="other", down=None, sql="SELECT 1")
-    (migrations.SCRIPTS / "versions" / "other.py").write_text(code)
-    migrations._revisions.cache_clear()
+    (schema.SCRIPTS / "versions" / "other.py").write_text(code)
+    schema._revisions.cache_clear()
     with pytest.raises(MigrationError, match="one, other"):
+        head_revision()
+
+
+async def test_revisions_are_read_as_alembic_reads_them(add_revision: AddRevision) -> None:
+    add_revision("one", "SELECT 1")
+    merged = REVISION.format(revision="both", down=("left", "right"), sql="SELECT 1")
+    annotated = "revision: str = 'left'\ndown_revision: str | None = 'one'\n"
+    for name, code in {
+        "left": annotated,
+        "right": REVISION.format(revision="right", down="one", sql="SELECT 1"),
+        "both": merged,
+    }.items():
+        (schema.SCRIPTS / "versions" / f"{name}.py").write_text(code)
+    scripts = ScriptDirectory(str(schema.SCRIPTS))
+    assert head_revision() == scripts.get_current_head() == "both"
+    assert schema._revisions().all == {script.revision for script in scripts.walk_revisions()}
+
+
+async def test_a_revision_whose_name_cannot_be_read_is_a_mistake(add_revision: AddRevision) -> None:
+    add_revision("one", "SELECT 1")
+    (schema.SCRIPTS / "versions" / "two.py").write_text("revision = str(2)\ndown_revision = 'one'\n")
+    schema._revisions.cache_clear()
+    with pytest.raises(MigrationError, match=r"two\.py"):
         head_revision()
 
 
@@ -235,7 +260,7 @@ async def test_alembics_own_commands_work_on_the_services_settings(
     await upgrade(settings)
     monkeypatch.setenv("DATABASE_URL", database_url)
     config = Config()
-    config.set_main_option("script_location", str(migrations.SCRIPTS))
+    config.set_main_option("script_location", str(schema.SCRIPTS))
     await asyncio.to_thread(command.downgrade, config, "base")
     async with database.read() as connection:
         assert await current_revision(connection) is None
@@ -246,6 +271,6 @@ async def test_sql_can_be_printed_instead_of_run(
 ) -> None:
     add_revision("one", "CREATE TABLE things (id int)")
     config = Config()
-    config.set_main_option("script_location", str(migrations.SCRIPTS))
+    config.set_main_option("script_location", str(schema.SCRIPTS))
     command.upgrade(config, "head", sql=True)
     assert "CREATE TABLE things (id int);" in capsys.readouterr().out

@@ -134,7 +134,7 @@ def breaker_of(serving: Service) -> tuple[BreakerState, int]:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_stopped_server_is_refused_for_in_milliseconds_and_used_when_it_is_back(
+async def test_a_stopped_server_is_refused_for_at_once_and_used_when_it_is_back(
     serving: Service, server: PostgresServer, mode: StopMode
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -148,7 +148,10 @@ async def test_a_stopped_server_is_refused_for_in_milliseconds_and_used_when_it_
         later = [answer for answer in refused if answer.began > refused[0].began + refused[0].seconds]
         assert {answer.problem for answer in later} == {"/problems/database-unavailable"}
         assert {answer.retry_after for answer in later} <= {"1", "2", "3"}
-        assert median(answer.seconds for answer in later) < 0.05
+        # Nobody waited for anything; how few milliseconds that takes is `bench.outage`'s to say.
+        assert (
+            median(answer.seconds for answer in later) < serving.state["settings"].pool_acquire_timeout / 10
+        )
         ready = await serving.client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (httpx.codes.OK, "degraded")
         await server.start()

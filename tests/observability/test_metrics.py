@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
-from starlette.requests import Request
 
 from app.observability import BreakerNumbers, Metrics, PoolNumbers
 from app.pool import Pool, PoolStats
@@ -21,6 +20,7 @@ CONTRACT = {
     "db_client_connection_max": ("gauge", set()),
     "db_client_connection_idle_min": ("gauge", set()),
     "db_client_connection_pending_requests": ("gauge", set()),
+    "db_pool_oldest_wait_seconds": ("gauge", set()),
     "db_client_connection_timeouts_total": ("counter", set()),
     "db_client_connection_create_time_seconds": ("histogram", set()),
     "db_client_connection_wait_time_seconds": ("histogram", set()),
@@ -42,15 +42,17 @@ def stats(name: str = "primary") -> PoolStats:
         busy.observe(seconds)
     return replace(
         Pool(name=name, min_size=2, max_size=9).stats(),
-        idle=3, used=4, waiting=5, timeouts=6, opened=7, open_failures=8, resets=9,
-        shed={"queue": 10}, closed={"lifetime": 11}, leaks={"overdue": 12},
+        idle=3, used=4, waiting=5, oldest_wait=5.5, timeouts=6, opened=7, open_failures=8, resets=9,
+        shed={"queue_full": 10}, closed={"lifetime": 11}, leaks={"overdue": 12},
         wait=busy.snapshot(), use=busy.snapshot(), create=busy.snapshot(),
     )  # fmt: skip
 
 
 def metrics_of(*pools: PoolStats, breaker: BreakerNumbers | None = None, draining: bool = False) -> Metrics:
     return Metrics(
+        target={"service_name": "ledger", "service_version": "1.2"},
         pools=lambda: [PoolNumbers(pool, breaker or BreakerNumbers()) for pool in pools],
+        ready=lambda: not draining,
         draining=lambda: draining,
         in_flight=lambda: 3,
         loop_lag=lambda: 0.25,
@@ -91,14 +93,23 @@ class TestPools:
             ("db_client_connection_max",): 9,
             ("db_client_connection_idle_min",): 2,
             ("db_client_connection_pending_requests",): 5,
+            ("db_pool_oldest_wait_seconds",): 5.5,
             ("db_client_connection_timeouts_total",): 6,
             ("db_pool_opened_total",): 7,
             ("db_pool_open_failures_total",): 8,
             ("db_pool_resets_total",): 9,
-            ("db_pool_shed_total", "queue"): 10,
+            ("db_pool_shed_total", "queue_full"): 10,
             ("db_pool_closed_total", "lifetime"): 11,
             ("db_pool_leaks_total", "overdue"): 12,
+        } | {("db_pool_shed_total", reason): 0 for reason in ("queue_target", "deadline", "stale")} | {
+            ("db_pool_leaks_total", kind): 0 for kind in ("abandoned", "nested")
         }
+
+    def test_sheds_and_leaks_rise_from_nothing(self) -> None:
+        """An alert on the first of them needs a number before it."""
+        found = samples(metrics_of(replace(stats(), shed={}, leaks={})))
+        assert {sample.value for sample in found["db_pool_shed_total"]} == {0}
+        assert {sample.value for sample in found["db_pool_leaks_total"]} == {0}
 
     @pytest.mark.parametrize("what", ["wait", "use", "create"])
     def test_histograms_are_cumulative(self, what: str) -> None:
@@ -133,12 +144,23 @@ class TestService:
     def test_says_whether_it_drains_and_how_late_its_loop_is(self) -> None:
         found = samples(metrics_of(draining=True))
         assert found["app_draining"][0].value == 1
+        assert found["app_ready"][0].value == 0
         assert found["event_loop_lag_seconds"][0].value == 0.25
         assert found["http_requests_inprogress"][0].value == 3
 
+    def test_says_what_it_is(self) -> None:
+        (target,) = samples(metrics_of())["target_info"]
+        assert target.labels == {"service_name": "ledger", "service_version": "1.2"}
+
+    def test_counts_older_answers_by_route(self) -> None:
+        metrics = metrics_of()
+        metrics.note_stale_answer("/items")
+        (sample,) = samples(metrics)["app_stale_answers_total"]
+        assert (sample.labels, sample.value) == ({"handler": "/items"}, 1)
+
     def test_two_apps_have_two_registries(self) -> None:
         one, other = metrics_of(), metrics_of()
-        one.observe(request("GET"), "/items", 200, 0.01)
+        one.observe("GET", "/items", 200, 0.01)
         assert "http_requests_total" in samples(one)
         assert "http_requests_total" not in samples(other)
 
@@ -146,7 +168,7 @@ class TestService:
 class TestHttp:
     def test_requests_and_latency_by_route(self) -> None:
         metrics = metrics_of()
-        metrics.observe(request("POST"), "/items", 503, 0.02)
+        metrics.observe("POST", "/items", 503, 0.02)
         found = samples(metrics)
         assert found["http_requests_total"][0].labels == {
             "handler": "/items",
@@ -159,10 +181,6 @@ class TestHttp:
     def test_invented_methods_make_no_series_of_their_own(self) -> None:
         metrics = metrics_of()
         for method in ("BREW", "WHEN", "PROPFIND"):
-            metrics.observe(request(method), "none", 405, 0.0)
+            metrics.observe(method, "none", 405, 0.0)
         (sample,) = samples(metrics)["http_requests_total"]
         assert (sample.labels["method"], sample.value) == ("other", 3)
-
-
-def request(method: str) -> Request:
-    return Request({"type": "http", "method": method, "headers": []})

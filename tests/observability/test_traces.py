@@ -3,6 +3,9 @@
 from importlib.machinery import ModuleSpec
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.util.types import AttributeValue
+from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from app.observability import traces
@@ -46,3 +49,28 @@ def test_without_the_packages_a_line_says_what_is_missing(
         assert tracing(**ENDPOINT) is False
     assert [line["event"] for line in lines] == ["traces_off"]
     assert "pip install" in lines[0]["reason"]
+
+
+class Span(trace.NonRecordingSpan):
+    def __init__(self) -> None:
+        super().__init__(trace.INVALID_SPAN_CONTEXT)
+        self.attributes: dict[str, AttributeValue] = {"url.query": "token=canary"}
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        self.attributes[key] = value
+
+
+async def test_do_not_carry_the_query() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    async def receive() -> Message:
+        return {}
+
+    async def send(message: Message) -> None:
+        pass
+
+    span = Span()
+    with trace.use_span(span):
+        await traces.WithoutQueries(app)({"type": "http", "query_string": b"token=canary"}, receive, send)
+    assert span.attributes == {"url.query": ""}

@@ -93,7 +93,7 @@ class TestBorrowing:
     async def test_a_spike_of_short_requests_does_not_fill_the_pool(
         self, make_pool: MakePool, proxy: Proxy
     ) -> None:
-        pool = await make_pool(proxy.dsn, min_size=5, max_size=20)
+        pool = await make_pool(proxy.dsn, min_size=5, max_size=20, queue_target=0)
         proxy.hold_new = True  # opening takes longer than the whole spike
         await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(50)))
         proxy.resume()

@@ -142,6 +142,7 @@ class TestOnTheServer:
         pool = await make_pool(max_size=1, queue_target=0)
         dice = random.Random(1)
         lateness: list[float] = []
+        lateness_of_timers: list[float] = []
 
         async def borrower(budget: float) -> None:
             asked_at = monotonic()
@@ -149,10 +150,16 @@ class TestOnTheServer:
                 await pool.acquire(timeout=budget)
             lateness.append(monotonic() - asked_at - budget)
 
+        async def sleeper(budget: float) -> None:
+            asked_at = monotonic()
+            await asyncio.sleep(budget)
+            lateness_of_timers.append(monotonic() - asked_at - budget)
+
         async with pool.acquire():
-            await asyncio.gather(*(borrower(dice.uniform(0.01, 0.3)) for _ in range(300)))
+            budgets = [dice.uniform(0.01, 0.3) for _ in range(300)]
+            await asyncio.gather(*map(borrower, budgets), *map(sleeper, budgets))
         assert min(lateness) > -0.01
-        assert max(lateness) < LATE
+        assert max(lateness) < LATE + max(lateness_of_timers)  # on a busy machine all timers are late
         assert pool.stats().timeouts == 300
         assert pool.get_idle_size() == 1
 

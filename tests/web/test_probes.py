@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.database import PoolOversized, ReadConnection, migrations
+from app.database import PoolOversized, ReadConnection, schema
 from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.conftest import ServerFactory
@@ -64,7 +64,7 @@ class TestWithoutADatabase:
         assert (said[0], said[-1]) == ("not ready", "ready")
 
 
-@pytest.mark.skipif(migrations.head_revision() is None, reason="there is no schema yet")
+@pytest.mark.skipif(schema.head_revision() is None, reason="there is no schema yet")
 class TestSchema:
     async def test_that_is_behind_is_not_ready_until_it_is_migrated(self, database_url: str) -> None:
         settings = settings_for(database_url)
@@ -90,15 +90,15 @@ class TestWatch:
     async def test_survives_an_error_that_nobody_foresaw(
         self, ledger_database: str, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original, failed = migrations.schema_state, asyncio.Event()
+        original, failed = schema.schema_state, asyncio.Event()
 
-        async def fail_once(connection: ReadConnection) -> migrations.SchemaState:
+        async def fail_once(connection: ReadConnection) -> schema.SchemaState:
             if failed.is_set():
                 return await original(connection)
             failed.set()
             raise ZeroDivisionError
 
-        monkeypatch.setattr(migrations, "schema_state", fail_once)
+        monkeypatch.setattr(schema, "schema_state", fail_once)
         async with service(settings_for(ledger_database)) as running:
             await until_ready(running)
         assert failed.is_set()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -9,6 +10,7 @@ from fastapi import APIRouter
 
 from app.web import ConnectionDep
 from tests.inside import Service, service, settings_for, until_ready
+from tests.processes import running
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 from tests.web.conftest import Log
@@ -42,8 +44,8 @@ async def guarded(ledger_database: str, postgres: PostgresServer) -> AsyncIterat
         log_level="debug",
     )
     try:
-        async with service(settings, routes=routes) as running:
-            yield running
+        async with service(settings, routes=routes) as guarded_service:
+            yield guarded_service
     finally:
         async with postgres.connect() as admin:
             await admin.execute("DROP ROLE canary")
@@ -73,6 +75,31 @@ async def test_no_secret_leaves_the_process(guarded: Service, postgres: Postgres
     assert "unforeseen_error" in lines
     assert "canary" in everything  # the role's name is no secret
     assert not [form for form in FORMS if form in everything]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks the kernel")
+async def test_no_secret_from_a_file_shows_in_the_process(
+    ledger_database: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Neither in its arguments nor in its environment, which every child and crash report inherits."""
+    for name, secret in {"password": postgres.password, "ops_token": TOKEN}.items():
+        (tmp_path / name).write_text(secret)
+    server = urlsplit(ledger_database)
+    variables = {
+        "APP_ENV": "production",
+        "DATABASE_URL": server._replace(netloc=f"postgres@{server.netloc.rpartition('@')[2]}").geturl(),
+        "DATABASE_PASSWORD_FILE": str(tmp_path / "password"),
+        "OPS_TOKEN_FILE": str(tmp_path / "ops_token"),
+        "LOG_LEVEL": "debug",
+        "DRAIN_DELAY": "0",
+    }
+    async with running(["-m", "app", "serve"], cwd=tmp_path, variables=variables) as process:
+        await eventually(lambda: process.answers("/readyz"))
+        shown = [Path(f"/proc/{process.process.pid}/{what}").read_text() for what in ("cmdline", "environ")]
+        await process.end()
+    assert not [
+        secret for secret in (postgres.password, TOKEN) if secret in "".join((*shown, process.output))
+    ]
 
 
 FORMS = {

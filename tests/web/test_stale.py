@@ -258,6 +258,7 @@ class Bench:
     def __init__(self, *, most_answers: int = 10, most_bytes: int = 10_000) -> None:
         self.now = 1000.0
         self.fails = False
+        self.noted: list[str] = []
         service = FastAPI()
 
         @service.get("/{name}", dependencies=[stale_if_error(seconds=60)])
@@ -268,6 +269,7 @@ class Bench:
             service,
             service=service,
             name="test",
+            note=self.noted.append,
             most_answers=most_answers,
             most_bytes=most_bytes,
             clock=lambda: self.now,
@@ -291,6 +293,7 @@ class TestBounds:
         assert stale["age"] == "59"
         bench.now += 0.2
         assert await bench.get("/x") is None
+        assert bench.noted == ["/{name}"]
 
     @pytest.mark.parametrize("bounds", [{"most_answers": 3}, {"most_bytes": 450}], ids=str)
     async def test_the_oldest_answers_make_room(self, bounds: dict[str, int]) -> None:
