@@ -2,14 +2,24 @@
 
 BIN     := .venv/bin
 READY   := .venv/requirements-dev.installed
+TOOLS   := .venv-deploy/requirements.installed
 PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-             --python-version 3.11 pyproject.toml
+             --python-version 3.11
 TESTS   ?=
 
+SCRIPTS := deploy/rolling-update deploy/secrets/generate deploy/replica/start $(wildcard deploy/postgres/initdb.d/*.sh)
+DASHBOARD := deploy/grafana/dashboards/lifeguard.json
+RULES := deploy/prometheus/rules/lifeguard.yml
+OPERATOR_RULES := deploy/kubernetes/components/monitoring/prometheus-rule.yaml
+# The same rules for the Prometheus operator: below a head of its own, two columns further in.
+AS_OPERATOR_RULES = printf '%s\n' '\# Made from $(RULES) by `make generated`.' \
+  'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: lifeguard' 'spec:' && \
+  sed 's/^./  &/' $(RULES)
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check format bench lock clean
+.PHONY: help run test test-slow check check-deploy audit image end-to-end format generated bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,7 +32,7 @@ test: $(READY)  ## run the suite against real PostgreSQL servers (TESTS=tests/po
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
-	@$(BIN)/python -m pytest -m slow $(TESTS) || [ $$? = 5 ]  # 5: there is none
+	@$(BIN)/python -m pytest -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
 	@$(BIN)/python -m pytest -m 'not slow' --loop asyncio tests/pool tests/database
 
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, generated files
@@ -31,13 +41,40 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry app migrations
-	$(BIN)/pylint app migrations tests bench
-	$(BIN)/python -m app settings | diff .env.example - || { echo 'stale: make .env.example'; exit 1; }
-	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; cp requirements*.lock "$$fresh"; \
-	$(COMPILE) -o "$$fresh/requirements.lock"; \
-	$(COMPILE) --group dev --group bench -o "$$fresh/requirements-dev.lock"; \
-	for lock in requirements.lock requirements-dev.lock; do \
+	$(BIN)/pylint app migrations tests bench deploy
+	@stale() { echo 'stale: make generated'; exit 1; }; \
+	$(BIN)/python -m app settings | diff .env.example - || stale; \
+	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \
+	{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy"; \
+	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; \
+	$(COMPILE) pyproject.toml -o "$$fresh/requirements.lock"; \
+	$(COMPILE) pyproject.toml --group dev --group bench -o "$$fresh/requirements-dev.lock"; \
+	$(COMPILE) --group deploy -o "$$fresh/deploy/requirements.lock"; \
+	for lock in requirements.lock requirements-dev.lock deploy/requirements.lock; do \
 	  diff -q "$$lock" "$$fresh/$$lock" || { echo 'stale: make lock'; exit 1; }; done
+
+check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, hardened, and its sums proved
+	@.venv-deploy/bin/hadolint Dockerfile
+	@.venv-deploy/bin/shellcheck .ci/* $(SCRIPTS)
+	@.venv-deploy/bin/zizmor --quiet --offline --persona pedantic .github
+	@$(BIN)/python -m deploy.kubernetes
+	@command -v promtool >/dev/null || { echo 'needs Prometheus (Debian: apt install prometheus)' >&2; exit 1; }
+	promtool check config deploy/prometheus/prometheus.yml
+	promtool test rules deploy/prometheus/tests/*.yml
+	$(BIN)/python -m pytest -m deploy $(TESTS)
+
+audit: $(READY)  ## what is known against the locked versions, and a bill of materials (asks PyPI)
+	$(BIN)/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock \
+	  --pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json
+	$(BIN)/uvx pip-audit==2.10.1 --strict --require-hashes --disable-pip --requirement requirements.lock
+
+image:  ## build the service's image, lifeguard:dev
+	DOCKER_BUILDKIT=1 docker build --tag lifeguard:dev \
+	  --build-arg REVISION="$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" .
+
+end-to-end: $(READY)  ## run docker-compose.yml under load: killed, updated, scaled, watched (needs Docker)
+	$(BIN)/python -m deploy.end_to_end
 
 format: $(READY)  ## let ruff format the code and fix what it can
 	$(BIN)/ruff format
@@ -48,14 +85,23 @@ bench: $(READY)  ## answer the questions of bench/: a table and a plot each
 	  $(BIN)/python -m "bench.$$(basename "$$(dirname "$$question")")"; done
 
 lock: $(READY)  ## bring the lock files up to date with pyproject.toml (UPGRADE=1: newest versions)
-	$(COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
-	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev --group bench -o requirements-dev.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev --group bench -o requirements-dev.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group deploy -o deploy/requirements.lock
 
 clean:  ## remove the environment, the embedded server's data and all caches
-	rm -rf .venv .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-deploy .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache
+
+generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
 
 .env.example: app/settings.py $(READY)
 	$(BIN)/python -m app settings > $@
+
+$(DASHBOARD): $(wildcard deploy/grafana/*.py) $(RULES) $(READY)
+	$(BIN)/python -m deploy.grafana > $@
+
+$(OPERATOR_RULES): $(RULES)
+	{ $(AS_OPERATOR_RULES); } > $@
 
 # uv when there is one, else pip: both install exactly what the lock names and hashes.
 $(READY): requirements-dev.lock
@@ -67,4 +113,11 @@ $(READY): requirements-dev.lock
 	@uv=$$(command -v uv || command -v $(BIN)/uv); if [ -n "$$uv" ]; then \
 	  "$$uv" pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements-dev.lock; else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; fi
+	@touch $@
+
+# Apart from .venv: checkov pins half of what the service uses to versions of its own.
+$(TOOLS): deploy/requirements.lock | $(READY)
+	@echo 'Installing deploy/requirements.lock into .venv-deploy (once for each state of the lock)'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-deploy
+	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-deploy/bin/python deploy/requirements.lock
 	@touch $@

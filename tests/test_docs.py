@@ -73,7 +73,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 @every_document
 def test_paths_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for path in re.findall(r"(?<![\w/.<])(?:app|tests|bench|docs|migrations|\.ci)/[\w./-]*\w", text):
+    for path in re.findall(r"(?<![\w/.<])(?:app|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\w", text):
         assert (ROOT / path).exists() or gone_with_the_ledger(path), path
 
 

@@ -78,7 +78,11 @@ async def audit(dsn: str, log: Log) -> Audit:
         unbalanced = await connection.fetchval(UNBALANCED)
     finally:
         await connection.close()
-    booked = [(row["idempotency_key"], row["id"]) for row in rows]
+    return compare([(row["idempotency_key"], row["id"]) for row in rows], unbalanced, log)
+
+
+def compare(booked: Sequence[tuple[str, int]], unbalanced: int, log: Log) -> Audit:
+    """The same from what BOOKED and UNBALANCED give."""
     missing = set(log.acknowledged.items()) - set(booked)
     unknown = [one for one in booked if one[0] not in log.acknowledged]
     return Audit(

@@ -41,7 +41,7 @@ class Log:
     lateness: list[float] = field(default_factory=list)
     """How many seconds after they were due requests left that nothing but this process held up."""
     failures: list[tuple[float, str]] = field(default_factory=list)
-    """When, and what came instead of a success: RESET, SILENT, or the status and who sent it."""
+    """When, and what came instead of a success: RESET, SILENT, or the status and the service's problem."""
     acknowledged: dict[str, int] = field(default_factory=dict)
     """Idempotency key to the id of the transfer."""
     unacknowledged: list[Write] = field(default_factory=list)
@@ -72,8 +72,8 @@ class Wire:
         if b"connection: close" in head:
             self.close()
         if not head.startswith((b"http/1.1 200 ", b"http/1.1 201 ")):
-            sender = "service" if FROM_SERVICE in head else "HAProxy"
-            raise Failed(f"{head[9:12].decode()} from {sender}")
+            problem = json.loads(body)["type"] if FROM_SERVICE in head else "from HAProxy"
+            raise Failed(f"{head[9:12].decode()} {problem}")
         return body
 
     async def _ask(self, request: bytes) -> tuple[bytes, bytes]:

@@ -1,0 +1,54 @@
+# The service as an image: `make image`. It needs BuildKit, which every engine since 23.0 uses by itself;
+# for older ones set DOCKER_BUILDKIT=1. How to pin the base images by digest: docs/deploy.md.
+
+# Tags stand in a FROM, where Dependabot finds them. What an argument replaces is not pulled.
+ARG PYTHON_IMAGE=tagged-python
+ARG UV_IMAGE=tagged-uv
+FROM python:3.13.15-slim-trixie AS tagged-python
+FROM ghcr.io/astral-sh/uv:0.13.9 AS tagged-uv
+
+FROM ${UV_IMAGE} AS uv
+
+FROM ${PYTHON_IMAGE} AS build
+ENV UV_LINK_MODE=copy \
+    UV_PYTHON_DOWNLOADS=never
+WORKDIR /srv
+RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
+    --mount=type=cache,target=/root/.cache/uv \
+    --mount=source=requirements.lock,target=/tmp/requirements.lock \
+    uv venv --quiet \
+    && uv pip sync --quiet --require-hashes --compile-bytecode /tmp/requirements.lock
+COPY migrations migrations
+COPY app app
+RUN .venv/bin/python -m compileall -q app migrations
+
+FROM ${PYTHON_IMAGE}
+# What installs packages has nothing to do here.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/site-packages/pip*
+ENV PATH=/srv/.venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    APP_ENV=production \
+    HOST=0.0.0.0 \
+    PORT=8000
+WORKDIR /srv
+COPY deploy/probe.py probe.py
+COPY --from=build /srv/.venv .venv
+COPY --from=build /srv/migrations migrations
+COPY --from=build /srv/app app
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["python", "-I", "-S", "/srv/probe.py", "/healthz"]
+ENTRYPOINT ["python", "-m", "app"]
+CMD ["serve"]
+
+ARG VERSION=unknown
+ARG REVISION=unknown
+ENV SERVICE_VERSION=${VERSION}
+LABEL org.opencontainers.image.title="Lifeguard" \
+      org.opencontainers.image.description="A FastAPI and asyncpg service whose connection pool does not fall over" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

@@ -1,0 +1,81 @@
+"""What `docker compose up` relies on and nothing else would notice: that files written apart agree."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.database.connecting import session_limits
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+HAPROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
+OURS = ("app", "migrate")
+PRODUCTION = Settings(app_env="production", database_url="postgresql://db/ledger")  # type: ignore[arg-type]  # as the environment gives it
+
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+@every_service
+def test_is_contained(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"mem_limit", "cpus", "pids_limit"} <= service.keys()
+
+
+@every_service
+def test_stays_and_says_how_it_is_or_ends(name: str) -> None:
+    service = SERVICES[name]
+    one_shot = {"condition": "service_completed_successfully"}
+    awaited = any(other.get("depends_on", {}).get(name) == one_shot for other in SERVICES.values())
+    stays = service.get("restart") == "unless-stopped" and "test" in service["healthcheck"]
+    assert awaited != stays
+
+
+@every_service
+def test_is_published_on_this_machine_alone(name: str) -> None:
+    for published in SERVICES[name].get("ports", []):
+        assert published.startswith(("127.0.0.1:", "${LIFEGUARD_ADDRESS:-127.0.0.1:"))
+
+
+def test_the_database_has_no_way_out() -> None:
+    assert COMPOSE["networks"]["database"] == {"internal": True}
+    for name in ("postgres", "replica", "pgbouncer", "migrate"):
+        assert SERVICES[name]["networks"] == ["database"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_variables_are_those_of_the_service(name: str) -> None:
+    assert set(SERVICES[name]["environment"]) <= {field.upper() for field in Settings.model_fields}
+
+
+def test_pools_are_sized_for_every_place_behind_haproxy() -> None:
+    places = re.search(r"server-template app (\d+) app:8000", HAPROXY)
+    assert places
+    assert int(places[1]) == SERVICES["app"]["environment"]["POOL_INSTANCES"]
+
+
+def test_a_replica_serves_until_haproxy_has_noticed_that_it_drains() -> None:
+    interval, failures = re.findall(r"check inter (\d+)ms fall (\d+)", HAPROXY)[0]
+    check_timeout = re.search(r"timeout check (\d+)s", HAPROXY)
+    assert check_timeout
+    assert int(interval) / 1000 * int(failures) + int(check_timeout[1]) < PRODUCTION.drain_delay
+
+
+def test_a_replica_is_given_the_time_to_drain() -> None:
+    grace = int(SERVICES["app"]["stop_grace_period"].removesuffix("s"))
+    assert grace >= PRODUCTION.drain_delay + PRODUCTION.drain_timeout + 5
+    assert f"GRACE={grace} " in (ROOT / "deploy/rolling-update").read_text()
+
+
+def test_pgbouncer_lets_every_limit_of_the_service_pass() -> None:
+    text = (ROOT / "deploy/pgbouncer/pgbouncer.ini").read_text()
+    ignored = re.search(r"^ignore_startup_parameters = (.*)$", text, re.MULTILINE)
+    assert ignored
+    assert set(ignored[1].split(", ")) == set(session_limits(PRODUCTION))

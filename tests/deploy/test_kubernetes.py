@@ -1,0 +1,165 @@
+"""The manifests and the service belong together. What needs kubectl and others is `make check-deploy`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.kubernetes import proofs
+from deploy.kubernetes.rendered import Document, Rendered, container_of, everything_named, pod_of
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "deploy/kubernetes"
+OVERLAYS = ("development", "production")
+
+Change = Callable[[Rendered], None]
+
+
+def documents(path: Path) -> list[Document]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def variables(name: str, *folders: Path) -> Document:
+    lines = [line for folder in folders for line in (folder / f"{name}.env").read_text().splitlines()]
+    data = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    return {"kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def plain(overlay: str) -> Rendered:
+    """What kustomize would make of an overlay, as far as these tests look at it."""
+    base, folder = MANIFESTS / "base", MANIFESTS / "overlays" / overlay
+    files = [
+        path for path in (*base.glob("*.yaml"), *folder.glob("*.yaml")) if path.name != "kustomization.yaml"
+    ]
+    found = [one for path in files if path.name != "server.yaml" for one in documents(path) if "kind" in one]
+    rendered = Rendered(
+        overlay, "", [*found, variables("service", base, folder), variables("migrate", base, folder)]
+    )
+    (server,) = documents(folder / "server.yaml")
+    rendered.get("Deployment", "lifeguard")["metadata"]["annotations"] |= server["metadata"]["annotations"]
+    return rendered
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_belongs_to_this_service(overlay: str) -> None:
+    rendered = plain(overlay)
+    for proof in set(proofs.PROOFS) - {proofs.references}:  # kustomize makes what is referred to
+        assert list(proof(rendered)) == [], proof.__name__
+
+
+def variable(name: str, value: str) -> Change:
+    return lambda rendered: rendered.get("ConfigMap", "service")["data"].update({name: value})
+
+
+def in_container(**changes: object) -> Change:
+    return lambda rendered: container_of(rendered.get("Deployment", "lifeguard")).update(changes)
+
+
+def in_spec(kind: str, **changes: object) -> Change:
+    return lambda rendered: rendered.get(kind, "lifeguard")["spec"].update(changes)
+
+
+WRONG = (
+    (variable("POOL_INSTANCES", "9"), "POOL_INSTANCES=9: there may be 9 replicas and 1 more"),
+    (in_spec("HorizontalPodAutoscaler", maxReplicas=10), "POOL_INSTANCES=10: there may be 10 replicas"),
+    (variable("POOL_MAX_SIZE", "14"), "but the server has 197"),
+    (variable("POOL_MAX_SIZE", "15"), "the pools may take 76% of the server"),
+    (variable("POOL_MAX_SIZE", "auto"), "POOL_MAX_SIZE=auto"),
+    (in_spec("Deployment", minReadySeconds=4), "but the server has 197"),
+    (variable("DRAIN_TIMEOUT", "30"), "the end takes 42 s"),
+    (in_container(lifecycle={"preStop": {"sleep": {"seconds": 9}}}), "the end takes 36 s"),
+    (variable("POOL_SIZE", "10"), "POOL_SIZE"),
+    (variable("LOCK_TIMEOUT", "soon"), "LOCK_TIMEOUT"),
+    (variable("LOCK_TIMEOUT", "60"), "LOCK_TIMEOUT=60: must not exceed STATEMENT_TIMEOUT=10"),
+    (variable("DATABASE_URL", "mysql://app@postgres/ledger"), "DATABASE_URL"),
+    (in_container(args=["server"]), "`python -m app server` does not exist"),
+    (variable("PORT", "8080"), "PORT=8080 is not a port of the container"),
+    (
+        in_container(livenessProbe={"httpGet": {"path": "/health", "port": "http"}}),
+        "/health is asked for",
+    ),
+    (in_container(livenessProbe={"httpGet": {"path": "/healthz", "port": "web"}}), "port web is asked"),
+    (in_spec("PodDisruptionBudget", selector={"matchLabels": {"app": "lifeguard"}}), "selects nobody"),
+)
+
+
+@pytest.mark.parametrize(("change", "fault"), WRONG, ids=[fault for _, fault in WRONG])
+def test_what_does_not_belong_together_is_found(change: Change, fault: str) -> None:
+    rendered = plain("production")
+    change(rendered)
+    assert fault in "\n".join(proofs.faults(rendered))
+
+
+def test_a_missing_secret_is_found() -> None:
+    rendered = plain("production")
+    sources = pod_of(rendered.get("Job", "migrate"))["spec"]["volumes"][0]["projected"]["sources"]
+    sources[0]["secret"]["name"] = "hearsay"
+    assert "Job migrate needs the Secret hearsay; docs/kubernetes.md does not name it" in proofs.faults(
+        rendered
+    )
+
+
+def test_the_document_shows_the_sums_of_production() -> None:
+    text = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    _, *sums = proofs.report(plain("production"))
+    assert "\n".join(sums) in text
+
+
+def objects() -> Iterator[Document]:
+    """Every object of every file, and no kustomization, patch or chart value."""
+    for path in sorted(MANIFESTS.rglob("*.yaml")):
+        yield from (one for one in documents(path) if "metadata" in one)
+
+
+def test_each_check_that_is_skipped_has_a_reason() -> None:
+    for document in objects():
+        for annotations in everything_named(document, "annotations"):
+            skips = [text for name, text in annotations.items() if name.startswith("checkov.io/")]
+            assert all(text.partition("=")[2] for text in skips)
+
+
+def test_each_component_is_in_an_example() -> None:
+    used = [
+        (path.parent / component).resolve()
+        for path in MANIFESTS.glob("examples/*/kustomization.yaml")
+        for component in documents(path)[0]["components"]
+    ]
+    assert {path.parent for path in MANIFESTS.glob("components/*/kustomization.yaml")} <= set(used)
+
+
+def test_the_autoscaler_reads_a_metric_that_exists() -> None:
+    (autoscaler,) = documents(MANIFESTS / "overlays/production/autoscaler.yaml")
+    asked = {metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"] if "pods" in metric}
+    (values,) = documents(MANIFESTS / "components/monitoring/prometheus-adapter.yaml")
+    (given,) = values["rules"]["custom"]
+    assert asked == {given["name"]["as"]}
+    (rules,) = documents(ROOT / "deploy/prometheus/rules/lifeguard.yml")
+    assert given["seriesQuery"].partition("{")[0] in set(everything_named(rules, "record"))
+
+
+def test_a_drain_lasts_longer_than_a_scrape_interval() -> None:
+    """Else nobody would see `app_draining`."""
+    (monitor,) = documents(MANIFESTS / "components/monitoring/pod-monitor.yaml")
+    interval = float(monitor["spec"]["podMetricsEndpoints"][0]["interval"].removesuffix("s"))
+    assert interval < proofs.Service.of(plain("production")).settings.drain_delay
+
+
+def test_compose_and_kubernetes_run_the_same_images() -> None:
+    compose: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    compose_images = {f"docker.io/{service.get('image')}" for service in compose["services"].values()}
+    compose_images |= {image.replace("docker.io/", "docker.io/library/") for image in compose_images}
+    ours = {image for document in objects() for image in everything_named(document, "image")}
+    assert ours - {"lifeguard"} <= compose_images
+
+
+def test_roles_have_the_same_limits_with_an_operator() -> None:
+    (cluster,) = documents(MANIFESTS / "components/cloudnative-pg/cluster.yaml")
+    script = (ROOT / "deploy/postgres/initdb.d/10-roles.sh").read_text(encoding="utf-8")
+    limits = {
+        line.rstrip(";") for line in script.splitlines() if line.startswith("ALTER ROLE") and " SET " in line
+    }
+    of_services = {limit for limit in limits if " monitor " not in limit}
+    statements = cluster["spec"]["bootstrap"]["initdb"]["postInitApplicationSQL"]
+    assert {one for one in statements if one.startswith("ALTER ROLE")} == of_services

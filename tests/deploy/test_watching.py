@@ -1,0 +1,134 @@
+"""A real Prometheus watches a service: alerts fire when they should, and each query has an answer."""
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi import APIRouter
+
+from app.database import DatabaseUnavailable
+from app.web import ConnectionDep, stale_if_error
+from tests.deploy.prometheus import Prometheus, watching
+from tests.deploy.queries import panels, runbooks
+from tests.inside import Service, service, settings_for, until_ready
+from tests.servers import PostgresServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.deploy]
+
+CLIENTS = 20
+PAUSE = 0.1  # seconds between two requests of a client
+routes = APIRouter(prefix="/test")
+failure: list[Exception] = []
+"""What `/clock` raises; nothing while it is empty."""
+
+
+@routes.get("/hold/{seconds}")
+async def hold(seconds: float, connection: ConnectionDep) -> None:
+    await connection.execute("SELECT pg_sleep($1)", seconds)
+
+
+@routes.get("/clock", dependencies=[stale_if_error(seconds=60)])
+async def clock() -> int:
+    if failure:
+        raise failure[0]
+    return 12
+
+
+@dataclass
+class Watched:
+    """A service, and the Prometheus that scrapes it."""
+
+    service: Service
+    prometheus: Prometheus
+
+
+@pytest.fixture
+async def watched(ledger_database: str, tmp_path: Path) -> AsyncIterator[Watched]:
+    """A service with two connections at most, which Prometheus has found."""
+    settings = settings_for(ledger_database, pool_max_size=2)
+    async with service(settings, routes=routes) as running:
+        await until_ready(running)
+        async with watching(running.client.base_url.netloc.decode(), tmp_path) as prometheus:
+            await eventually(lambda: prometheus.series("app_ready"), 10)
+            yield Watched(running, prometheus)
+
+
+async def test_a_saturated_service_fires_the_alerts(watched: Watched) -> None:
+    prometheus = watched.prometheus
+    await eventually(lambda: prometheus.series("lifeguard:pool_shed:rate2m"), 10)
+    assert await prometheus.alerts() == set()
+
+    async with clients(watched.service, "/test/hold/6"):
+
+        async def fire() -> bool:
+            expected = {"LifeguardPoolShedding", "LifeguardPoolWaitOverFiveSeconds"}
+            return expected <= await prometheus.alerts()
+
+        await eventually(fire, 30, interval=0.5)
+    rules = [rule for group in (await prometheus.ask("rules"))["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in rules if rule["health"] != "ok"} == set()
+
+
+async def test_every_query_of_panels_and_runbooks_has_an_answer(
+    watched: Watched, postgres: PostgresServer
+) -> None:
+    missing = panels("expr") | runbooks("promql")
+    legends = panels("legendFormat")
+
+    async def look() -> bool:
+        for name, expression in list(missing.items()):
+            for labels, value in await watched.prometheus.series(expression):
+                assert set(re.findall(r"{{(\w+)}}", legends.get(name, ""))) <= labels.keys(), name
+                if math.isfinite(value):
+                    missing.pop(name, None)
+        assert not missing
+        return True
+
+    async def have_an_accident() -> None:
+        failure[:] = [] if failure else [DatabaseUnavailable("as told")]
+        await postgres.kill_backends()
+
+    async with (
+        clients(watched.service, "/items"),
+        clients(watched.service, "/test/hold/0.2"),
+        clients(watched.service, "/test/clock"),
+        repeatedly(have_an_accident, pause=1),
+    ):
+        await eventually(look, 40, interval=0.5)
+
+
+@asynccontextmanager
+async def clients(running: Service, path: str) -> AsyncIterator[None]:
+    """So many ask for `path` over and over, and take what they get."""
+
+    async def ask() -> None:
+        await running.client.get(path, timeout=30)
+
+    async with repeatedly(ask, pause=PAUSE, times=CLIENTS):
+        yield
+
+
+@asynccontextmanager
+async def repeatedly(
+    work: Callable[[], Awaitable[None]], *, pause: float, times: int = 1
+) -> AsyncIterator[None]:
+    """Do `work` with these pauses, so many times at once, as long as the block runs."""
+
+    async def go_on() -> None:
+        while True:
+            await work()
+            await asyncio.sleep(pause)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(go_on()) for _ in range(times)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
