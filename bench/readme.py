@@ -1,16 +1,14 @@
-"""`python -m bench.readme`: bring the figures in README.md up to date with `results/pool.json`."""
+"""`python -m bench.readme`: bring the figures in README.md up to date with `bench/results`."""
 
 from __future__ import annotations
 
 import json
-import re
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- bench:pool -->", "<!-- /bench:pool -->"
+LOADS = (1, 1.5, 3, 5, 10)
+"""Of the overload that README shows, in capacities."""
 
 Row = dict[str, Any]  # as `json` gives it
 
@@ -22,43 +20,82 @@ def main() -> None:
 
 def with_figures(text: str) -> str:
     """The text with what stands between the markers made new."""
-    answer = json.loads((ROOT / "bench/results/pool.json").read_text(encoding="utf-8"))
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{_figures(answer)}\n{END}", text)
+    for question, figures in (("overload", _overload), ("pool", _pool)):
+        begin, end = markers(question)
+        answer = json.loads((ROOT / f"bench/results/{question}.json").read_text(encoding="utf-8"))
+        lines = [*figures(answer), "", _verdict(question, answer["targets"])]
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        text = before + "\n".join([begin, *lines, end]) + after
+    return text
 
 
-def _figures(answer: dict[str, Any]) -> str:
-    machine, plan = answer["machine"], answer["plan"]
-    size = plan["pool_size"]
-    return "\n".join([
-        f"Borrow, `SELECT 1`, return; {size} connections; medians of {plan['rounds']} rounds.",
+def markers(question: str) -> tuple[str, str]:
+    """What stands before and after the figures of `bench.<question>`."""
+    return f"<!-- bench:{question} -->", f"<!-- /bench:{question} -->"
+
+
+def _overload(answer: Row) -> list[str]:
+    plan = answer["plan"]
+    return [
+        f"Answers a second in time; capacity {plan['capacity']:g} a second, clients give up after"
+        f" {plan['deadline']:g} s.",
+        "",
+        f"| load, in capacities | {' | '.join(f'{load:g}' for load in LOADS)} |",
+        f"|---{'|---' * len(LOADS)}|",
+        *(
+            _line(name, [f"{row['goodput']:.0f}" for row in rows if row["load"] in LOADS])
+            for name, rows in _by(answer["rows"], "contestant")
+        ),
+        "",
+        f"{_machine(answer['machine'])}.",
+    ]
+
+
+def _pool(answer: Row) -> list[str]:
+    plan = answer["plan"]
+    return [
+        f"Borrow, `SELECT 1`, return; {plan['pool_size']} connections; medians of {plan['rounds']} rounds.",
         "",
         "| | µs per operation at 10 / 100 / 500 borrowers | p99 wait in ms at 100 / 500 |",
         "|---|---|---|",
-        *(
-            _line(name, list(rows))
-            for name, rows in groupby(answer["rows"], itemgetter("implementation"))
-        ),
+        *(_line(name, _costs(rows)) for name, rows in _by(answer["rows"], "implementation")),
         "",
-        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']},"
-        f" {machine['event_loop']}, PostgreSQL {machine['postgresql']}, Unix socket,"
-        f" {machine['date'][:10]}; load of the machine before the start {machine['load_at_start']:g}.",
-        "",
-        _verdict(answer["targets"]),
-    ])  # fmt: skip
+        f"{_machine(answer['machine'])}, Unix socket.",
+    ]
 
 
-def _line(name: str, rows: list[Row]) -> str:
-    costs = " / ".join(f"{row['us_per_operation']:.0f}" for row in rows)
-    waits = [row["wait_p99_ms"] for row in rows if row["borrowers"] > min(r["borrowers"] for r in rows)]
+def _costs(rows: list[Row]) -> list[str]:
+    costs = [f"{row['us_per_operation']:.0f}" for row in rows]
+    fewest = min(row["borrowers"] for row in rows)
+    waits = [row["wait_p99_ms"] for row in rows if row["borrowers"] > fewest]
     waited = "-" if None in waits else " / ".join(f"{wait:.1f}" for wait in waits)
+    return [" / ".join(costs), waited]
+
+
+def _by(rows: list[Row], name: str) -> list[tuple[str, list[Row]]]:
+    """The rows of each, in the order of their first appearance."""
+    return [
+        (key, [row for row in rows if row[name] == key]) for key in dict.fromkeys(row[name] for row in rows)
+    ]
+
+
+def _line(name: str, cells: list[str]) -> str:
     shown = f"**{name}**" if name == "Lifeguard" else name
-    return f"| {shown} | {costs} | {waited} |"
+    return f"| {shown} | {' | '.join(cells)} |"
 
 
-def _verdict(targets: list[Row]) -> str:
+def _machine(machine: Row) -> str:
+    return (
+        f"{machine['processor']}, {machine['cores']} cores (load {machine['load_at_start']:g} before the"
+        f" start), Python {machine['python']}, {machine['event_loop']}, PostgreSQL {machine['postgresql']},"
+        f" {machine['date'][:10]}"
+    )
+
+
+def _verdict(question: str, targets: list[Row]) -> str:
     met = sum(target["met"] for target in targets)
-    where = "[results/pool.json](bench/results/pool.json)"
+    where = f"[results/{question}.json](bench/results/{question}.json)"
     return f"Of the benchmark's {len(targets)} targets {met} are met; {where} has each with its value."
 
 
