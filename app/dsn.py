@@ -24,7 +24,8 @@ def fault(dsn: str) -> str | None:
     try:
         url = urlsplit(dsn)
     except ValueError:
-        return "must be a URL; write special characters of the password as %XX"
+        # Of several hosts only the first may be in brackets: so says Python since its fix of CVE-2025-0938.
+        return "must be a URL; write special characters of the password as %XX, and an IPv6 address first"
     if url.scheme not in {"postgresql", "postgres"}:
         return "must start with postgresql:// or postgres://"
     if url.fragment or url.netloc.count("@") > 1 or "@" in url.path:

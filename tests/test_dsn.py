@@ -16,7 +16,7 @@ passwords = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]
     [
         "postgresql://localhost/ledger",
         "postgres://app:secret@db:5432/ledger",
-        "postgresql://app@a:5432,b:5433,[::1]:5434/ledger?target_session_attrs=read-write",
+        "postgresql://app@[::1]:5434,a:5432,b:5433/ledger?target_session_attrs=read-write",
         "postgresql:///ledger?host=/var/run/postgresql&port=5433",
         "postgresql://%2Fvar%2Frun%2Fpostgresql/ledger",
         "postgresql://app:p%40ss%2Fw%23rd@db/ledger?sslmode=verify-full",
@@ -80,7 +80,7 @@ def test_of_what_is_no_url_all_of_it_may_be_secret() -> None:
         ("postgresql://db.internal/ledger?sslmode=disable", False),
         ("postgresql://db.internal/ledger?sslmode=verify-full", False),
         ("postgresql://localhost/ledger", False),
-        ("postgresql://127.0.0.1:5432,[::1]:5432/ledger", False),
+        ("postgresql://[::1]:5432,127.0.0.1:5432/ledger", False),
         ("postgresql:///ledger?host=/run/postgresql", False),
     ],
 )

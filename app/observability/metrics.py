@@ -1,12 +1,13 @@
 """Prometheus metrics: one registry per app, filled at scrape time wherever that is possible.
 
 The HTTP metrics are the instrumentator's (names, labels, help), fed from `app.web.middleware` and
-not from the instrumentator's own middleware. CPU time per request, 17 routes, Python 3.11:
+not from the instrumentator's own middleware. What they cost a request, with 17 routes, as multiples
+of the last line (2.6 µs on Python 3.11; the lines were measured in two runs):
 
-    the instrumentator's middleware, latency only      41 µs   it matches every route once more
-    ... with its default set of five metrics           58 µs
-    requests and latency, from our middleware           5 µs   <- this
-    the default set, from our middleware               14 µs   sizes, and the latency once more
+    its middleware with its default five metrics       52   it matches every route once more
+    its middleware, latency only                       37
+    its functions for requests and latency            4.5   they look the labels up each time
+    its metrics, the labels looked up once              1   <- this
 
 Pool metrics cost a request nothing: the pool counts anyway, and is read when Prometheus asks.
 """

@@ -25,16 +25,19 @@ from app.web import heading, problems
 from app.web.ready_made import ReadyMade
 
 if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
     from app.web.state import State
 
-HEADER_PATIENCE = 10.0
-"""Seconds for the head of a request, as HAProxy's `timeout http-request` is usually set."""
+PATIENCE = 10.0
+"""Seconds for the head of a request, as HAProxy's `timeout http-request` is usually set, and for what is
+left of a request that is answered already."""
 WRITE_PATIENCE = 30.0
 """Seconds in which a client must take something of its answer."""
 LINGER = 2.0
-"""Seconds to read on after the last answer: closing at once could destroy it on its way."""
+"""Seconds to read on after the last word: closing at once could destroy it on its way."""
 LARGEST_HEADER = 32 * 1024
-"""Bytes of a request's head, as many as nginx takes."""
+"""Bytes of a request's head, as many as nginx takes. One that comes slowly may be longer by a read."""
 
 _TIMEOUT = ReadyMade(problems.RequestTimeout())
 _TOO_LARGE = ReadyMade(problems.HeadersTooLarge())
@@ -58,14 +61,16 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
-        self._parts = cast("State | None", self.app_state or None)
+        self._parts = cast("State", self.app_state) if "gate" in self.app_state else None
         """Without them, which another app does not have, nobody is refused."""
         self.cycle = _ANSWERED
+        self._running = _ANSWERED
+        """The request whose task runs. `cycle` is the one that came last, and may have to wait for it."""
         self._in_head = False
         self._in_request = False
-        self._head_bytes = 0
-        """How many have come of the head that is being read, or of whatever came with its beginning."""
         self._newest_bytes = 0
+        self._more_of_head = 0
+        """Bytes that came after the read in which the head began."""
         self._deaf = False
         """Whether the last word is said: what still comes is not read."""
         self._read_timer: asyncio.TimerHandle | None = None
@@ -74,13 +79,21 @@ class Protocol(HttpToolsProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
         super().connection_made(transport)
-        self._await(HEADER_PATIENCE, self._head_is_late)
+        self._await(PATIENCE, self._head_is_late)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_more()
         self._stop_write_timer()
+        if not self._running.response_complete:  # uvicorn tells `cycle` alone
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -89,24 +102,32 @@ class Protocol(HttpToolsProtocol):
         if self._deaf:
             return
         self._newest_bytes = len(data)
-        self._head_bytes += len(data)
+        if self._in_head:
+            self._more_of_head += len(data)
         super().data_received(data)
-        if self._in_request and not self._deaf:
-            self._look_at_what_is_missing()
+        self._look_at_what_is_missing()
 
     def _look_at_what_is_missing(self) -> None:
-        if not self._in_head:
-            self._linger()
-        elif self._head_bytes > LARGEST_HEADER:
-            self._end(_TOO_LARGE)
-        elif self._read_timer is None:
-            self._await(HEADER_PATIENCE, self._head_is_late)
+        """See to it that something ends every wait."""
+        if self._deaf or self.transport.is_closing():
+            return
+        if self._in_head:
+            if self._more_of_head > LARGEST_HEADER:
+                self._give_up(_TOO_LARGE)
+            elif self._read_timer is None:
+                self._await(PATIENCE, self._head_is_late)
+        elif self._is_answering or self._read_timer is not None:
+            return
+        elif self._in_request:
+            self._await(PATIENCE, self.transport.abort)
+        elif self.timeout_keep_alive_task is None:  # uvicorn's, cancelled by what was no request
+            self._keep_alive()
 
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._in_request = True
-        self._head_bytes = self._newest_bytes
+        self._more_of_head = 0
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -116,11 +137,12 @@ class Protocol(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._await_no_more()
         if self._deaf:
             return
-        if self._head_bytes > LARGEST_HEADER and self._size_of_head() > LARGEST_HEADER:
-            self._end(_TOO_LARGE)
+        self._await_no_more()
+        may_be_large = self._more_of_head or self._newest_bytes > LARGEST_HEADER
+        if may_be_large and self._size_of_head() > LARGEST_HEADER:
+            self._give_up(_TOO_LARGE)
         elif not self._turns_away():
             super().on_headers_complete()
 
@@ -132,13 +154,13 @@ class Protocol(HttpToolsProtocol):
     @override
     def on_message_complete(self) -> None:
         self._in_request = False
-        self._await_no_more()
         if not self._deaf:
+            self._await_no_more()
             super().on_message_complete()
 
     @override
     def send_400_response(self, msg: str) -> None:
-        self._end(_UNREADABLE)
+        self._give_up(_UNREADABLE)
 
     def _size_of_head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -147,6 +169,13 @@ class Protocol(HttpToolsProtocol):
 
     def _turns_away(self) -> bool:
         """Answer the request if it could not be served in time. False: it is the app's to answer."""
+        try:
+            return self._asks_the_gate()
+        except Exception:  # the parser would call it the client's fault
+            self.logger.exception("a request could not be judged on arrival")
+            return False
+
+    def _asks_the_gate(self) -> bool:
         parts = self._parts
         if parts is None or not self._is_ordinary:
             return False
@@ -174,13 +203,12 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _is_ordinary(self) -> bool:
-        """Not so: what follows an unanswered request, a prefix, a path to be decoded, an expectation, HEAD,
-        HTTP/1.0.
-
-        The app answers those, where the same gate stands.
+        """Not so: what follows an unanswered request or answers that nobody takes, a prefix, a path to be
+        decoded, an expectation, HEAD, HTTP/1.0. The app answers those, where the same gate stands.
         """
         return not (
             self._is_answering
+            or self.flow.write_paused
             or self.root_path
             or self.expect_100_continue
             or b"%" in self.url
@@ -206,6 +234,20 @@ class Protocol(HttpToolsProtocol):
         told = problem.message(tag or heading.new_id().encode(), *headers)
         self.transport.write(STATUS_LINE[problem.status] + b"".join(lines) + told)
 
+    def _give_up(self, problem: ReadyMade) -> None:
+        """Tell the client what is wrong with its request, as the last word."""
+        if self._deaf:
+            return
+        if self._parts:
+            self._parts["metrics"].count("unknown", "none", problem.status)
+        cycle = self.cycle
+        in_body = self._in_request and not self._in_head
+        if self._is_answering and in_body and cycle is self._running and not cycle.response_started:
+            cycle.disconnected = True  # its body will not come to its end: nobody shall wait for that
+            cycle.message_event.set()
+            self.cycle = self._running = _ANSWERED
+        self._end(problem)
+
     def _end(self, problem: ReadyMade, tag: bytes = b"", *headers: bytes) -> None:
         """Say the last word on this connection: this, unless an answer is under way."""
         self._deaf = True
@@ -222,21 +264,21 @@ class Protocol(HttpToolsProtocol):
     @override
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.is_closing():
-            if self.transport.get_write_buffer_size():
-                self._start_write_timer()
-        elif self._in_request:
-            self._linger()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._start_write_timer()
+        self._look_at_what_is_missing()
 
-    def _linger(self) -> None:
-        """Whoever has his answer, and goes on sending what it was about, has little time for that."""
-        if not self._is_answering and self._read_timer is None:
-            self._await(LINGER, self.transport.abort)
+    def _keep_alive(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     @override
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():  # the answer to the last request, still
-            self.transport.abort()
+            if self._write_timer is None:
+                self._start_write_timer()
+            self._keep_alive()
         else:
             super().timeout_keep_alive_handler()
 
@@ -254,9 +296,9 @@ class Protocol(HttpToolsProtocol):
         if not self._in_head:
             self.transport.close()  # nobody has said anything
         elif self._is_answering:
-            self._await(HEADER_PATIENCE, self._head_is_late)
+            self._await(PATIENCE, self._head_is_late)
         else:
-            self._end(_TIMEOUT)
+            self._give_up(_TIMEOUT)
 
     @override
     def pause_writing(self) -> None:
@@ -266,11 +308,20 @@ class Protocol(HttpToolsProtocol):
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_write_timer()
+        if not self.transport.is_closing():
+            self._stop_write_timer()
 
     def _start_write_timer(self) -> None:
         self._stop_write_timer()
-        self._write_timer = self.loop.call_later(WRITE_PATIENCE, self.transport.abort)
+        left = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(WRITE_PATIENCE, self._look_at_reader, left)
+
+    def _look_at_reader(self, then: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < then:
+            self._start_write_timer()
+        elif left:
+            self.transport.abort()
 
     def _stop_write_timer(self) -> None:
         if self._write_timer is not None:

@@ -176,10 +176,10 @@ def test_the_limits_are_those_that_are_documented() -> None:
     table = text.partition("## Limits")[2].partition("\n\nNo request")[0]
     _, *limits = (line.split(" | ")[1] for line in table.splitlines() if line.startswith("| "))
     assert limits[:5] == [
-        f"{protocol.LARGEST_HEADER // 1024} KiB, {protocol.HEADER_PATIENCE:g} s",
+        f"{protocol.LARGEST_HEADER // 1024} KiB, {protocol.PATIENCE:g} s",
         f"`MAX_BODY_BYTES`, {middleware._BODY_PATIENCE:g} s and a second more for each"
         f" {middleware._SLOWEST_BODY // 1024} KiB",
-        f"{protocol.LINGER:g} s",
+        f"{protocol.PATIENCE:g} s",
         f"{protocol.WRITE_PATIENCE:g} s without progress",
-        f"{protocol.HEADER_PATIENCE:g} s before its first request, {server._KEEP_ALIVE:g} s after",
+        f"{protocol.PATIENCE:g} s before its first request, {server._KEEP_ALIVE:g} s after",
     ]

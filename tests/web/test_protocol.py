@@ -11,13 +11,17 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
 from uvicorn.protocols.http import httptools_impl
 
+from app.web import protocol
 from tests.inside import Service
 from tests.waiting import eventually
-from tests.web.test_gate import PLACES, SETTINGS, saturated
+from tests.web import test_gate
+from tests.web.conftest import Log
+from tests.web.test_gate import PLACES, saturated
 
-__all__ = ["SETTINGS"]
+SETTINGS = {**test_gate.SETTINGS, "pool_queue_target": 4}  # it is full that the queue shall be, not slow
 
 routes = APIRouter(prefix="/test")
 
@@ -26,6 +30,24 @@ routes = APIRouter(prefix="/test")
 async def names_of_headers(request: Request) -> list[str]:
     await request.body()
     return request.headers.keys()
+
+
+BIG = b"x" * 20_000_000
+
+
+@routes.get("/big")
+async def big() -> Response:
+    return Response(BIG)
+
+
+@routes.get("/endless")
+async def endless() -> StreamingResponse:
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            yield b"."
+            await asyncio.sleep(0.01)
+
+    return StreamingResponse(drops())
 
 
 ORDINARY = b"GET /items HTTP/1.1\r\nHost: x\r\nX-Request-ID: one\r\n\r\n"
@@ -178,3 +200,102 @@ async def test_trailers_do_not_become_headers(serving: Service) -> None:
         client.send(b"2\r\nhi\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
         _, _, body = await client.answer()
     assert json.loads(body) == ["host", "transfer-encoding"]
+
+
+class TestTheEndOfAConnection:
+    """Whatever a client does or leaves undone, it holds its connection for a bounded time."""
+
+    @pytest.fixture(autouse=True)
+    def hurry(self, monkeypatch: pytest.MonkeyPatch, serving: Service) -> None:
+        for name in ("PATIENCE", "LINGER", "WRITE_PATIENCE"):
+            monkeypatch.setattr(protocol, name, 0.3)
+        monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.3)
+
+    @pytest.mark.parametrize(
+        "request_head",
+        [
+            b"GET /items HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: %b\r\n\r\n" % (b"x" * 40_000),
+            b"GET /items HTTP/1.1\r\n: nameless\r\n\r\n",
+        ],
+        ids=["refused", "too large", "unreadable"],
+    )
+    async def test_comes_after_the_last_word(self, serving: Service, request_head: bytes) -> None:
+        async with saturated(serving), wire(serving) as client:
+            others = open_connections(serving) - 1
+            client.send(request_head)
+            _, headers, _ = await client.answer()
+            assert headers["connection"] == "close"
+            assert await client.reader.read() == b""
+            await eventually(lambda: open_connections(serving) == others)  # though this side is open
+
+    @pytest.mark.parametrize("stray", [b"", b"\r\n"])
+    async def test_comes_when_no_request_follows_an_answer(self, serving: Service, stray: bytes) -> None:
+        async with wire(serving) as client:
+            client.send(ORDINARY)
+            await client.answer()
+            client.send(stray)
+            assert await asyncio.wait_for(client.reader.read(), 5) == b""
+
+    async def test_comes_when_no_request_follows_the_late_body_of_one_refused(self, serving: Service) -> None:
+        async with saturated(serving), wire(serving) as client:
+            client.send(b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+            await client.answer()
+            client.send(b"{}")
+            assert await asyncio.wait_for(client.reader.read(), 5) == b""
+
+    async def test_does_not_come_for_one_who_reads_slowly_but_reads(self, serving: Service) -> None:
+        async with wire(serving) as client:
+            client.send(b"GET /test/big HTTP/1.1\r\nHost: x\r\n\r\n")
+            await client.reader.readuntil(b"\r\n\r\n")
+            for _ in range(10):
+                await client.reader.readexactly(len(BIG) // 10)
+                await asyncio.sleep(0.1)  # in all far longer than the patience with one who takes nothing
+
+    async def test_ends_the_work_for_all_requests_that_it_carried(self, serving: Service) -> None:
+        drain = serving.state["drain"]
+        before = drain.in_flight
+        async with wire(serving) as client:
+            client.send(b"GET /test/endless HTTP/1.1\r\nHost: x\r\n\r\n" + ORDINARY)
+            await client.reader.readuntil(b".")
+            assert drain.in_flight == before + 1
+        await eventually(lambda: drain.in_flight == before)
+
+
+async def test_a_body_that_cannot_be_read_is_told_so_at_once(serving: Service) -> None:
+    async with wire(serving) as client:
+        client.send(b"POST /test/headers HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await eventually(lambda: serving.state["drain"].in_flight)
+        client.send(b"no length\r\n")
+        status, _, body = await client.answer()
+    assert (status, json.loads(body)["type"]) == (httpx.codes.BAD_REQUEST, "/problems/bad-request")
+    await eventually(lambda: not serving.state["drain"].in_flight)
+
+
+async def test_what_follows_the_last_word_is_no_error_of_ours(serving: Service, log: Log) -> None:
+    async with wire(serving) as client:
+        long = b"POST /items HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX-Long: %b\r\n\r\n" % (b"x" * 40_000)
+        client.send(long + b"no length\r\n")
+        status, *_ = await client.answer()
+        assert await client.reader.read() == b""
+    assert status == httpx.codes.REQUEST_HEADER_FIELDS_TOO_LARGE
+    assert not [line for line in log() if line["level"] == "error"]
+
+
+async def test_refusals_that_nobody_reads_do_not_pile_up(serving: Service) -> None:
+    async with saturated(serving), wire(serving) as client:
+        for _ in range(200):
+            client.send(ORDINARY * 100)
+        await eventually(lambda: any(connection.flow.write_paused for connection in connections(serving)))
+        await asyncio.sleep(0.1)  # for more to come, if more came
+        waiting = [connection.transport.get_write_buffer_size() for connection in connections(serving)]
+    assert max(waiting) < 1_000_000  # what one read brings; the rest is not read
+
+
+def connections(service: Service) -> list[protocol.Protocol]:
+    found = service.server.server_state.connections
+    return [connection for connection in found if isinstance(connection, protocol.Protocol)]
+
+
+def open_connections(service: Service) -> int:
+    return len(connections(service))

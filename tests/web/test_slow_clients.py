@@ -20,7 +20,7 @@ SERVICE = f"""
 from app.commands import cli
 from app.web import middleware, protocol
 
-protocol.HEADER_PATIENCE = protocol.WRITE_PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = {PATIENCE}
+protocol.PATIENCE = protocol.WRITE_PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = {PATIENCE}
 cli(["serve"])
 """
 
