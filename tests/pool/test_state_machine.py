@@ -265,10 +265,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(sizes=st.tuples(st.integers(0, MAX_SIZE), st.integers(1, MAX_SIZE)).map(sorted))
     def resize(self, sizes: list[int]) -> None:
-        sessions = self.sessions
+        self.run(self._resize(sizes[0], max(sizes[1], 1)))
+
+    async def _resize(self, min_size: int, max_size: int) -> None:
         # A pool that was shrunk may be above its maximum until enough has come back; it must not grow.
-        self.most_allowed = max(sizes[1], sessions)
-        self.run(asyncio.wait_for(self.pool.resize(min_size=sizes[0], max_size=max(sizes[1], 1)), SOON))
+        # Counted here, because before this ran the pool may still have grown to its old maximum.
+        self.most_allowed = max(max_size, self.sessions)
+        async with asyncio.timeout(SOON):
+            await self.pool.resize(min_size=min_size, max_size=max_size)
 
     @rule()
     def expire(self) -> None:
