@@ -2,7 +2,14 @@
 
 from app.pool.connect import Connector
 from app.pool.driver import Isolation
-from app.pool.errors import PoolClosing, PoolError, PoolSaturated, PoolTimeout, PoolUnavailable
+from app.pool.errors import (
+    PoolClosing,
+    PoolError,
+    PoolSaturated,
+    PoolTimeout,
+    PoolUnavailable,
+    StatementNotSent,
+)
 from app.pool.events import DrainReport, LeaseInfo, PoolEvent
 from app.pool.lease import Lease
 from app.pool.places import look_through
@@ -24,5 +31,6 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "PoolUnavailable",
+    "StatementNotSent",
     "look_through",
 ]

@@ -62,6 +62,8 @@ class Books:
         self.jobs = Jobs(f"pool {config.name}")
         self.last_error: Exception | None = None
         """Why the last attempt to open a connection failed; None once one has succeeded."""
+        self.generation = 0
+        """Of the schema: how often it was found to have changed."""
         self.suspect_since = 0.0
         """Connections not heard of since then are checked before they are lent."""
         self.settled = asyncio.Event()

@@ -39,7 +39,11 @@ CLOSE_BOUND = 5.0
 # Connections lost within this time of each other are one incident, and one event.
 _SAME_INCIDENT = 1.0
 _LIFETIME_JITTER = 0.1
-
+# Idle for longer than a turn of a busy event loop: the server may have ended the session meanwhile, and the
+# loop not have read it. To ask the kernel costs less than a microsecond.
+_UNREAD_AFTER = 0.001
+# Closed for one of these, a connection is cut at once: it could only wait for an answer that does not come.
+_CUT = frozenset(["copy_broken_off"])
 
 # SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
 _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
@@ -79,6 +83,8 @@ class Circulation(Books):
             or pooled.connection.is_closed()
         ):
             return None
+        if now - pooled.idle_since > _UNREAD_AFTER and pooled.has_unread():
+            return None
         self.idle.pop()
         pooled.status = _IN_USE
         pooled.borrowed_at = now
@@ -104,6 +110,34 @@ class Circulation(Books):
         if self.idle or len(self.members) < config.max_size:
             self.pump()
         return waiter
+
+    async def replace(self, dead: PooledConnection, lease: Lease) -> PooledConnection:
+        """Another connection for a lease whose own had ended before it was used: the next one that is free,
+        for its borrower has had its turn.
+
+        Raises PoolError, and what `setup` raises.
+        """
+        self.discard(dead, "lost")
+        self.suspect_all("connection_lost")
+        if self.state not in {State.OPEN, State.DRAINING}:
+            raise self.closed_to_all()
+        if self.opener.failing and not self.members:
+            raise self.unavailable()
+        waiter = self.queue.join(monotonic(), self.config.acquire_timeout, first=True)
+        self.pump()
+        try:
+            fresh = await waiter
+        except BaseException:
+            self.give_up(waiter)
+            raise
+        fresh.task, fresh.place = dead.task, dead.place
+        if self.holders.get(dead.task) is dead:
+            self.holders[dead.task] = fresh
+        self.tally.use.observe(monotonic() - dead.borrowed_at)
+        lease.move_to(fresh)
+        if self.has_setup:
+            await self.set_up(lease, fresh, monotonic(), None)
+        return fresh
 
     def try_shed(self, budget: float, ahead: int) -> float | None:
         """Count somebody who arrives now as turned away, if he would be; seconds after which to retry."""
@@ -186,6 +220,8 @@ class Circulation(Books):
         if reason is None and pooled.busy:
             reason = "returned_busy"
         if reason is not None:
+            if reason in _CUT:
+                pooled.connection.terminate()
             self.discard(pooled, reason)
             return
         pooled.status = Status.RETURNING
@@ -209,8 +245,12 @@ class Circulation(Books):
             if pooled.doubts_writable and await returning.is_read_only(connection):
                 self.expire("read_only")
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
+            silent = isinstance(error, TimeoutError)
+            if connection.is_closed() and not silent:
+                self.discard(pooled, "lost")  # which is no news: the server has ended it
+                return
             self.report("warning", "return_failed", error=describe_error(error))
-            if isinstance(error, TimeoutError):
+            if silent:
                 connection.terminate()  # nor would it answer a goodbye
             self.discard(pooled, "return_failed")
             return
@@ -219,16 +259,36 @@ class Circulation(Books):
             pooled.heard_of_at = monotonic()
         self.offer(pooled)
 
-    def look_at_error(self, pooled: PooledConnection, error: Exception) -> None:
-        """Learn from what a borrower's statement raised."""
+    def note_failure(self, pooled: PooledConnection, error: BaseException) -> None:
+        """Learn from what a borrower's call raised."""
+        if not isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)):
+            # Broken off, by a cancel, a timeout or an error on this side: whether the session can go on is
+            # tried before anybody else gets it.
+            pooled.loosened()
+            driver.drop_cancel_once_answered(pooled.connection)
         code = getattr(error, "sqlstate", None) or ""
         if code in _SERVER_GONE or code.startswith("08"):
             pooled.retire("server_gone")
             self.suspect_all("server_gone")
         elif code == _READ_ONLY and self.connector.asks_for_writable:
             pooled.refused_to_write()
-        elif isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)):
-            self.expire("schema_changed")
+        elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
+            self.schema_changed(pooled)
+
+    def schema_changed(self, pooled: PooledConnection) -> None:
+        """Something that the connection had cached is no longer true. The first to find out begins a new
+        generation, and every other connection renews its caches before it is lent again; what they report of
+        the old one is no news."""
+        if pooled.generation == self.generation:
+            self.generation += 1
+            self.report("info", "schema_changed", generation=self.generation)
+            for member in self.members:
+                member.grow_old()
+            for idle in tuple(self.idle):
+                self.probe(idle)
+        driver.forget_caches(pooled.connection)
+        pooled.generation = self.generation
+        pooled.grow_old()
 
     # -- a connection is free ----------------------------------------------------------------------
 
@@ -238,6 +298,8 @@ class Circulation(Books):
         reason = self._objection_to(pooled, now)
         if reason is not None:
             self.discard(pooled, reason)
+        elif pooled.outdated:
+            self._check(pooled)
         else:
             self._pass_on(pooled, now)
 
@@ -287,7 +349,7 @@ class Circulation(Books):
         assert self.loop is not None
         hedge = self.loop.call_later(_CHECK_PATIENCE, self._lose_patience, pooled)
         try:
-            await returning.ping(pooled.connection, _CHECK_BOUND)
+            await self._ask(pooled)
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             self.checking.discard(pooled)
             self.suspect_all("failed_check", error=describe_error(error))
@@ -300,6 +362,17 @@ class Circulation(Books):
         finally:
             hedge.cancel()
 
+    async def _ask(self, pooled: PooledConnection) -> None:
+        """See that the session answers; renew what it has cached if that is old, `init`'s codecs included."""
+        if not pooled.outdated:
+            await returning.ping(pooled.connection, _CHECK_BOUND)
+            return
+        generation = self.generation
+        await returning.renew_caches(pooled.connection)
+        await self.connector.greet(pooled.connection)
+        pooled.generation = generation
+        pooled.outdated = pooled.needs_care = generation != self.generation
+
     def _lose_patience(self, pooled: PooledConnection) -> None:
         self.checking.discard(pooled)
         self.pump()
@@ -307,7 +380,11 @@ class Circulation(Books):
     def _is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Heard of recently enough to be lent unchecked."""
         heard_of_at = pooled.heard_of_at
-        return now - heard_of_at <= self.validate_after and heard_of_at > self.suspect_since
+        return (
+            now - heard_of_at <= self.validate_after
+            and heard_of_at > self.suspect_since
+            and not pooled.has_unread()
+        )
 
     def _objection_to(self, pooled: PooledConnection, now: float) -> str | None:
         """Why the connection must not be lent again, or None."""
@@ -336,7 +413,7 @@ class Circulation(Books):
         self.tally.create.observe(seconds)
         self.last_error = None
         now = monotonic()
-        pooled = PooledConnection(connection, now, now + self._lifetime())
+        pooled = PooledConnection(connection, now, now + self._lifetime(), self.generation)
         self.members.add(pooled)
         connection.add_termination_listener(partial(self._lost, pooled))
         self.report("debug", "connection_opened", seconds=seconds)

@@ -61,7 +61,7 @@ class Connector:
             return
         async with asyncio.timeout(self._timeout):
             await self._init(connection)
-        if connection.is_in_transaction():
+        if driver.is_in_transaction(connection):
             raise asyncpg.InterfaceError("the init hook left a transaction open")
 
     async def _reach_a_host(self) -> asyncpg.Connection:

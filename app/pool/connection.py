@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from typing import NamedTuple
 
 import asyncpg
 
+from app.pool import driver
 from app.pool.hygiene import Effect
 from app.pool.places import Place
 
@@ -23,6 +25,18 @@ class Status(Enum):
     CLOSING = "closing"
 
 
+CLOSED_BY_BORROWER = "closed_by_borrower"
+"""A reason to retire a connection: its borrower has called `close()` or `terminate()` on it."""
+
+
+class Begun(NamedTuple):
+    """A transaction that the pool can begin again, as long as nothing was done in it."""
+
+    again: Callable[[asyncpg.Connection], Awaitable[None]]
+    executed: int
+    """`driver.executed()` right after its BEGIN."""
+
+
 class PooledConnection:
     """A session of the pool. Only the pool moves it on, always on the event loop.
 
@@ -31,17 +45,21 @@ class PooledConnection:
 
     __slots__ = (
         "backend_pid",
+        "begun",
         "borrowed_at",
         "busy",
         "connection",
         "doubts_writable",
         "effect",
         "expires_at",
+        "generation",
+        "has_unread",
         "heard_of_at",
         "idle_since",
         "loose",
         "needs_care",
         "opened_at",
+        "outdated",
         "overdue",
         "place",
         "retire_reason",
@@ -50,8 +68,16 @@ class PooledConnection:
         "undo",
     )
 
-    def __init__(self, connection: asyncpg.Connection, now: float, expires_at: float) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection, now: float, expires_at: float, generation: int
+    ) -> None:
         self.connection = connection
+        self.has_unread = driver.reading(connection)
+        """Whether the server has said something that the event loop has not read yet."""
+        self.generation = generation
+        """Of the schema: what it has cached may be older than a change in an earlier one."""
+        self.outdated = False
+        """The schema has changed since it cached anything: the caches are renewed before it is lent again."""
         self.backend_pid = connection.get_server_pid()  # asyncpg forgets it when the connection is cut
         self.opened_at = now
         self.expires_at = expires_at
@@ -74,12 +100,15 @@ class PooledConnection:
 
     def forget_borrower(self) -> None:
         """Forget what the last borrower did, once it has been undone."""
-        self.needs_care = self.retire_reason is not None
+        self.needs_care = self.retire_reason is not None or self.outdated
         """Something here or below is set: a plain return is not enough."""
         self.effect = Effect.NONE
         """The worst that the borrower's statements can have done to the session."""
         self.loose = False
-        """A statement or cursor was made on it, whose calls `busy` does not count."""
+        """Its last word is not known: a call ended without an answer, or there are statements or cursors on
+        it, whose calls `busy` does not count."""
+        self.begun: Begun | None = None
+        """The transaction under way, if it can be begun again."""
         self.doubts_writable = False
         """A statement was refused because the session is read-only."""
         self.overdue = False
@@ -105,6 +134,16 @@ class PooledConnection:
         self.needs_care = True
         if self.retire_reason is None:
             self.retire_reason = reason
+
+    def grow_old(self) -> None:
+        """Renew its caches before it is lent again."""
+        self.needs_care = True
+        self.outdated = True
+
+    @property
+    def bears_traces(self) -> bool:
+        """The borrower has left something on it that another connection would not have."""
+        return self.effect is not Effect.NONE or self.loose or bool(self.undo)
 
     def undo_on_return(self, undo: Callable[[], None]) -> None:
         self.needs_care = True

@@ -6,13 +6,15 @@ moves. Read for asyncpg 0.32.
 
 from __future__ import annotations
 
+import asyncio
+import select
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import asyncpg
-from asyncpg import connect_utils
-from asyncpg.transaction import Transaction, TransactionState
+from asyncpg import connect_utils, transaction
+from asyncpg.transaction import TransactionState
 
 # asyncpg's stubs leave its private names out, rightly.
 Session = Any
@@ -28,6 +30,9 @@ KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
 TCP_USER_TIMEOUT = 15
 
+# Seconds for a cancel request that was sent to be closed by the server, which has answered the query.
+_LAST_WORD = 0.5
+
 
 def statement_at_hand(connection: Session, query: str) -> Any:
     """The prepared statement that asyncpg keeps for `query`, if it can be run the short way; else None.
@@ -39,6 +44,10 @@ def statement_at_hand(connection: Session, query: str) -> Any:
     """
     if connection._aborted or connection._query_loggers or connection.__class__ is not _PLAIN:
         return None
+    return _cached(connection, query)
+
+
+def _cached(connection: Session, query: str) -> Any:
     return connection._stmt_cache.get((query, connection._protocol.get_record_class(), False))
 
 
@@ -57,21 +66,54 @@ def run_statement(
     return rows
 
 
-async def forget_statements(connection: Session, error: Exception) -> bool:
-    """After a statement at hand was found outdated; True if the query may be tried the long way, as asyncpg
-    does itself outside of a transaction (`_drop_local_statement_cache`)."""
-    if isinstance(error, asyncpg.InvalidCachedStatementError):
-        connection._drop_local_statement_cache()
-        return not connection.is_in_transaction()
-    if isinstance(error, asyncpg.OutdatedSchemaCacheError):
-        await connection.reload_schema_state()
-    return False
+def forget_caches(connection: Session) -> None:
+    """Forget prepared statements and types: they are read again when they are needed, and the server is told
+    with the next new statement (`_drop_local_statement_cache`, `_drop_local_type_cache`)."""
+    connection._drop_local_statement_cache()
+    connection._drop_local_type_cache()
 
 
-def was_lost(connection: Session, error: Exception) -> bool:
-    """Whether the error means that the server's last words on an idle connection had been read: asyncpg takes
-    no notice of those before the next statement, and then calls them an internal error."""
-    return isinstance(error, asyncpg.InternalClientError) and connection.is_closed()
+async def close_forgotten_statements(connection: Session) -> None:
+    """Have the server forget them now (`_cleanup_stmts`); asyncpg gives this no timeout."""
+    await connection._cleanup_stmts()
+
+
+def executed(connection: Session) -> int:
+    """How many statements were sent to be run since the connection was opened (`_protocol.queries_count`);
+    COPY and the parts of a cursor are not counted. -1 when it is cut."""
+    protocol = connection._protocol
+    return -1 if protocol is None else int(protocol.queries_count)
+
+
+def never_sent(connection: Session, error: Exception, executed_before: int | None) -> bool:
+    """Whether a call that raised `error` surely had nothing run, because the connection had ended before.
+
+    asyncpg's own refusals (InterfaceError, and InternalClientError where it has read the server's last words)
+    come before it writes. An error that arrived while it waited counts only if `executed()` has not moved
+    since `executed_before`; None says that it was not looked at. A connection that was closed on this side
+    (`_aborted`) is another matter.
+    """
+    if connection._aborted or not connection.is_closed():
+        return False
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return executed_before is None or executed(connection) == executed_before
+    return executed_before is not None and executed(connection) == executed_before
+
+
+def is_in_transaction(connection: Session) -> bool:
+    """Whether it is in a transaction, or was when it ended (`_protocol`). asyncpg's own
+    `Connection.is_in_transaction()` raises AttributeError on one that was cut; here that is False."""
+    protocol = connection._protocol
+    return protocol is not None and protocol.is_in_transaction()
+
+
+def takes_composites(connection: Session, query: str) -> bool:
+    """Whether an argument of the prepared statement for `query` is of a composite type, or an array of such
+    (`_stmt_cache`, `_get_parameters`)."""
+    statement = _cached(connection, query)
+    if statement is None:
+        return False
+    return any(kind.kind in {"composite", "array", "range"} for kind in statement._get_parameters())
 
 
 def settle(connection: Session) -> bool:
@@ -92,11 +134,63 @@ def forget_listeners(connection: Session) -> None:
     connection._listeners.clear()
 
 
-async def finish_cancelling(connection: Session, timeout: float) -> None:
+def is_cancelling(connection: Session) -> bool:
+    """Whether a query was cancelled and the server has yet to acknowledge it (`_protocol._is_cancelling`)."""
+    return not connection.is_closed() and connection._protocol._is_cancelling()
+
+
+def _cancels(connection: Session) -> list[tuple[asyncio.Task[Any], asyncio.Future[Any], bool]]:
+    """The cancel requests under way: task, future of the query's end, whether the request has been sent.
+
+    asyncpg keeps all this in the locals of two coroutines (`_cancellations`; `_cancel` there and in
+    `connect_utils`).
+    """
+    found = []
+    for task in connection._cancellations:
+        own: Any = task.get_coro()
+        if own.cr_frame is None:
+            continue
+        names = own.cr_frame.f_locals
+        request = own.cr_await
+        frame = getattr(request, "cr_frame", None)
+        begun = frame is not None or request is not None
+        sent = begun and (frame is None or frame.f_locals.get("tr") is not None)
+        found.append((task, names["cancel_waiter"], sent))
+    return found
+
+
+def drop_cancel_once_answered(connection: Session) -> None:
+    """When the server ends the cancelled query by itself, give up a cancel request that could not be sent.
+
+    asyncpg would wait for it, and cut the connection after `command_timeout`. A request that has been sent is
+    waited for: it could hit the next query.
+    """
+
+    def drop(_: asyncio.Future[Any]) -> None:
+        for task, answer, sent in _cancels(connection):
+            if answer.done() and not sent:
+                task.cancel()
+
+    for _, answer, _ in _cancels(connection):
+        answer.add_done_callback(drop)
+
+
+async def finish_cancelling(connection: Session, timeout: float, unsent_timeout: float | None = None) -> None:
     """Wait until the server has acknowledged the cancelled query (`_protocol._wait_for_cancellation`).
 
-    Raises TimeoutError, with the connection cut, when it does not within `timeout` seconds.
+    Raises TimeoutError, with the connection cut, when it does not within `timeout` seconds; within
+    `unsent_timeout` (None: the same) if the cancel request could not even be sent.
     """
+    if not is_cancelling(connection):
+        return
+    if unsent_timeout is not None and unsent_timeout > timeout:
+        answers = [answer for _, answer, _ in _cancels(connection)]
+        if answers:
+            await asyncio.wait(answers, timeout=timeout)
+        unsent = [answer for _, answer, sent in _cancels(connection) if not (sent or answer.done())]
+        if unsent:
+            await asyncio.wait(unsent, timeout=unsent_timeout - timeout)
+        timeout = _LAST_WORD
     if not connection.is_closed():
         await connection._protocol._wait_for_cancellation(timeout)
 
@@ -105,63 +199,110 @@ async def roll_back(connection: Session, timeout: float) -> bool:
     """Roll back an open transaction, or one of which the BEGIN is still under way (`_top_xact`); True if that
     took a round trip."""
     begun, connection._top_xact = connection._top_xact, None
-    if begun is None and not connection.is_in_transaction():
+    if begun is None and not is_in_transaction(connection):
         return False
     await connection.execute("ROLLBACK", timeout=timeout)
     return True
 
 
-async def begin(
-    connection: Session,
-    *,
-    isolation: Isolation | None = None,
-    read_only: bool = False,
-    deferrable: bool = False,
-    prelude: str = "",
-) -> Transaction:
-    """Begin a transaction and run `prelude` (statements such as `SET LOCAL ...`) in one round trip.
+async def begin(connection: Session, begun: Any, prelude: str = "") -> None:
+    """Begin `begun` on `connection` and run `prelude` (statements such as `SET LOCAL ...`) in one round
+    trip. The transaction may have been made, or even begun, on another connection.
 
-    asyncpg's own `Transaction.start()` has no room for a prelude. The transaction is its own all the
-    same (`_top_xact`, `_state`), so `connection.transaction()` makes savepoints inside it.
+    asyncpg's own `Transaction.start()` has no room for a prelude and stays with one connection. The
+    transaction is asyncpg's all the same (`_top_xact`, `_state`, `_isolation`, `_readonly`, `_deferrable`,
+    `_connection`, `_con_release_ctr`, `_pool_release_ctr`), so `connection.transaction()` makes savepoints
+    inside it.
     """
-    transaction = connection.transaction(isolation=isolation, readonly=read_only, deferrable=deferrable)
-    if connection._top_xact is not None or connection.is_in_transaction():
+    if connection.is_closed():
+        raise asyncpg.InterfaceError("connection is closed")
+    if connection._top_xact is not None or is_in_transaction(connection):
         raise asyncpg.InterfaceError("the connection is in a transaction already")
+    begun._connection = connection
+    begun._con_release_ctr = connection._pool_release_ctr
     words = ["BEGIN"]
-    if isolation:
-        words.append("ISOLATION LEVEL " + isolation.replace("_", " ").upper())
-    if read_only:
+    if begun._isolation:
+        words.append("ISOLATION LEVEL " + begun._isolation.replace("_", " ").upper())
+    if begun._readonly:
         words.append("READ ONLY")
-    if deferrable:
+    if begun._deferrable:
         words.append("DEFERRABLE")
     # As asyncpg does: claimed before the round trip, so that a failure in it is rolled back on return.
-    connection._top_xact = transaction
+    connection._top_xact = begun
     try:
         await connection.execute(f"{' '.join(words)}; {prelude}")
     except BaseException:
-        transaction._state = TransactionState.FAILED
+        begun._state = TransactionState.FAILED
         raise
-    transaction._state = TransactionState.STARTED
-    started: Transaction = transaction
-    return started
+    begun._state = TransactionState.STARTED
 
 
-async def commit(connection: Session, transaction: Any, timeout: float) -> str:
+class Transaction(transaction.Transaction):
+    """asyncpg's transaction, begun by its lease, which can begin it again on another connection
+    (`_connection`, `_top_xact`, `_state`). Once begun it no longer knows the lease: who forgets a lease in a
+    transaction must not keep it alive."""
+
+    __slots__ = ("begin_on_lease",)
+
+    def __init__(
+        self,
+        connection: Session,
+        begin: Callable[[Transaction], Awaitable[object]] | None,
+        isolation: Isolation | None,
+        readonly: bool,
+        deferrable: bool,
+    ) -> None:
+        super().__init__(connection, isolation, readonly, deferrable)
+        self.begin_on_lease = begin
+
+    async def start(self) -> None:
+        """Begin it, or make a savepoint inside another one."""
+        this: Any = self
+        if this._connection._top_xact is None and self.begin_on_lease is not None:
+            begin, self.begin_on_lease = self.begin_on_lease, None
+            await begin(self)
+        else:
+            await super().start()
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        this: Any = self
+        if error is not None and this._connection.is_closed():
+            this._state = TransactionState.FAILED  # it has ended with its session: let the error say why
+        else:
+            await super().__aexit__(kind, error, trace)
+
+
+async def commit(connection: Session, begun: Any, timeout: float) -> str:
     """Commit what `begin` began; what the server calls it (`_top_xact`, `_state`).
 
     That is `COMMIT`, or `ROLLBACK` when a statement had failed and its error was swallowed: asyncpg's own
     `Transaction.commit()` keeps the difference to itself.
     """
-    if transaction._state is not TransactionState.STARTED:
-        raise asyncpg.InterfaceError(f"the transaction is {transaction._state.name.lower()}")
+    if begun._state is not TransactionState.STARTED:
+        raise asyncpg.InterfaceError(f"the transaction is {begun._state.name.lower()}")
     connection._top_xact = None
     try:
         status: str = await connection.execute("COMMIT", timeout=timeout)
     except BaseException:
-        transaction._state = TransactionState.FAILED
+        begun._state = TransactionState.FAILED
         raise
-    transaction._state = TransactionState.COMMITTED
+    begun._state = TransactionState.COMMITTED
     return status
+
+
+def reading(connection: Session) -> Callable[[], bool]:
+    """A question that costs less than a microsecond: has the server said something that nobody has read?
+
+    On an idle connection that is mostly its end, which the event loop comes to only after the next statement
+    has been written (`_transport`). Always False where there is no poll(2).
+    """
+    sock = connection._transport.get_extra_info("socket")
+    if sock is None or not hasattr(select, "poll"):
+        return lambda: False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    ask = poll.poll
+    return lambda: bool(ask(0))
 
 
 def tune_socket(connection: Session) -> None:

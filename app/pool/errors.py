@@ -45,3 +45,11 @@ class PoolUnavailable(PoolError):
 
 class PoolClosing(PoolError, asyncpg.InterfaceError):
     """The pool is draining, closed or was never opened (an InterfaceError, as asyncpg.Pool raises)."""
+
+
+class StatementNotSent(asyncpg.ConnectionDoesNotExistError):
+    """The session had ended before the statement was sent: nothing of it has happened.
+
+    Raised where the pool could not repeat it on another connection by itself: the borrower had changed its
+    session, was in a transaction, or there is no other connection to be had. Not a PoolError.
+    """

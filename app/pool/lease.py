@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import current_task
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from sys import _getframe
 from time import monotonic
@@ -12,12 +12,14 @@ from weakref import ref
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from asyncpg.transaction import Transaction
+from asyncpg.transaction import Transaction as AsyncpgTransaction
 
 from app.pool import driver
-from app.pool.driver import Isolation
+from app.pool.connection import CLOSED_BY_BORROWER, Begun
+from app.pool.driver import Isolation, Transaction
 from app.pool.hygiene import Effect, effect_of, known_clean
 from app.pool.places import borrowers, place_of
+from app.pool.recovery import Attempt, recover
 
 if TYPE_CHECKING:
     from app.pool.circulation import Circulation
@@ -38,6 +40,24 @@ def _returned(name: str) -> asyncpg.InterfaceError:
     return asyncpg.InterfaceError(
         f"cannot call Connection.{name}(): connection has been released back to the pool"
     )
+
+
+class _ReadOnce:
+    """Arguments from an iterator. asyncpg repeats a statement whose plan has become invalid with what is left
+    of them: here that raises, for it would lose the others."""
+
+    def __init__(self, args: Iterable[Sequence[object]]) -> None:
+        self._args: Iterable[Sequence[object]] | None = args
+
+    def __iter__(self) -> Iterator[Sequence[object]]:
+        args, self._args = self._args, None
+        if args is None:
+            raise asyncpg.InvalidCachedStatementError("the schema has changed; the arguments have been read")
+        return iter(args)
+
+
+def _readable(args: Iterable[Sequence[object]]) -> Iterable[Sequence[object]]:
+    return args if isinstance(args, (list, tuple)) else _ReadOnce(args)
 
 
 class Lease(_Proxy):
@@ -132,16 +152,24 @@ class Lease(_Proxy):
 
         Ends with `commit()` or `Transaction.rollback()`; `transaction()` makes savepoints inside.
         """
-        session = self._lent("begin").connection
-        beginning = driver.begin(
-            session, isolation=isolation, read_only=read_only, deferrable=deferrable, prelude=prelude
-        )
-        return await self._watched(beginning)
+        connection = self._lent("begin").connection
+        transaction = Transaction(connection, None, isolation, read_only, deferrable)
+        await self._begin(transaction, prelude)
+        return transaction
 
-    async def commit(self, transaction: Transaction, *, timeout: float) -> str:
+    async def _begin(self, transaction: Transaction, prelude: str = "") -> None:
+        pooled = self._lent("begin")
+        again = partial(driver.begin, begun=transaction, prelude=prelude)
+        await self._call(again, self._attempt(pooled, None, harmless=True))
+        pooled = self._pooled
+        pooled.begun = Begun(again, driver.executed(pooled.connection))
+
+    async def commit(self, transaction: AsyncpgTransaction, *, timeout: float) -> str:
         """Commit what `begin()` began within `timeout` seconds; `COMMIT`, or `ROLLBACK` if the server did
         that because a statement had failed."""
-        return await self._watched(driver.commit(self._lent("commit").connection, transaction, timeout))
+        pooled = self._lent("commit")
+        commit = partial(driver.commit, begun=transaction, timeout=timeout)
+        return await self._call(commit, self._attempt(pooled, None, repeatable=False))
 
     if not TYPE_CHECKING:  # typed by the base class
         # Not coroutines themselves: each layer of those costs a small query one part in twenty.
@@ -162,38 +190,51 @@ class Lease(_Proxy):
             return self._watch("execute", query, *args, timeout=timeout)
 
         def executemany(self, command, args, *, timeout=None):
-            return self._watch("executemany", command, args, timeout=timeout)
+            return self._watch("executemany", command, _readable(args), timeout=timeout)
 
         def fetchmany(self, query, args, *, timeout=None, record_class=None):
-            return self._watch("fetchmany", query, args, timeout=timeout, record_class=record_class)
+            return self._watch(
+                "fetchmany", query, _readable(args), timeout=timeout, record_class=record_class
+            )
 
         def copy_from_query(self, query, *args, **kwargs):
-            return self._watch("copy_from_query", query, *args, **kwargs)
+            return self._copy("copy_from_query", query, query, *args, **kwargs)
 
         def copy_from_table(self, table_name, **kwargs):
-            return self._watch("copy_from_table", None, table_name, **kwargs)
+            return self._copy("copy_from_table", None, table_name, **kwargs)
 
         def copy_to_table(self, table_name, **kwargs):
-            self._read_condition(kwargs.get("where"))
-            return self._watch("copy_to_table", None, table_name, **kwargs)
+            return self._copy("copy_to_table", _condition(kwargs.get("where")), table_name, **kwargs)
 
         def copy_records_to_table(self, table_name, **kwargs):
-            self._read_condition(kwargs.get("where"))
-            return self._watch("copy_records_to_table", None, table_name, **kwargs)
+            return self._copy("copy_records_to_table", _condition(kwargs.get("where")), table_name, **kwargs)
+
+        def transaction(self, *, isolation=None, readonly=False, deferrable=False):
+            connection = self._lent("transaction").connection
+            return Transaction(connection, self._begin, isolation, readonly, deferrable)
 
         async def prepare(self, query, *, name=None, **kwargs):
             pooled = self._lent("prepare")
+            bore_traces = pooled.bears_traces
             pooled.loosened()
             if isinstance(name, str):
                 # The next to use the name would find it taken, or lose it when asyncpg closes this one late.
                 pooled.changed_by(Effect.RUINOUS)
-            return await self._watch("prepare", query, name=name, **kwargs)
+            return await self._watch("prepare", query, name=name, bore_traces=bore_traces, **kwargs)
 
         def cursor(self, query, *args, **kwargs):
             pooled = self._lent("cursor")
             pooled.loosened()
             pooled.changed_by(effect_of(query))
             return self._con.cursor(query, *args, **kwargs)
+
+        async def close(self, *, timeout=None):
+            self._lent("close").retire(CLOSED_BY_BORROWER)
+            await self._con.close(timeout=timeout)
+
+        def terminate(self):
+            self._lent("terminate").retire(CLOSED_BY_BORROWER)
+            self._con.terminate()
 
         async def add_listener(self, channel, callback):
             pooled = self._lent("add_listener")
@@ -228,7 +269,8 @@ class Lease(_Proxy):
         async def reload_schema_state(self):
             self._lent("reload_schema_state")
             await self._con.reload_schema_state()
-            self._circulation.expire("schema_changed")  # the others know the old one
+            self._pooled.generation = self._circulation.generation  # whatever it has reported before
+            self._circulation.schema_changed(self._pooled)
 
         # A codec is the session's for good: asyncpg can neither list nor restore what was there.
         async def set_type_codec(self, *args, **kwargs):
@@ -243,14 +285,17 @@ class Lease(_Proxy):
             self._lent("set_builtin_type_codec").changed_by(Effect.RUINOUS)
             await self._con.set_builtin_type_codec(*args, **kwargs)
 
-    def _read_condition(self, where: str | None) -> None:
-        if where is not None and self._con is not None:
-            self._pooled.changed_by(effect_of(f"SELECT {where}"))
-
     def _lent(self, name: str) -> PooledConnection:
         if self._con is None:
             raise _returned(name)
         return self._pooled
+
+    def move_to(self, pooled: PooledConnection) -> None:
+        """Go on with another connection; the one it had has ended and is no longer the pool's."""
+        self._pooled = pooled
+        self._con = pooled.connection
+
+    # -- calls --------------------------------------------------------------------------------------
 
     async def _run(self, query: str, args: tuple[object, ...], timeout: float | None, part: Any) -> Any:
         """Run a statement the short way, if asyncpg has prepared it before on this connection."""
@@ -258,17 +303,20 @@ class Lease(_Proxy):
         if connection is None:
             raise _returned(_METHOD_OF.get(part, "fetchval"))
         pooled = self._pooled
+        bore_traces = None
         if query not in known_clean:
+            bore_traces = pooled.bears_traces
             pooled.changed_by(effect_of(query))
         statement = driver.statement_at_hand(connection, query)
         if statement is None:
-            return await self._run_the_long_way(query, args, timeout, part)
+            return await self._run_the_long_way(query, args, timeout, part, bore_traces)
         pooled.busy += 1
         try:
             rows = await driver.run_statement(connection, statement, args, 0 if part is _ALL else 1, timeout)
-        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-            self._learn_from(error)
-            if not await driver.forget_statements(connection, error):
+        except BaseException as error:
+            if bore_traces is None:
+                bore_traces = pooled.bears_traces
+            if not await self._may_repeat(pooled, error, Attempt(query, bore_traces)):
                 raise
         else:
             if part is _ALL:
@@ -278,40 +326,92 @@ class Lease(_Proxy):
             return rows[0] if part is _ROW else rows[0][part]
         finally:
             pooled.busy -= 1
-        return await self._run_the_long_way(query, args, timeout, part)
+        return await self._run_the_long_way(query, args, timeout, part, bore_traces)
 
     def _run_the_long_way(
-        self, query: str, args: tuple[object, ...], timeout: float | None, part: Any
+        self,
+        query: str,
+        args: tuple[object, ...],
+        timeout: float | None,
+        part: Any,
+        bore_traces: bool | None,
     ) -> Awaitable[Any]:
         if part is _ALL:
-            return self._watch("fetch", query, *args, timeout=timeout)
+            return self._watch("fetch", query, *args, timeout=timeout, bore_traces=bore_traces)
         if part is _ROW:
-            return self._watch("fetchrow", query, *args, timeout=timeout)
-        return self._watch("fetchval", query, *args, timeout=timeout, column=part)
+            return self._watch("fetchrow", query, *args, timeout=timeout, bore_traces=bore_traces)
+        return self._watch("fetchval", query, *args, timeout=timeout, column=part, bore_traces=bore_traces)
 
-    async def _watch(self, name: str, query: str | None, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the connection's method `name`: its statement read, its call counted, its error looked at."""
+    async def _watch(
+        self, name: str, query: str, /, *args: Any, bore_traces: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Call the connection's method `name`: its statement read, its call counted, its error looked at.
+        `bore_traces` is how the session was before, where the statement has been read already."""
         pooled = self._lent(name)
-        call: Callable[..., Any] = getattr(pooled.connection, name)
+        repeatable = not (args and isinstance(args[0], _ReadOnce))
+        attempt = self._attempt(pooled, query, repeatable=repeatable)
+        if bore_traces is not None:
+            attempt.bore_traces = bore_traces
+        pooled.changed_by(effect_of(query))
+        return await self._call(lambda session: getattr(session, name)(query, *args, **kwargs), attempt)
+
+    async def _copy(self, name: str, query: str | None, /, *args: Any, **kwargs: Any) -> Any:
+        """Call one of the COPY methods. One that was broken off leaves asyncpg and server of two minds, so
+        the connection is closed when it is returned."""
+        pooled = self._lent(name)
+        ended = pooled.connection.is_closed()
+        attempt = Attempt(query, pooled.bears_traces, repeatable=ended, sent=not ended)
+        pooled.begun = None  # a COPY is not counted as executed
         if query is not None:
             pooled.changed_by(effect_of(query))
-            call = partial(call, query)
-        return await self._watched(call(*args, **kwargs))
+        try:
+            return await self._call(lambda session: getattr(session, name)(*args, **kwargs), attempt)
+        except BaseException as error:
+            pooled = self._pooled
+            if not isinstance(error, asyncpg.PostgresError) or driver.is_cancelling(pooled.connection):
+                pooled.retire("copy_broken_off")
+            raise
 
-    async def _watched(self, call: Awaitable[T]) -> T:
+    def _attempt(
+        self, pooled: PooledConnection, query: str | None, *, repeatable: bool = True, harmless: bool = False
+    ) -> Attempt:
+        executed = driver.executed(pooled.connection)
+        return Attempt(query, pooled.bears_traces, executed, repeatable=repeatable, harmless=harmless)
+
+    async def _call(self, call: Callable[[driver.Session], Awaitable[T]], attempt: Attempt) -> T:
+        """Await `call` of the connection, and once more if that is safe."""
         pooled = self._pooled
         pooled.busy += 1
         try:
-            return await call
-        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-            self._learn_from(error)
+            return await call(pooled.connection)
+        except BaseException as error:
+            if not await self._may_repeat(pooled, error, attempt):
+                raise
+        finally:
+            pooled.busy -= 1
+        pooled = self._pooled
+        pooled.busy += 1
+        try:
+            return await call(pooled.connection)
+        except BaseException as error:
+            self._circulation.note_failure(pooled, error)
             raise
         finally:
             pooled.busy -= 1
 
-    def _learn_from(self, error: Exception) -> None:
-        """Let the pool look at it. Raises what says the same more clearly, if there is such an error."""
-        self._circulation.look_at_error(self._pooled, error)
-        if driver.was_lost(self._pooled.connection, error):
-            message = "the server closed the connection before the statement was sent"
-            raise asyncpg.ConnectionDoesNotExistError(message) from error
+    async def _may_repeat(self, pooled: PooledConnection, error: BaseException, attempt: Attempt) -> bool:
+        """Let the pool learn from the error. Whether to make the call again, on what is by then this lease's
+        connection. Raises what says the same more clearly, if there is such an error."""
+        if self._con is None:  # returned while the call was under way
+            return False
+        again = await recover(self._circulation, self, pooled, error, attempt)
+        if again is None:
+            return False
+        if attempt.query is not None:
+            again.changed_by(effect_of(attempt.query))
+        return True
+
+
+def _condition(where: str | None) -> str | None:
+    """What the WHERE of a COPY would be as a statement, to see what it does to the session."""
+    return None if where is None else f"SELECT {where}"

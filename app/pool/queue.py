@@ -108,15 +108,19 @@ class WaitQueue:
             self.calm_until = now + self.target * _CALM
         return "deadline" if wait > budget else None
 
-    def join(self, now: float, budget: float) -> Waiter:
-        """A place at the end of the queue, for `budget` seconds."""
+    def join(self, now: float, budget: float, *, first: bool = False) -> Waiter:
+        """A place at the end of the queue, for `budget` seconds; `first` is for who has had its turn already,
+        and was given a connection that had ended."""
         if not self.length:
             self._places.clear()
             self._flow_since = now
             self._handed_out = 0
         waiter = self.create_future()
         deadline = now + budget
-        self._places.append((waiter, now, deadline))
+        if first:
+            self._places.appendleft((waiter, now, deadline))
+        else:
+            self._places.append((waiter, now, deadline))
         self.length += 1
         if deadline < self._alarm_at:
             self._set_alarm(deadline, now)

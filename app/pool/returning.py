@@ -12,6 +12,9 @@ from app.pool.hygiene import Effect
 
 # Seconds for each step: the cancel, the rollback, the reset. A session that needs longer is cut.
 STEP_BOUND = 5.0
+# For a cancel request that cannot be sent, because new connections vanish: to cut the session would not help,
+# for no other could be opened, and the server ends most statements by itself before that.
+UNSENT_CANCEL_BOUND = 15.0
 
 # What asyncpg's own `Connection.reset()` leaves: it unlistens, unlocks, closes cursors and runs
 # RESET ALL, which spares the role, temporary tables, sequence values and SQL-level PREPAREs.
@@ -35,7 +38,7 @@ async def roll_back(connection: asyncpg.Connection) -> bool:
 
     Raises what the driver raises when the session does not get there within the bound.
     """
-    await driver.finish_cancelling(connection, STEP_BOUND)
+    await driver.finish_cancelling(connection, STEP_BOUND, UNSENT_CANCEL_BOUND)
     return await driver.roll_back(connection, STEP_BOUND)
 
 
@@ -48,6 +51,14 @@ async def reset(connection: asyncpg.Connection) -> None:
 async def ping(connection: asyncpg.Connection, timeout: float = STEP_BOUND) -> None:
     """One round trip; raises when the session cannot run a statement now."""
     await connection.execute("SELECT 1", timeout=timeout)
+
+
+async def renew_caches(connection: asyncpg.Connection) -> None:
+    """Have the session forget prepared statements and types; asks the server, so it is a check as well."""
+    driver.forget_caches(connection)
+    async with asyncio.timeout(STEP_BOUND):
+        await driver.close_forgotten_statements(connection)
+    await ping(connection)
 
 
 async def is_read_only(connection: asyncpg.Connection) -> bool:
@@ -73,7 +84,7 @@ async def make_fit(
     if hook is not None:
         async with asyncio.timeout(STEP_BOUND):
             await hook(connection)
-        if connection.is_in_transaction():
+        if driver.is_in_transaction(connection):
             raise asyncpg.InterfaceError("the reset hook left a transaction open")
         return True, answered
     if resets or effect is Effect.DIRTY:

@@ -20,14 +20,23 @@ from tests.waiting import eventually
 # Whose each private name is; "protocol" is what `_protocol` holds.
 NAMES: dict[str, object] = {
     "_aborted": asyncpg.Connection,
+    "_cancellations": asyncpg.Connection,
+    "_cleanup_stmts": asyncpg.Connection,
+    "_con_release_ctr": Transaction,
+    "_connection": Transaction,
+    "_deferrable": Transaction,
     "_drop_local_statement_cache": asyncpg.Connection,
+    "_drop_local_type_cache": asyncpg.Connection,
+    "_get_parameters": "statement",
     "_get_timeout": "protocol",
     "_is_cancelling": "protocol",
+    "_isolation": Transaction,
     "_listeners": asyncpg.Connection,
     "_parse_connect_dsn_and_args": connect_utils,
     "_pool_release_ctr": asyncpg.Connection,
     "_protocol": asyncpg.Connection,
     "_query_loggers": asyncpg.Connection,
+    "_readonly": Transaction,
     "_state": Transaction,
     "_stmt_cache": asyncpg.Connection,
     "_top_xact": asyncpg.Connection,
@@ -43,6 +52,19 @@ async def connection(postgres: PostgresServer) -> AsyncIterator[driver.Session]:
     connection.terminate()
 
 
+async def begin(
+    connection: driver.Session,
+    *,
+    isolation: Isolation | None = None,
+    read_only: bool = False,
+    deferrable: bool = False,
+    prelude: str = "",
+) -> Transaction:
+    transaction = driver.Transaction(connection, None, isolation, read_only, deferrable)
+    await driver.begin(connection, transaction, prelude)
+    return transaction
+
+
 def private_names_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     attributes = (node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
@@ -56,6 +78,9 @@ def test_every_private_name_that_the_driver_touches_is_watched_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_name_is_where_it_was(connection: driver.Session, name: str) -> None:
     owner = NAMES[name]
+    if owner == "statement":
+        await connection.fetch("SELECT 1")
+        owner = driver.statement_at_hand(connection, "SELECT 1")
     assert hasattr(connection._protocol if owner == "protocol" else owner, name)
 
 
@@ -182,11 +207,11 @@ class TestBegin:
     async def test_isolation(
         self, connection: driver.Session, isolation: Isolation | None, shown: str
     ) -> None:
-        await driver.begin(connection, isolation=isolation)
+        await begin(connection, isolation=isolation)
         assert await connection.fetchval("SHOW transaction_isolation") == shown
 
     async def test_read_only_and_deferrable(self, connection: driver.Session) -> None:
-        await driver.begin(connection, isolation="serializable", read_only=True, deferrable=True)
+        await begin(connection, isolation="serializable", read_only=True, deferrable=True)
         assert await connection.fetchval("SHOW transaction_read_only") == "on"
         assert await connection.fetchval("SHOW transaction_deferrable") == "on"
 
@@ -194,7 +219,7 @@ class TestBegin:
         async with Proxy(postgres.dsn()).serve() as proxy:
             connection = await asyncpg.connect(proxy.dsn)
             asked = proxy.asked
-            transaction = await driver.begin(connection, prelude="SET LOCAL statement_timeout = '7s'")
+            transaction = await begin(connection, prelude="SET LOCAL statement_timeout = '7s'")
             assert proxy.asked == asked + 1
             assert await connection.fetchval("SHOW statement_timeout") == "7s"
             await transaction.commit()
@@ -202,7 +227,7 @@ class TestBegin:
             await connection.close()
 
     async def test_transactions_inside_it_are_savepoints(self, connection: driver.Session) -> None:
-        transaction = await driver.begin(connection)
+        transaction = await begin(connection)
         savepoint = connection.transaction()
         await savepoint.start()
         await connection.execute("CREATE TEMP TABLE things ()")
@@ -216,39 +241,50 @@ class TestBegin:
         self, connection: driver.Session
     ) -> None:
         with pytest.raises(asyncpg.DivisionByZeroError):
-            await driver.begin(connection, prelude="SELECT 1 / 0")
+            await begin(connection, prelude="SELECT 1 / 0")
         assert not driver.settle(connection)
         assert await driver.roll_back(connection, 5)
         assert driver.settle(connection)
 
     async def test_asyncpg_takes_it_for_a_started_one(self, connection: driver.Session) -> None:
-        transaction = await driver.begin(connection)
+        transaction = await begin(connection)
         assert transaction._state is TransactionState.STARTED  # type: ignore[attr-defined]  # private
         with pytest.raises(asyncpg.InterfaceError, match="already started"):
             await transaction.start()
 
     async def test_a_second_one_is_refused(self, connection: driver.Session) -> None:
-        await driver.begin(connection)
+        await begin(connection)
         with pytest.raises(asyncpg.InterfaceError, match="in a transaction already"):
-            await driver.begin(connection)
+            await begin(connection)
+
+    async def test_it_can_be_begun_again_on_another_connection(
+        self, connection: driver.Session, postgres: PostgresServer
+    ) -> None:
+        dead = await asyncpg.connect(postgres.dsn())
+        transaction = await begin(dead, isolation="serializable")
+        dead.terminate()
+        await driver.begin(connection, transaction)
+        assert await connection.fetchval("SHOW transaction_isolation") == "serializable"
+        await transaction.rollback()
+        assert not connection.is_in_transaction()
 
 
 class TestCommit:
     async def test_it_commits(self, connection: driver.Session) -> None:
-        transaction = await driver.begin(connection)
+        transaction = await begin(connection)
         assert await driver.commit(connection, transaction, 5) == "COMMIT"
         assert driver.settle(connection)
         with pytest.raises(asyncpg.InterfaceError, match="committed"):
             await driver.commit(connection, transaction, 5)
 
     async def test_it_says_when_the_server_rolled_back_instead(self, connection: driver.Session) -> None:
-        transaction = await driver.begin(connection)
+        transaction = await begin(connection)
         with pytest.raises(asyncpg.DivisionByZeroError):
             await connection.execute("SELECT 1 / 0")
         assert await driver.commit(connection, transaction, 5) == "ROLLBACK"
 
     async def test_a_failing_commit_is_the_transaction_s_end(self, connection: driver.Session) -> None:
-        transaction = await driver.begin(connection)
+        transaction = await begin(connection)
         await connection.execute("CREATE TEMP TABLE things (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         await connection.execute("INSERT INTO things VALUES (1), (1)")
         with pytest.raises(asyncpg.UniqueViolationError):

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from app.database.embedded import StopMode
-from app.pool import Lease, Pool, PoolClosing, PoolError, PoolUnavailable
+from app.pool import PoolClosing, PoolError, PoolUnavailable
 from tests.conftest import ServerFactory
 from tests.pool.balance import assert_balanced, at_rest
 from tests.pool.borrowers import borrow_all, link_of, on_ports, pid_of_next
@@ -15,7 +15,6 @@ from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 
-LAST_WORDS = b"E\x00\x00\x00\x1cSFATAL\x00C57P01\x00Mthe end\x00\x00"
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
@@ -94,20 +93,6 @@ class TestKilledBackends:
         with pytest.raises(asyncpg.PostgresError):
             await pool.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}'; END $$")
         await eventually(lambda: pool.stats().closed == {"server_gone": 1})
-
-    async def test_last_words_that_the_loop_has_read_before_the_end_are_a_lost_connection(
-        self, make_pool: MakePool, proxy: Proxy
-    ) -> None:
-        pool = await make_pool(proxy.dsn, min_size=2)
-        for query in ("SELECT 1", "SELECT 2"):  # prepared before, and not
-            doomed, other = await borrow_all(pool, 2)
-            await doomed.fetchval("SELECT 1")
-            await (await link_of(doomed, proxy)).say(LAST_WORDS)
-            await other.fetchval("SELECT 1")  # so long the loop has time to read them
-            with pytest.raises(asyncpg.ConnectionDoesNotExistError, match="before the statement was sent"):
-                await doomed.fetchval(query)
-            await pool.release(doomed)
-            await pool.release(other)
 
     async def test_a_suspect_one_is_checked_before_it_goes_to_a_waiter(
         self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
@@ -207,7 +192,10 @@ class TestReadOnly:
             await pool.execute("CREATE SCHEMA written; DROP SCHEMA written")
 
         async def is_refused() -> bool:
-            return await outcome_of(write()) is asyncpg.ReadOnlySQLTransactionError
+            return isinstance(
+                (await asyncio.gather(write(), return_exceptions=True))[0],
+                asyncpg.ReadOnlySQLTransactionError,
+            )
 
         await eventually(is_refused)  # once the reload has reached the session
         await eventually(lambda: events.named("connections_expired"))
@@ -234,85 +222,6 @@ class TestReadOnly:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await pool.execute("CREATE TABLE things ()")
         assert await pid_of_next(pool) == pid
-
-
-class TestSchemaChanges:
-    """0A000, "cached plan must not change result type": every connection is replaced."""
-
-    async def test_outside_a_transaction_nobody_notices(self, make_pool: MakePool, database_url: str) -> None:
-        pool = await make_pool(database_url, max_size=1)
-        await pool.execute("CREATE TABLE things (a int); INSERT INTO things VALUES (1)")
-        assert [dict(row) for row in await pool.fetch("SELECT * FROM things")] == [{"a": 1}]
-        await pool.execute("ALTER TABLE things ADD b int DEFAULT 2")
-        for _ in range(3):
-            assert [dict(row) for row in await pool.fetch("SELECT * FROM things")] == [{"a": 1, "b": 2}]
-
-    async def test_inside_one_it_costs_one_request_and_not_one_for_each_connection(
-        self, make_pool: MakePool, database_url: str
-    ) -> None:
-        pool = await make_pool(database_url, min_size=3, max_size=3)
-        await pool.execute("CREATE TABLE things (a int)")
-        await on_all(pool, "SELECT * FROM things")
-        await pool.execute("ALTER TABLE things ADD b int")
-        await eventually(lambda: pool.get_idle_size() == 3)
-
-        async def request(lease: Lease) -> None:
-            async with lease.transaction():
-                await lease.fetch("SELECT * FROM things")
-
-        await eventually(lambda: pool.get_idle_size() == 3)
-        first = await pool.acquire()
-        assert await outcome_of(request(first)) is asyncpg.InvalidCachedStatementError
-        await pool.release(first)
-        for lease in await borrow_all(pool, 3):
-            assert await outcome_of(request(lease)) is None
-            await pool.release(lease)
-
-    async def test_a_changed_composite_type_costs_one_request_as_well(
-        self, make_pool: MakePool, database_url: str
-    ) -> None:
-        pool = await make_pool(database_url, min_size=3, max_size=3)
-        await pool.execute("CREATE TYPE pair AS (a int, b int); CREATE TABLE things (p pair)")
-        await pool.execute("INSERT INTO things VALUES (ROW(1, 2))")
-        await eventually(lambda: pool.get_idle_size() == 3)
-        await on_all(pool, "SELECT p FROM things")
-        await pool.execute("ALTER TYPE pair ADD ATTRIBUTE c int")
-        await eventually(lambda: pool.get_idle_size() == 3)
-        first = await pool.acquire()
-        assert await outcome_of(first.fetch("SELECT p FROM things")) is asyncpg.OutdatedSchemaCacheError
-        await pool.release(first)
-        for lease in await borrow_all(pool, 3):
-            assert [row["p"]["a"] for row in await lease.fetch("SELECT p FROM things")] == [1]
-            await pool.release(lease)
-
-    async def test_reloading_the_schema_state_on_one_connection_counts_for_all(
-        self, make_pool: MakePool, database_url: str
-    ) -> None:
-        pool = await make_pool(database_url, min_size=3, max_size=3)
-        await pool.execute("CREATE TYPE pair AS (a int, b int); CREATE TABLE things (p pair)")
-        await pool.execute("INSERT INTO things VALUES (ROW(1, 2))")
-        await eventually(lambda: pool.get_idle_size() == 3)
-        await on_all(pool, "SELECT p FROM things")
-        async with pool.acquire() as lease:
-            await lease.execute("ALTER TYPE pair ADD ATTRIBUTE c int")
-            await lease.reload_schema_state()
-        await on_all(pool, "SELECT p FROM things")
-
-
-async def on_all(pool: Pool, query: str) -> None:
-    """Have every connection of a full pool run the query."""
-    for lease in await borrow_all(pool, pool.get_max_size()):
-        await lease.fetch(query)
-        await pool.release(lease)
-
-
-async def outcome_of(request: object) -> type[Exception] | None:
-    """The class of the error that a request ended with."""
-    try:
-        await request  # type: ignore[misc]  # any awaitable
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        return type(error)
-    return None
 
 
 class TestClasses:
