@@ -69,6 +69,7 @@ class Proxy:
         self.slice_size: int | None = None
         self.hold_new = False
         self.refuse_new = False
+        self._listener: asyncio.Server | None = None
         self.links: list[Link] = []
         """Those that stand, the oldest first."""
         self.accepted = 0
@@ -76,15 +77,15 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator["Proxy"]:
-        listener = await asyncio.start_server(self._serve_client, HOST, self.port)
-        self.port = listener.sockets[0].getsockname()[1]
+        self._listener = await asyncio.start_server(self._serve_client, HOST, self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
         login = self._server.netloc.rpartition("@")[0]
         proxied = self._server._replace(netloc=f"{login}@{HOST}:{self.port}", query="sslmode=disable")
         self.dsn = proxied.geturl()
         try:
             yield self
         finally:
-            listener.close()
+            self._listener.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -115,6 +116,15 @@ class Proxy:
     def reset_links(self) -> None:
         for link in tuple(self.links):
             link.reset()
+
+    @contextlib.contextmanager
+    def swallow_new(self) -> Iterator[None]:
+        """In the block new connections vanish, as behind a firewall that lost its rules, and afterwards they
+        are refused; those that stand go on."""
+        assert self._listener is not None
+        self._listener.close()
+        with full_backlog(self.port):
+            yield
 
     async def _serve_client(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -174,13 +184,14 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def full_backlog() -> Iterator[int]:
+def full_backlog(port: int = 0) -> Iterator[int]:
     """A port whose listener accepts nobody and has no room left: SYNs vanish, as in a black hole."""
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket())
-        listener.bind((HOST, 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
         listener.listen(0)
-        port: int = listener.getsockname()[1]
+        port = listener.getsockname()[1]
         for _ in range(4):
             queued = sockets.enter_context(socket.socket())
             queued.setblocking(False)

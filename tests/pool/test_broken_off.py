@@ -1,0 +1,191 @@
+"""Calls that ended without the server's answer: cancelled, out of time, or failed on this side."""
+
+import asyncio
+import contextlib
+import gc
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.pool import Lease
+from tests.pool.borrowers import link_of
+from tests.pool.conftest import MakePool
+from tests.proxy import Proxy
+from tests.waiting import eventually
+
+Call = Callable[[Lease], Awaitable[Any]]
+MUCH = "SELECT n, repeat('x', 100) FROM generate_series(1, 20000) AS n"
+
+
+class Broken(Exception):
+    """What sources and sinks raise here."""
+
+
+def rows() -> Iterator[tuple[int]]:
+    yield (1,)
+    raise Broken
+
+
+async def source() -> AsyncIterator[bytes]:
+    yield b"1\n"
+    raise Broken
+
+
+async def sink(_: bytes) -> None:
+    raise Broken
+
+
+async def own_error(_: bytes) -> None:
+    raise asyncpg.UniqueViolationError("of another connection")
+
+
+async def endless_source() -> AsyncIterator[bytes]:
+    yield b"1\n"
+    await asyncio.Event().wait()
+
+
+async def endless_sink(_: bytes) -> None:
+    await asyncio.Event().wait()
+
+
+FAILING: dict[str, Call] = {
+    "to table": lambda lease: lease.copy_to_table("things", source=source()),
+    "records": lambda lease: lease.copy_records_to_table("things", records=rows()),
+    "wrong records": lambda lease: lease.copy_records_to_table("things", records=[("x",)]),
+    "little from query": lambda lease: lease.copy_from_query("SELECT 1", output=sink),
+    "much from query": lambda lease: lease.copy_from_query(MUCH, output=sink),
+    "from table": lambda lease: lease.copy_from_table("things", output=own_error),
+}
+ENDLESS: dict[str, Call] = {
+    "to table": lambda lease: lease.copy_to_table("things", source=endless_source()),
+    "from query": lambda lease: lease.copy_from_query(MUCH, output=endless_sink),
+}
+
+
+@contextlib.contextmanager
+def nothing_said_to_the_loop() -> Iterator[None]:
+    """Whatever is "never retrieved" is an error here."""
+    loop = asyncio.get_running_loop()
+    said: list[dict[str, Any]] = []
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: said.append(context))
+    try:
+        yield
+        gc.collect()
+    finally:
+        loop.set_exception_handler(before)
+    assert said == []
+
+
+class TestCopy:
+    @pytest.mark.parametrize("call", FAILING.values(), ids=FAILING)
+    async def test_one_that_failed_here_is_cut_at_once(
+        self, make_pool: MakePool, database_url: str, call: Call
+    ) -> None:
+        pool = await make_pool(database_url, max_size=1)
+        await pool.execute("CREATE TABLE things (a int); INSERT INTO things VALUES (0)")
+        with nothing_said_to_the_loop():
+            async with pool.acquire() as lease:
+                with pytest.raises((Broken, asyncpg.PostgresError, TypeError)):
+                    await call(lease)
+            assert pool.stats().returning == 0
+            assert await pool.fetchval("SELECT count(*) FROM things") == 1
+            await asyncio.sleep(0)
+        assert pool.stats().closed == {"copy_broken_off": 1}
+
+    @pytest.mark.parametrize("call", ENDLESS.values(), ids=ENDLESS)
+    @pytest.mark.parametrize("how", ["cancelled", "out of time"])
+    async def test_so_is_one_that_was_given_up(
+        self, make_pool: MakePool, database_url: str, call: Call, how: str
+    ) -> None:
+        pool = await make_pool(database_url, max_size=1)
+        await pool.execute("CREATE TABLE things (a int)")
+        with nothing_said_to_the_loop():
+            async with pool.acquire() as lease:
+                copying: asyncio.Task[Any] = asyncio.create_task(call(lease))  # type: ignore[arg-type]  # a coroutine
+                if how == "cancelled":
+                    await asyncio.wait([copying], timeout=0.02)
+                    copying.cancel()
+                else:
+                    copying = asyncio.create_task(asyncio.wait_for(copying, 0.02))
+                with pytest.raises((asyncio.CancelledError, TimeoutError)):
+                    await copying
+            assert await pool.fetchval("SELECT count(*) FROM things") == 0
+            await asyncio.sleep(0)
+        assert pool.stats().closed == {"copy_broken_off": 1}
+
+    async def test_one_that_the_server_refused_keeps_its_connection(
+        self, make_pool: MakePool, database_url: str
+    ) -> None:
+        pool = await make_pool(database_url, max_size=1)
+        await pool.execute("CREATE TABLE things (a int PRIMARY KEY)")
+        async with pool.acquire() as lease:
+            with pytest.raises(asyncpg.UniqueViolationError):
+                await lease.copy_records_to_table("things", records=[(1,), (1,)])
+            with pytest.raises(asyncpg.UndefinedTableError):
+                await lease.copy_from_table("nothing", output=io.BytesIO())
+        assert await pool.fetchval("SELECT count(*) FROM things") == 0
+        assert pool.stats().closed == {}
+
+    async def test_whenever_it_is_cancelled_the_next_borrower_is_served(self, make_pool: MakePool) -> None:
+        pool = await make_pool(min_size=2, max_size=2)
+
+        async def slow_sink(_: bytes) -> None:
+            await asyncio.sleep(0)
+
+        async def copy(patience: float) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await pool.copy_from_query(MUCH, output=slow_sink)
+
+        with nothing_said_to_the_loop():
+            for attempt in range(40):
+                await asyncio.gather(copy(attempt / 2000), copy(attempt / 3000))
+                assert await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(3))) == [1, 1, 1]
+
+
+class TestTried:
+    async def test_a_session_is_tried_before_it_is_lent_again(
+        self, make_pool: MakePool, proxy: Proxy
+    ) -> None:
+        pool = await make_pool(proxy.dsn, max_size=1)
+        async with pool.acquire() as lease:
+            link = await link_of(lease, proxy)
+            with pytest.raises(TimeoutError):
+                await lease.execute("SELECT pg_sleep(60)", timeout=0.01)
+            asked = link.asked
+        await eventually(lambda: pool.stats().idle == 1)
+        assert link.asked == asked + 1
+        assert await pool.fetchval("SELECT 1") == 1
+        assert pool.stats().closed == {}
+
+
+class TestLostCancel:
+    """New connections vanish, and with them the requests to cancel a statement; the old ones work."""
+
+    @pytest.mark.parametrize("again", [False, True], ids=["returned", "used again"])
+    async def test_a_session_whose_statement_ended_by_itself_is_kept(
+        self, make_pool: MakePool, database_url: str, again: bool
+    ) -> None:
+        async with Proxy(database_url).serve() as proxy:
+            pool = await make_pool(proxy.dsn, min_size=3, max_size=3, server_settings={"lock_timeout": "300"})
+            await pool.execute("CREATE TABLE things (a int)")
+            holder = await asyncpg.connect(database_url)
+            await holder.execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+
+            async def work() -> None:
+                async with pool.acquire() as lease:
+                    with pytest.raises(TimeoutError):
+                        await lease.fetch("SELECT * FROM things", timeout=0.05)
+                    if again:
+                        assert await lease.fetchval("SELECT 1", timeout=5) == 1
+
+            with proxy.swallow_new():
+                await asyncio.gather(*(work() for _ in range(6)))
+                await eventually(lambda: pool.get_idle_size() == 3)
+                assert pool.stats().opened == 3
+                assert pool.stats().closed == {}
+            await holder.close()
