@@ -7,6 +7,8 @@ PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
              --python-version 3.11
+# A worker for each core, each with servers of its own. No more than four: several tests are about time.
+PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
 
 SCRIPTS := deploy/rolling-update deploy/secrets/generate deploy/replica/start $(wildcard deploy/postgres/initdb.d/*.sh)
@@ -28,15 +30,15 @@ run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unle
 	@exec $(BIN)/python -m app dev
 
 test: $(READY)  ## run the suite against real PostgreSQL servers (TESTS=tests/pool for a part of it)
-	@$(BIN)/python -m pytest -m 'not slow' $(TESTS)
+	@$(BIN)/python $(PYTEST) -m 'not slow' $(TESTS)
 
 coverage: $(READY)  ## the same, and which lines of app/ no test has run; takes half as long again
-	@$(BIN)/coverage run -m pytest -m 'not slow' $(TESTS)
+	@$(BIN)/coverage run $(PYTEST) -m 'not slow' $(TESTS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
-	@$(BIN)/python -m pytest -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
-	@$(BIN)/python -m pytest -m 'not slow' --loop asyncio tests/pool tests/database
+	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
+	@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio tests/pool tests/database
 
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, generated files
 	$(BIN)/ruff format --check --quiet

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 
 import asyncpg
@@ -21,6 +22,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - directories in it are made by tempfile
 MEMORY_NEEDED = 2**31  # bytes; containers often have 64 MB
 LONGEST_RUN = 3600  # seconds
 ADMIN = "tests-admin"  # application_name of the sessions that look after the server
+PORTS = range(10_000, 32_768)  # below those that the system hands out: from 32768 on Linux, 49152 elsewhere
 _database_numbers = count(1)
 
 
@@ -31,7 +33,8 @@ class PostgresServer:
     """
 
     def __init__(self, directory: Path, parameters: Mapping[str, str] | None = None) -> None:
-        self._server = EmbeddedServer(directory, parameters=parameters, disposable=True)
+        port = unused_port()
+        self._server = EmbeddedServer(directory, port=port, parameters=parameters, disposable=True)
 
     @property
     def pid(self) -> int | None:
@@ -158,9 +161,10 @@ def _memory() -> Path | None:
 
 def _remove_what_killed_runs_left() -> None:
     for directory in MEMORY.glob("lifeguard-*-*"):
-        old = time.time() - directory.stat().st_mtime > LONGEST_RUN
-        if old and not is_running(int(directory.name.split("-")[1])):
-            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another run has just removed it
+            old = time.time() - directory.stat().st_mtime > LONGEST_RUN
+            if old and not is_running(int(directory.name.split("-")[1])):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def create_cluster(directory: Path) -> Path:
@@ -192,8 +196,27 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+def _own_ports() -> Iterator[int]:
+    """`PORTS` from a random one on; of these, each worker of a run has its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = PORTS[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+    first = random.randrange(len(ports))
+    return cycle([*ports[first:], *ports[:first]])
+
+
+_ports = _own_ports()
+
+
 def unused_port() -> int:
-    """A port of the loopback address on which nothing listens."""
-    with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of the loopback address on which nothing listens.
+
+    Nobody gets it by chance, so that a server which is down for a while finds it free again: no client
+    (the system gives those others), no other test, and no other worker.
+    """
+    return next(port for port in _ports if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_server((HOST, port)):
+        return True
+    return False
