@@ -20,6 +20,9 @@ AS_OPERATOR_RULES = printf '%s\n' '\# Made from $(RULES) by `make generated`.' \
   'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: lifeguard' 'spec:' && \
   sed 's/^./  &/' $(RULES)
 
+# The suite starts Python a hundred times: without bytecode each would compile the service again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage test-slow check check-deploy audit image end-to-end format generated bench lock clean
 
