@@ -15,8 +15,8 @@ from app.settings import Settings, SettingsError
 
 Role = Literal["primary", "replica"]
 
-# Whom to talk to when a URL names several hosts and does not say: writes need the primary, reads
-# rather leave it alone.
+# Whom to talk to when a URL does not say: writes need the primary, also where one name stands before a
+# failover; of several hosts, reads rather leave it alone.
 _WANTED = {"primary": "read-write", "replica": "prefer-standby"}
 
 # What libpq takes in a URL and asyncpg would hand on to the server as a setting, which then refuses
@@ -66,7 +66,8 @@ def connect_options(settings: Settings, role: Role = "primary") -> dict[str, Any
         "command_timeout": settings.command_timeout,
         "server_settings": {"application_name": settings.service_name, **limits},
     }
-    if _names_several_hosts_and_no_role(dsn(settings, role)):
+    url = dsn(settings, role)
+    if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
         options["target_session_attrs"] = _WANTED[role]
     if settings.database_password_file is not None:
         # Called at every connect, so that a rotated password is picked up.
@@ -103,8 +104,10 @@ async def look_after_clients(connection: asyncpg.Connection) -> None:
         await connection.execute(f"SET client_connection_check_interval = {_CLIENT_CHECK_INTERVAL}")
 
 
-def _names_several_hosts_and_no_role(url: str) -> bool:
+def _names_a_role(url: str) -> bool:
+    return "target_session_attrs" in parse_qs(urlsplit(url).query)
+
+
+def _names_several_hosts(url: str) -> bool:
     parts = urlsplit(url)
-    parameters = parse_qs(parts.query)
-    hosts = parts.netloc.rpartition("@")[2] or parameters.get("host", [""])[-1]
-    return "," in hosts and "target_session_attrs" not in parameters
+    return "," in (parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", [""])[-1])

@@ -21,6 +21,7 @@ from app.pool.config import PoolConfig
 from app.pool.connection import PooledConnection, Status
 from app.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from app.pool.events import Level, Listener, PoolEvent
+from app.pool.faults import NO_WRITABLE_SERVER, describe_error, fault_of
 from app.pool.jobs import Jobs
 from app.pool.leaks import LeakWatch
 from app.pool.opener import Opener
@@ -64,6 +65,8 @@ class Books:
         """Why the last attempt to open a connection failed; None once one has succeeded."""
         self.generation = 0
         """Of the schema: how often it was found to have changed."""
+        self.read_only_since: float | None = None
+        """When a server that should take writes was found not to; None once one that does has been found."""
         self.suspect_since = 0.0
         """Connections not heard of since then are checked before they are lent."""
         self.settled = asyncio.Event()
@@ -147,6 +150,13 @@ class Books:
         except Exception:
             logging.getLogger("app.pool").exception("the listener of pool events failed")
 
+    @property
+    def fault(self) -> str | None:
+        """The class of what is wrong with the server, or the way to it; None while nothing is known to be."""
+        if self.read_only_since is not None and self.members:
+            return NO_WRITABLE_SERVER.name
+        return fault_of(self.last_error).name if self.last_error else None
+
     def stats(self) -> PoolStats:
         tally = self.tally
         at = Counter(pooled.status for pooled in self.members)
@@ -175,13 +185,9 @@ class Books:
             reuse_rate=tally.reuse_rate,
             suspended=self.suspended,
             closing_down=self.state in {State.DRAINING, State.CLOSED},
+            fault=self.fault,
             last_error=describe_error(self.last_error) if self.last_error else None,
             wait=tally.wait.snapshot(zeros=tally.lent_at_once),
             use=tally.use.snapshot(),
             create=tally.create.snapshot(),
         )
-
-
-def describe_error(error: Exception) -> str:
-    """One line: class and first line of the message."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

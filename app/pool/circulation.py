@@ -20,11 +20,12 @@ from time import monotonic
 import asyncpg
 
 from app.pool import driver, returning
-from app.pool.books import Books, State, describe_error
+from app.pool.books import Books, State
 from app.pool.config import PoolConfig
 from app.pool.connect import Connector
 from app.pool.connection import PooledConnection, Status
 from app.pool.events import Listener
+from app.pool.faults import describe_error, fault_of, is_same, stays
 from app.pool.hygiene import Effect
 from app.pool.lease import Lease
 from app.pool.opener import Opener
@@ -242,8 +243,8 @@ class Circulation(Books):
                 self.tally.resets += 1
                 if config.reset_hook is None:  # which may have left alone what `init` did
                     await self.connector.greet(connection)
-            if pooled.doubts_writable and await returning.is_read_only(connection):
-                self.expire("read_only")
+            if pooled.doubts_writable and self.read_only_since is None:
+                self._note_role(await self.connector.ask(connection, returning.STEP_BOUND))
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             silent = isinstance(error, TimeoutError)
             if connection.is_closed() and not silent:
@@ -349,7 +350,7 @@ class Circulation(Books):
         assert self.loop is not None
         hedge = self.loop.call_later(_CHECK_PATIENCE, self._lose_patience, pooled)
         try:
-            await self._ask(pooled)
+            as_asked_for = await self._ask(pooled)
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             self.checking.discard(pooled)
             self.suspect_all("failed_check", error=describe_error(error))
@@ -358,20 +359,23 @@ class Circulation(Books):
         else:
             self.checking.discard(pooled)
             pooled.heard_of_at = monotonic()
+            self._note_role(as_asked_for)
+            if self.last_error is not None and fault_of(self.last_error).absent:
+                self.opener.hasten()
             self.offer(pooled)
         finally:
             hedge.cancel()
 
-    async def _ask(self, pooled: PooledConnection) -> None:
-        """See that the session answers; renew what it has cached if that is old, `init`'s codecs included."""
-        if not pooled.outdated:
-            await returning.ping(pooled.connection, _CHECK_BOUND)
-            return
-        generation = self.generation
-        await returning.renew_caches(pooled.connection)
-        await self.connector.greet(pooled.connection)
-        pooled.generation = generation
-        pooled.outdated = pooled.needs_care = generation != self.generation
+    async def _ask(self, pooled: PooledConnection) -> bool:
+        """See that the session answers, and renew what it has cached if that is old, `init`'s codecs included.
+        Whether the server is still what the pool asks for."""
+        if pooled.outdated:
+            generation = self.generation
+            await returning.renew_caches(pooled.connection)
+            await self.connector.greet(pooled.connection)
+            pooled.generation = generation
+            pooled.outdated = pooled.needs_care = generation != self.generation
+        return await self.connector.ask(pooled.connection, _CHECK_BOUND)
 
     def _lose_patience(self, pooled: PooledConnection) -> None:
         self.checking.discard(pooled)
@@ -392,7 +396,30 @@ class Circulation(Books):
             return pooled.retire_reason
         if pooled.connection.is_closed():
             return "lost"
-        return "lifetime" if now >= pooled.expires_at else None
+        return "lifetime" if now >= pooled.expires_at and self.read_only_since is None else None
+
+    # -- a server that takes no writes ---------------------------------------------------------------
+
+    def _note_role(self, as_asked_for: bool) -> None:
+        """Learn whether the server still takes writes, on a pool that asks for that.
+
+        If not, a server that does is looked for: attempts at a new connection, one at a time and ever more
+        rarely, each of which asks. Those that stand go on reading until one succeeds, then all are replaced.
+        """
+        if as_asked_for or self.read_only_since is not None:
+            return
+        self.read_only_since = monotonic()
+        self.report("warning", "server_read_only")
+        self.make_room_to_look()
+        self.pump()
+
+    def make_room_to_look(self) -> None:
+        """Part with one connection if the attempts to find a writable server need its place."""
+        looking = self.read_only_since is not None and self.state is _OPEN
+        if not looking or self.sessions < self.config.max_size or self.closing:
+            return
+        if not any(pooled.retire_reason for pooled in self.members):
+            self.retire(self.coldest(1), "read_only")
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -405,6 +432,8 @@ class Circulation(Books):
         missing = self.config.min_size if self.state is State.OPEN else 0
         if self.opener.failing:
             missing = max(missing, 1)  # somebody has to find out when the server is back
+        if self.read_only_since is not None and self.state is State.OPEN:
+            missing = max(missing, len(self.members) + 1)
         missing -= len(self.members) + coming
         return min(max(waiting, missing), self.config.max_size - self.sessions)
 
@@ -412,6 +441,9 @@ class Circulation(Books):
         self.tally.opened += 1
         self.tally.create.observe(seconds)
         self.last_error = None
+        if self.read_only_since is not None:  # this one was asked, and takes writes
+            self.read_only_since = None
+            self.expire("read_only")
         now = monotonic()
         pooled = PooledConnection(connection, now, now + self._lifetime(), self.generation)
         self.members.add(pooled)
@@ -428,15 +460,19 @@ class Circulation(Books):
 
     def _open_failed(self, error: Exception) -> None:
         self.tally.open_failures += 1
-        reason = describe_error(error)
-        news = self.last_error is None or describe_error(self.last_error) != reason
-        self.last_error = error
-        self.report(
-            "warning" if news else "debug",  # an outage is one piece of news, not one every attempt
-            "open_failed",
-            error=reason,
-            retry_in=self.opener.retry_in(monotonic()),
-        )
+        fault, before, self.last_error = fault_of(error), self.last_error, error
+        blocked = stays(error) and (before is None or fault_of(before) is not fault)
+        news = (
+            not is_same(error, before) and not blocked
+        )  # an outage is one piece of news, not one every attempt
+        details = {
+            "error": describe_error(error),
+            "fault": fault.name,
+            "retry_in": self.opener.retry_in(monotonic()),
+        }
+        self.report("warning" if news else "debug", "open_failed", **details)
+        if blocked:
+            self.report("error", "open_blocked", **details, advice=fault.advice)
         if not self.members:
             # Nobody is left who could serve them, and the next attempt may fail as well.
             self.refuse_queue(self.unavailable)

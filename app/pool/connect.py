@@ -1,32 +1,45 @@
-"""Opening one server session: host after host, each with a budget of its own."""
+"""Opening one server session: the hosts, and the addresses of each, tried staggered."""
 
 from __future__ import annotations
 
 import asyncio
-from inspect import signature
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from inspect import isawaitable, signature
 from typing import Any
 
 import asyncpg
 
-from app.pool import driver
+from app.pool import driver, returning
+from app.pool.addresses import RedirectedLoop, is_name, resolve
 from app.pool.config import Hook
+from app.pool.faults import NoHostServes, ReadOnlyServer
+
+# Seconds between the starts of two tries: RFC 8305, section 5, "Connection Attempt Delay".
+STAGGER = 0.25
 
 # What says "try the next host"; anything else (a wrong password, an unknown database) would be the
 # same there, or is a mistake that must be seen. As libpq decides.
 _NEXT_HOST = (
     OSError,  # a TimeoutError is one
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    NoHostServes,
+    asyncpg.PostgresConnectionError,  # 08*
+    asyncpg.OperatorInterventionError,  # 57*: starting, stopping, recovering
+    asyncpg.InsufficientResourcesError,  # 53*: too many connections, no memory, no disk
     asyncpg.TargetServerAttributeNotMatched,
 )
 _WRITABLE_ROLES = ("primary", "read-write")
+
+Host = tuple[str, int]
 
 
 class Connector:
     """Opens sessions with the arguments of `asyncpg.connect()` and runs `init` on each.
 
-    asyncpg gives all hosts of a URL one timeout, so a black hole in front starves the rest. Here every
-    host has `timeout` seconds, and the host that answered last is asked first next time.
+    asyncpg gives all hosts of a URL one timeout, so a black hole in front starves the rest, and it tries
+    them one after the other. Here every host has `timeout` seconds of its own, its name's resolution and
+    all addresses included; the next one is tried as soon as one has failed, or has not answered for a
+    quarter of a second. The first that serves is taken, and asked first next time.
 
     Raises asyncpg.ClientConfigurationError, ValueError or TypeError when asyncpg would refuse its arguments.
     """
@@ -37,14 +50,21 @@ class Connector:
         self._timeout = timeout
         self._init = init
         self._options = options
+        self._password = options.get("password")
+        self._tried_password: object = None
+        if callable(self._password):
+            self._options = {**options, "password": self._ask_for_password}
         self._hosts, role = driver.targets_of(dsn, options)
         self._roles = ("standby", "any") if role == "prefer-standby" else (role,)
+        self._answered: tuple[Host, str | None] | None = None
         self.asks_for_writable = role in _WRITABLE_ROLES
+        self._refuses_default = role == "read-write"
 
     async def connect(self) -> asyncpg.Connection:
         """A new session, ready to be lent.
 
-        Raises what `asyncpg.connect()` or `init` raises; with several hosts, what the last one said.
+        Raises what `asyncpg.connect()` or `init` raises; NoHostServes when several hosts or addresses
+        failed, each for a reason of its own.
         """
         connection = await self._reach_a_host()
         try:
@@ -64,37 +84,179 @@ class Connector:
         if driver.is_in_transaction(connection):
             raise asyncpg.InterfaceError("the init hook left a transaction open")
 
-    async def _reach_a_host(self) -> asyncpg.Connection:
-        last_error: Exception | None = None
-        for role in self._roles:
-            for host in tuple(self._hosts):
-                try:
-                    connection = await self._connect_to(host, role)
-                except _NEXT_HOST as error:
-                    last_error = error
-                    continue
-                self._ask_first(host)
-                return connection
-        assert last_error is not None
-        raise last_error
+    async def ask(self, connection: asyncpg.Connection, timeout: float) -> bool:
+        """One round trip: whether the server is still of the kind that was asked for, as far as writing
+        goes. Raises when the session cannot run a statement now."""
+        if not self.asks_for_writable:
+            await returning.ping(connection, timeout)
+            return True
+        return not await returning.is_read_only(connection, timeout, by_default=self._refuses_default)
 
-    async def _connect_to(self, host: tuple[str, int], role: str) -> asyncpg.Connection:
+    def has_new_password(self) -> bool:
+        """Whether the function that gives the password gives another one than at the last attempt; not
+        asked of one that is awaited, which may take its time."""
+        if self._tried_password is None or isawaitable(self._tried_password) or not callable(self._password):
+            return False
+        try:
+            return bool(self._password() != self._tried_password)
+        except Exception:  # noqa: BLE001 - the next attempt will say so
+            return False
+
+    def _ask_for_password(self) -> object:
+        assert callable(self._password)
+        self._tried_password = self._password()
+        return self._tried_password
+
+    # -- who is tried, and when --------------------------------------------------------------------
+
+    async def _reach_a_host(self) -> asyncpg.Connection:
+        error: Exception | None = None
+        for role in self._roles:
+            hosts = sorted(self._hosts, key=self._has_not_answered)
+            tries = {_name(host): partial(self._try_host, host, role) for host in hosts}
+            try:
+                connection: asyncpg.Connection = await _first(tries, STAGGER)
+            except _NEXT_HOST as failure:
+                error = failure
+            else:
+                return connection
+        assert error is not None
+        raise error
+
+    async def _try_host(self, host: Host, role: str) -> asyncpg.Connection:
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        name, port = host
+        if not is_name(name):
+            return await self._try_address(host, None, role, deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                addresses = await resolve(name, port)
+        except TimeoutError:
+            raise TimeoutError(f"the name {name} was not resolved within {self._timeout:g} s") from None
+        if len(addresses) == 1:
+            return await self._try_address(host, addresses[0], role, deadline)
+        addresses.sort(key=lambda address: (host, address) != self._answered)
+        tries = {
+            f"{_name(host)} [{address}]": partial(self._try_address, host, address, role, deadline)
+            for address in addresses
+        }
+        # So close together that the last one still has half of the host's time.
+        return await _first(tries, min(STAGGER, self._timeout / (2 * len(addresses))))
+
+    async def _try_address(
+        self, host: Host, address: str | None, role: str, deadline: float
+    ) -> asyncpg.Connection:
+        loop = asyncio.get_running_loop()
         options = {
             **self._options,
             "host": host[0],
             "port": host[1],
             "target_session_attrs": role,
-            "timeout": self._timeout,
+            "timeout": deadline - loop.time(),
         }
+        if address is not None:
+            options["loop"] = RedirectedLoop(loop, address)
         try:
-            return await asyncpg.connect(self._dsn, **options)
+            connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
+        except asyncpg.TargetServerAttributeNotMatched as error:
+            if self.asks_for_writable:
+                raise ReadOnlyServer("the server is read-only") from error
+            raise
         except TimeoutError as error:
             if str(error):
                 raise
-            message = f"no answer from {host[0]}:{host[1]} within {self._timeout:g} s"
+            message = f"no answer from {_name(host)} within {self._timeout:g} s"
             raise TimeoutError(message) from None
+        if address is not None:
+            driver.belong_to(connection, loop)
+        try:
+            await self._refuse_read_only(connection, role, deadline - loop.time())
+        except BaseException:
+            connection.terminate()
+            raise
+        self._answered = (host, address)
+        return connection
 
-    def _ask_first(self, host: tuple[str, int]) -> None:
-        if self._hosts[0] != host:
-            self._hosts.remove(host)
-            self._hosts.insert(0, host)
+    async def _refuse_read_only(self, connection: asyncpg.Connection, role: str, timeout: float) -> None:
+        """Ask what a server older than 14, or a pooler, does not report; asyncpg takes that for a no."""
+        if role != "read-write" or hasattr(connection.get_settings(), "default_transaction_read_only"):
+            return
+        if await returning.is_read_only(connection, timeout):
+            raise ReadOnlyServer("the server is read-only")
+
+    def _has_not_answered(self, host: Host) -> bool:
+        return self._answered is None or self._answered[0] != host
+
+
+def _name(host: Host) -> str:
+    return f"{host[0]}:{host[1]}"
+
+
+async def _first(
+    tries: Mapping[str, Callable[[], Awaitable[asyncpg.Connection]]], stagger: float
+) -> asyncpg.Connection:
+    """The first session that one of these opens; each starts when the one before has failed or has taken
+    `stagger` seconds. The others are broken off.
+
+    Raises the only try's own error, NoHostServes with everybody's, or at once what is no reason to
+    try elsewhere.
+    """
+    if len(tries) == 1:
+        (only,) = tries.values()
+        return await only()
+    reasons: dict[str, Exception] = {}
+    fatal: Exception | None = None
+    waiting = list(tries)
+    under_way: dict[asyncio.Task[asyncpg.Connection], str] = {}
+    try:
+        while (waiting and fatal is None) or under_way:
+            if waiting and fatal is None:
+                name = waiting.pop(0)
+                under_way[asyncio.ensure_future(_run(tries[name]))] = name
+            more = waiting and fatal is None
+            done, _ = await asyncio.wait(
+                under_way, timeout=stagger if more else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                if task.cancelled():
+                    raise asyncio.CancelledError
+                error = task.exception()
+                if error is None:
+                    del under_way[task]
+                    return task.result()
+                name = under_way.pop(task)
+                if not isinstance(error, Exception):
+                    raise error
+                reasons[name] = error
+                if fatal is None and not isinstance(error, _NEXT_HOST):
+                    fatal = error
+    finally:
+        await _break_off(tuple(under_way))
+    raise fatal or _joined(reasons, tries)
+
+
+async def _run(opens: Callable[[], Awaitable[asyncpg.Connection]]) -> asyncpg.Connection:
+    return await opens()
+
+
+async def _break_off(tasks: Sequence[asyncio.Task[asyncpg.Connection]]) -> None:
+    """Cancel the losers, and cut what one of them has opened all the same."""
+    for task in tasks:
+        task.add_done_callback(_cut)
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=STAGGER)
+
+
+def _cut(task: asyncio.Task[asyncpg.Connection]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
+
+
+def _joined(reasons: dict[str, Exception], order: Iterable[str]) -> NoHostServes:
+    """Everybody's reason in the order of the tries; those of a name's addresses stand for themselves."""
+    flat: dict[str, Exception] = {}
+    for name in order:
+        error = reasons[name]
+        flat |= error.reasons if isinstance(error, NoHostServes) else {name: error}
+    return NoHostServes(flat)

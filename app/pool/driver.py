@@ -321,6 +321,12 @@ def tune_socket(connection: Session) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
 
 
+def belong_to(connection: Session, loop: asyncio.AbstractEventLoop) -> None:
+    """Have a session that was opened through a stand-in for `loop` belong to the loop itself (`_loop`), by
+    which asyncpg looks the current task up."""
+    connection._loop = loop
+
+
 def targets_of(dsn: str | None, options: dict[str, Any]) -> tuple[list[tuple[str, int]], str]:
     """The hosts that `asyncpg.connect(dsn, **options)` would try, in order, and the role it would ask for.
 

@@ -48,10 +48,14 @@ class Housekeeping:
         circulation = self._circulation
         circulation.tally.fold()
         circulation.leaks.look(circulation.members, now)
-        circulation.retire([p for p in circulation.members if now >= p.expires_at], "lifetime")
+        if circulation.read_only_since is None:  # else nothing could replace them
+            circulation.retire([p for p in circulation.members if now >= p.expires_at], "lifetime")
+        circulation.make_room_to_look()
         circulation.retire(self._surplus(now), "idle")
         for pooled in self._silent(now):
             circulation.probe(pooled)
+        if circulation.opener.blocked and circulation.connector.has_new_password():
+            circulation.opener.hasten()
         circulation.pump()
 
     def _surplus(self, now: float) -> list[PooledConnection]:

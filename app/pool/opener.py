@@ -11,23 +11,43 @@ from typing import Any
 import asyncpg
 
 from app.pool.connect import Connector
+from app.pool.faults import stays
 from app.pool.jobs import Jobs
 
 # PostgreSQL forks and authenticates for every session: a handful at once warms a pool in tens of
 # milliseconds, twenty at once from every replica is the thundering herd after a restart.
 MOST_AT_ONCE = 4
 # Seconds. Full jitter (Brooker, "Exponential backoff and jitter", AWS 2015): each delay is drawn from
-# zero to a ceiling that doubles, so replicas spread out. The highest ceiling bounds how late a pool
-# notices that its server is back.
+# zero to a ceiling that doubles, so replicas spread out.
 FIRST_CEILING = 0.05
-HIGHEST_CEILING = 0.25
+# The highest ceiling bounds how late a pool notices that its server is back, so it grows with the outage:
+# an outage of T seconds is made longer by T/8 at most, and by 0.25 s at least may it be. From 16 s on the
+# ceiling is 2 s, a second on average: a thousand replicas are then a thousand attempts a second at a server
+# that is coming up, an eighth of what 0.25 s would make, and still find it within 2 s.
+SHORT_OUTAGE_CEILING = 0.25
+SHARE_OF_OUTAGE = 1 / 8
+HIGHEST_CEILING = 2.0
+# What nobody but an operator can mend is asked for more rarely: half of its age so far, up to 8 s. A password
+# that is rotated within seconds is taken up within seconds all the same.
+SHARE_OF_PERMANENT = 1 / 2
+HIGHEST_PERMANENT_CEILING = 8.0
+
+
+def ceiling_of(failures: int, seconds: float, *, permanent: bool) -> float:
+    """The longest delay, in seconds, after so many failures before this one and so long an outage."""
+    share, highest = (
+        (SHARE_OF_PERMANENT, HIGHEST_PERMANENT_CEILING) if permanent else (SHARE_OF_OUTAGE, HIGHEST_CEILING)
+    )
+    longest = min(max(SHORT_OUTAGE_CEILING, seconds * share), highest)
+    return min(FIRST_CEILING * 2.0 ** min(failures, 30), longest)
 
 
 class Opener:
     """Keeps as many attempts under way as the pool wants and prudence allows.
 
     It starts with one attempt at a time and doubles with each success. After a failure it waits, and
-    then tries with one again: that attempt is the probe that spares the borrowers.
+    then tries with one again: that attempt is the probe that spares the borrowers. When it succeeds, or an
+    existing connection shows that the server is there again, the waiting is over.
     """
 
     def __init__(
@@ -39,6 +59,7 @@ class Opener:
         opened: Callable[[asyncpg.Connection, float], None],
         failed: Callable[[Exception], None],
     ) -> None:
+        """`wanted` says how many more to open; `opened` gets each with the seconds that it took."""
         self._connector = connector
         self._jobs = jobs
         self._wanted = wanted
@@ -46,6 +67,8 @@ class Opener:
         self._failed = failed
         self._at_once = 1
         self._failures = 0
+        self._failing_since = 0.0
+        self._stays = False
         self._retry: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
         self._attempts: set[asyncio.Task[Any]] = set()
@@ -61,6 +84,11 @@ class Opener:
         """The last attempt failed and none has succeeded since."""
         return self._failures > 0
 
+    @property
+    def blocked(self) -> bool:
+        """Failing for a reason that stays until somebody acts."""
+        return self.failing and self._stays
+
     def retry_in(self, now: float) -> float:
         """Seconds until the next attempt; 0 when it is under way or due."""
         return max(0.0, self._retry_at - now) if self._retry else 0.0
@@ -71,6 +99,14 @@ class Opener:
             not self.stopped and self._retry is None and self.under_way < self._at_once and self._wanted() > 0
         ):
             self._attempts.add(self._jobs.start(self._attempt(), "open"))
+
+    def hasten(self) -> None:
+        """There is reason to hope: try soon, as early in an outage. Spread over a quarter of a second, for
+        the other replicas hope too; and not sooner than that again, should the hope be false."""
+        if self._retry is None or self.retry_in(monotonic()) <= SHORT_OUTAGE_CEILING:
+            return
+        self._retry.cancel()
+        self._wait(random.uniform(0, SHORT_OUTAGE_CEILING))  # noqa: S311 - jitter, not a secret
 
     def stop(self) -> None:
         """Break off what is under way and begin nothing more."""
@@ -90,7 +126,7 @@ class Opener:
             connection = await self._connector.connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
             self._attempts.discard(this)
-            self._back_off()
+            self._back_off(error)
             self._failed(error)
         else:
             self._attempts.discard(this)
@@ -99,13 +135,20 @@ class Opener:
             self._opened(connection, monotonic() - started)
         self.pump()
 
-    def _back_off(self) -> None:
+    def _back_off(self, error: Exception) -> None:
         if self._retry is not None or self.stopped:
             return
-        ceiling = min(HIGHEST_CEILING, FIRST_CEILING * 2**self._failures)
-        delay = random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
+        now = monotonic()
+        permanent = stays(error)
+        if not self._failures or permanent != self._stays:
+            self._failing_since = now
+        self._stays = permanent
+        ceiling = ceiling_of(self._failures, now - self._failing_since, permanent=permanent)
         self._failures += 1
         self._at_once = 1
+        self._wait(random.uniform(0, ceiling))  # noqa: S311 - jitter, not a secret
+
+    def _wait(self, delay: float) -> None:
         self._retry_at = monotonic() + delay
         self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
 

@@ -54,22 +54,21 @@ async def ping(connection: asyncpg.Connection, timeout: float = STEP_BOUND) -> N
 
 
 async def renew_caches(connection: asyncpg.Connection) -> None:
-    """Have the session forget prepared statements and types; asks the server, so it is a check as well."""
+    """Have the session forget prepared statements and types."""
     driver.forget_caches(connection)
     async with asyncio.timeout(STEP_BOUND):
         await driver.close_forgotten_statements(connection)
-    await ping(connection)
 
 
-async def is_read_only(connection: asyncpg.Connection) -> bool:
-    """Whether the server, not just one transaction, refuses writes."""
-    return bool(
-        await connection.fetchval(
-            "SELECT pg_catalog.pg_is_in_recovery()"
-            " OR pg_catalog.current_setting('default_transaction_read_only')::bool",
-            timeout=STEP_BOUND,
-        )
-    )
+async def is_read_only(
+    connection: asyncpg.Connection, timeout: float = STEP_BOUND, *, by_default: bool = True
+) -> bool:
+    """Whether the server, not just one transaction, refuses writes: it is a standby, or (`by_default`) its
+    transactions are read-only by default. One round trip, with nothing prepared: it serves as a ping."""
+    question = "SELECT 1 WHERE pg_catalog.pg_is_in_recovery()"
+    if by_default:
+        question += " OR pg_catalog.current_setting('default_transaction_read_only')::pg_catalog.bool"
+    return bool(await connection.execute(question, timeout=timeout) == "SELECT 1")
 
 
 async def make_fit(

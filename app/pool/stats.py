@@ -121,6 +121,8 @@ class PoolStats:
     suspended: bool
     closing_down: bool
     """Draining or closed."""
+    fault: str | None
+    """The class of what is wrong: `no_writable_server`, or why the last attempt to connect failed."""
     last_error: str | None
     """Why the last attempt to open a connection failed; None once one has succeeded."""
     wait: HistogramSnapshot

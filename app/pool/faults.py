@@ -1,0 +1,141 @@
+"""Why no connection could be opened, in one word, and what to do about it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A class of failures to connect."""
+
+    name: str
+    advice: str
+    permanent: bool = False
+    """It stays until somebody acts: attempts may be rare, and one event says what to do."""
+    absent: bool = False
+    """Nobody was there to answer: an answer on another connection is news."""
+
+
+AUTHENTICATION: Final = Fault(
+    "authentication", "check user, password and the server's pg_hba.conf", permanent=True
+)
+PERMISSION: Final = Fault("permission", "GRANT CONNECT on the database to this user", permanent=True)
+UNKNOWN_DATABASE: Final = Fault(
+    "unknown_database", "create the database, or correct its name", permanent=True
+)
+CERTIFICATE: Final = Fault(
+    "certificate", "check the server's certificate, its name, and sslrootcert", permanent=True
+)
+TLS: Final = Fault("tls", "turn TLS on at the server, or change sslmode", permanent=True)
+PARAMETER: Final = Fault(
+    "parameter",
+    "the server or the pooler before it refuses a parameter of the session: leave it out",
+    permanent=True,
+)
+CONFIGURATION: Final = Fault("configuration", "correct the arguments of the connection", permanent=True)
+TOO_MANY_CONNECTIONS: Final = Fault(
+    "too_many_connections", "make the pools smaller, or raise max_connections or the role's limit"
+)
+STARTING: Final = Fault("starting", "wait: the server starts, stops or recovers", absent=True)
+NO_WRITABLE_SERVER: Final = Fault("no_writable_server", "promote a standby, or wait for the failover")
+NO_MATCHING_SERVER: Final = Fault("no_matching_server", "check the servers' roles and target_session_attrs")
+NO_ANSWER: Final = Fault("no_answer", "check network and firewall; the server may be frozen", absent=True)
+UNKNOWN_HOST: Final = Fault("unknown_host", "check the host's name and the resolver", absent=True)
+UNREACHABLE: Final = Fault("unreachable", "check that the server runs and listens there", absent=True)
+OTHER: Final = Fault("other", "see the error")
+
+_BY_PRECEDENCE = (
+    AUTHENTICATION,
+    PERMISSION,
+    UNKNOWN_DATABASE,
+    CERTIFICATE,
+    TLS,
+    PARAMETER,
+    CONFIGURATION,
+    TOO_MANY_CONNECTIONS,
+    STARTING,
+    NO_WRITABLE_SERVER,
+    NO_MATCHING_SERVER,
+    OTHER,
+    NO_ANSWER,
+    UNREACHABLE,
+    UNKNOWN_HOST,
+)
+"""Of several hosts that failed, the one that says most about what is wrong comes first."""
+
+# The first that an error is an instance of.
+_BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
+    (asyncpg.InvalidAuthorizationSpecificationError, AUTHENTICATION),  # 28*
+    (asyncpg.InsufficientPrivilegeError, PERMISSION),  # 42501
+    (asyncpg.InvalidCatalogNameError, UNKNOWN_DATABASE),  # 3D000
+    (asyncpg.ProtocolViolationError, PARAMETER),  # 08P01, PgBouncer's "unsupported startup parameter"
+    (asyncpg.FeatureNotSupportedError, PARAMETER),  # 0A000
+    (asyncpg.InvalidParameterValueError, PARAMETER),  # 22023
+    (asyncpg.UndefinedObjectError, PARAMETER),  # 42704, "unrecognized configuration parameter"
+    (asyncpg.CantChangeRuntimeParamError, PARAMETER),  # 55P02
+    (asyncpg.ClientConfigurationError, CONFIGURATION),
+    (asyncpg.TooManyConnectionsError, TOO_MANY_CONNECTIONS),  # 53300
+    (asyncpg.OperatorInterventionError, STARTING),  # 57*
+    (asyncpg.TargetServerAttributeNotMatched, NO_MATCHING_SERVER),
+    (ssl.SSLCertVerificationError, CERTIFICATE),
+    (socket.gaierror, UNKNOWN_HOST),
+    (TimeoutError, NO_ANSWER),
+    (asyncpg.PostgresConnectionError, UNREACHABLE),  # 08*
+    (OSError, UNREACHABLE),
+)
+
+
+class ReadOnlyServer(asyncpg.TargetServerAttributeNotMatched):
+    """The server answers, and takes no writes."""
+
+
+class NoHostServes(ConnectionError):
+    """None of several hosts, or of a name's addresses, serves. The message has each one's own reason."""
+
+    def __init__(self, reasons: dict[str, Exception]) -> None:
+        super().__init__("; ".join(f"{host}: {describe_error(error)}" for host, error in reasons.items()))
+        self.reasons = reasons
+        """By `host:port`, with the address in brackets where a name has several."""
+
+
+def fault_of(error: Exception) -> Fault:
+    """The class of a failure to connect; of several hosts the most telling one's."""
+    if isinstance(error, NoHostServes):
+        faults = [fault_of(reason) for reason in error.reasons.values()]
+        return min(faults, key=_BY_PRECEDENCE.index)
+    if isinstance(error, ReadOnlyServer):
+        return NO_WRITABLE_SERVER
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        return CERTIFICATE  # the server's word on ours
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return TLS
+    return next((fault for kind, fault in _BY_TYPE if isinstance(error, kind)), OTHER)
+
+
+def stays(error: Exception) -> bool:
+    """Whether trying again is no use before somebody has acted, at whichever host."""
+    if isinstance(error, NoHostServes):
+        return all(stays(reason) for reason in error.reasons.values())
+    return fault_of(error).permanent
+
+
+def is_same(error: Exception, other: Exception | None) -> bool:
+    """Whether they are the same piece of news; hosts may have been tried in another order."""
+    return other is not None and _parts(error) == _parts(other)
+
+
+def _parts(error: Exception) -> list[str]:
+    if isinstance(error, NoHostServes):
+        return sorted(f"{host} {describe_error(reason)}" for host, reason in error.reasons.items())
+    return [describe_error(error)]
+
+
+def describe_error(error: Exception) -> str:
+    """One line: class and first line of the message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
