@@ -15,6 +15,7 @@ from app.database.connecting import Role, connect_options, dsn
 from app.database.schema import schema_state
 from app.database.sizing import read_capacity, size_pool
 from app.dsn import without_secrets
+from app.pool import Connector, Fault, fault_of
 from app.settings import Settings
 
 ROUND_TRIPS = 5
@@ -33,6 +34,10 @@ Verdict = Literal["ok", "warn", "FAIL"]
 
 class Unreachable(Exception):
     """No connection to a database; the message is one line without a secret."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,13 @@ async def sizing_report(settings: Settings) -> str:
 async def _examine_database(settings: Settings, role: Role) -> AsyncIterator[Finding]:
     start = time.perf_counter()
     try:
-        connection = await _connect(settings, role)
+        connection, wanted = await _connect_anyway(settings, role)
     except Unreachable as error:
         yield Finding(role, "FAIL", str(error))
         return
     connect_time = time.perf_counter() - start
     try:
-        yield await _server(connection, role)
+        yield await _server(connection, role, wanted)
         yield await _latency(connection, role, connect_time)
         yield await _clock(connection, role)
         if role == "primary":
@@ -100,25 +105,36 @@ async def _examine_database(settings: Settings, role: Role) -> AsyncIterator[Fin
         await connection.close(timeout=settings.pool_connect_timeout)
 
 
-async def _connect(settings: Settings, role: Role) -> asyncpg.Connection:
+async def _connect(settings: Settings, role: Role, **options: str) -> asyncpg.Connection:
     url = dsn(settings, role)
+    options = {**connect_options(settings, role), **options}
     try:
-        return await asyncpg.connect(
-            url, timeout=settings.pool_connect_timeout, **connect_options(settings, role)
-        )
+        return await Connector(url, settings.pool_connect_timeout, None, options).connect()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        reason = str(error) or f"no answer within {settings.pool_connect_timeout:g} s"
-        raise Unreachable(f"{without_secrets(url)}: {type(error).__name__}: {reason}") from error
+        fault = fault_of(error)
+        what = f"{fault.name.replace('_', ' ')}: {type(error).__name__}: {error}; {fault.advice}"
+        raise Unreachable(f"{without_secrets(url)}: {what}", fault) from error
 
 
-async def _server(connection: asyncpg.Connection, role: Role) -> Finding:
+async def _connect_anyway(settings: Settings, role: Role) -> tuple[asyncpg.Connection, bool]:
+    """A connection to look around by, and whether it is of the kind that the service would take."""
+    try:
+        return await _connect(settings, role), True
+    except Unreachable as unreachable:
+        if not unreachable.fault.wrong_role:
+            raise
+        return await _connect(settings, role, target_session_attrs="any"), False
+
+
+async def _server(connection: asyncpg.Connection, role: Role, wanted: bool) -> Finding:
     row = await connection.fetchrow(_SERVER)
     if row is None:
         raise AssertionError("a SELECT without FROM gives a row")
     kind = "standby" if row["standby"] else "read-only" if row["read_only"] else "read-write"
     text = f"PostgreSQL {row['version']}, {kind}, {row['address']}, {row['tls'] or 'no TLS'}"
-    usable = role == "replica" or kind == "read-write"
-    return Finding(role, "ok" if usable else "FAIL", text)
+    if wanted and (role == "replica" or kind == "read-write"):
+        return Finding(role, "ok", text)
+    return Finding(role, "FAIL", f"{text}: no {'writable' if role == 'primary' else 'matching'} server")
 
 
 async def _latency(connection: asyncpg.Connection, role: Role, connect_time: float) -> Finding:

@@ -60,10 +60,11 @@ class Proxy:
     refuse_new   new connections are accepted and closed
     """
 
-    def __init__(self, dsn: str, port: int = 0) -> None:
+    def __init__(self, dsn: str, port: int = 0, host: str = HOST) -> None:
         self._server = urlsplit(dsn)
         self._tasks: set[asyncio.Task[None]] = set()
         self.dsn = dsn
+        self.host = host
         self.port = port
         self.latency = 0.0
         self.slice_size: int | None = None
@@ -77,10 +78,10 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator["Proxy"]:
-        self._listener = await asyncio.start_server(self._serve_client, HOST, self.port)
+        self._listener = await asyncio.start_server(self._serve_client, self.host, self.port)
         self.port = self._listener.sockets[0].getsockname()[1]
         login = self._server.netloc.rpartition("@")[0]
-        proxied = self._server._replace(netloc=f"{login}@{HOST}:{self.port}", query="sslmode=disable")
+        proxied = self._server._replace(netloc=f"{login}@{self.host}:{self.port}", query="sslmode=disable")
         self.dsn = proxied.geturl()
         try:
             yield self
@@ -89,6 +90,10 @@ class Proxy:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def lead_to(self, dsn: str) -> None:
+        """Have new connections go to another server, as a name that has moved; those that stand stay."""
+        self._server = urlsplit(dsn)
 
     @property
     def asked(self) -> int:

@@ -87,6 +87,42 @@ class PostgresServer:
         finally:
             await connection.close(timeout=5)
 
+    async def follow(self, primary: "PostgresServer") -> None:
+        """Become a streaming standby of `primary`, by starting with a copy of its data. Both restart."""
+        await self.stop()
+        await primary.stop()
+        await asyncio.to_thread(self._take_over, primary)
+        await primary.start()
+        await self.start()
+
+    def _take_over(self, primary: "PostgresServer") -> None:
+        data = self.directory / "data"
+        shutil.rmtree(data)
+        copy_cluster(primary.directory / "data", data)
+        shutil.copy2(primary.directory / "password", self.directory / "password")
+        with (data / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"primary_conninfo = '{primary.dsn()}'\n")
+        self.make_standby()
+
+    def make_standby(self) -> None:
+        """Have the next start be a standby's."""
+        data = self.directory / "data"
+        signal_file = data / "standby.signal"
+        signal_file.touch()
+        owner = data.stat()
+        os.chown(signal_file, owner.st_uid, owner.st_gid)
+
+    async def promote(self) -> None:
+        """End the recovery of a standby and wait until it takes writes."""
+        async with self.connect() as admin:
+            assert await admin.fetchval("SELECT pg_promote()")
+
+    async def set(self, name: str, value: str) -> None:
+        """Change a setting for all sessions, also for those that stand."""
+        async with self.connect() as admin:
+            await admin.execute(f"ALTER SYSTEM SET {name} = {value}")
+            await admin.execute("SELECT pg_reload_conf()")
+
     async def create_database(self, *, template: str = "template1") -> str:
         """The name of a new database; nobody may be connected to the template."""
         name = f"test_{next(_database_numbers)}"

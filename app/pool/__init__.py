@@ -11,18 +11,26 @@ from app.pool.errors import (
     StatementNotSent,
 )
 from app.pool.events import DrainReport, LeaseInfo, PoolEvent
+from app.pool.faults import NO_WRITABLE_SERVER as _NO_WRITABLE_SERVER
+from app.pool.faults import Fault, NoHostServes, fault_of
 from app.pool.lease import Lease
 from app.pool.places import look_through
 from app.pool.pool import Pool
 from app.pool.stats import HistogramSnapshot, PoolStats
 
+NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
+"""The `PoolStats.fault` of a pool that asks for a writable server and knows of none."""
+
 __all__ = [
+    "NO_WRITABLE_SERVER",
     "Connector",
     "DrainReport",
+    "Fault",
     "HistogramSnapshot",
     "Isolation",
     "Lease",
     "LeaseInfo",
+    "NoHostServes",
     "Pool",
     "PoolClosing",
     "PoolError",
@@ -32,5 +40,6 @@ __all__ = [
     "PoolTimeout",
     "PoolUnavailable",
     "StatementNotSent",
+    "fault_of",
     "look_through",
 ]

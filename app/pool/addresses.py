@@ -21,9 +21,13 @@ def is_name(host: str) -> bool:
 
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a name in the resolver's order (RFC 6724). Raises OSError when it has none."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return list(dict.fromkeys(str(address[0]) for *_, address in await lookup(host, port)))
+
+
+async def lookup(host: str, port: int) -> list[tuple[Any, ...]]:
+    """What the system's resolver says, in a thread of its own."""
+    found: list[Any] = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return found
 
 
 class RedirectedLoop:

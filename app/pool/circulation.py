@@ -416,9 +416,10 @@ class Circulation(Books):
     def make_room_to_look(self) -> None:
         """Part with one connection if the attempts to find a writable server need its place."""
         looking = self.read_only_since is not None and self.state is _OPEN
-        if not looking or self.sessions < self.config.max_size or self.closing:
+        coming = self.closing or self.opener.under_way
+        if not looking or coming or self.sessions < self.config.max_size:
             return
-        if not any(pooled.retire_reason for pooled in self.members):
+        if self.idle or not any(pooled.retire_reason for pooled in self.members):
             self.retire(self.coldest(1), "read_only")
 
     # -- opening and closing -----------------------------------------------------------------------
@@ -532,8 +533,9 @@ class Circulation(Books):
         self.retire(tuple(self.members), "expired")
 
     def coldest(self, number: int) -> list[PooledConnection]:
-        """Those to part with first: idle ones, longest idle first, then those in use."""
+        """Those to part with first: idle ones, longest idle first; in use ones last."""
         others = [pooled for pooled in self.members if pooled.status is not _IDLE]
+        others.sort(key=lambda pooled: pooled.status is _IN_USE)
         return [*self.idle, *others][:number]
 
     def retire(self, members: Iterable[PooledConnection], reason: str) -> None:

@@ -13,7 +13,7 @@ import asyncpg
 from app.pool import driver, returning
 from app.pool.addresses import RedirectedLoop, is_name, resolve
 from app.pool.config import Hook
-from app.pool.faults import NoHostServes, ReadOnlyServer
+from app.pool.faults import NoHostServes, OtherServer, ReadOnlyServer
 
 # Seconds between the starts of two tries: RFC 8305, section 5, "Connection Attempt Delay".
 STAGGER = 0.25
@@ -161,7 +161,7 @@ class Connector:
         except asyncpg.TargetServerAttributeNotMatched as error:
             if self.asks_for_writable:
                 raise ReadOnlyServer("the server is read-only") from error
-            raise
+            raise OtherServer(f"the server is not what target_session_attrs={role} asks for") from error
         except TimeoutError as error:
             if str(error):
                 raise

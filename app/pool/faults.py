@@ -18,6 +18,8 @@ class Fault:
     advice: str
     permanent: bool = False
     """It stays until somebody acts: attempts may be rare, and one event says what to do."""
+    wrong_role: bool = False
+    """A server answered that is not of the kind that was asked for."""
     absent: bool = False
     """Nobody was there to answer: an answer on another connection is news."""
 
@@ -43,8 +45,12 @@ TOO_MANY_CONNECTIONS: Final = Fault(
     "too_many_connections", "make the pools smaller, or raise max_connections or the role's limit"
 )
 STARTING: Final = Fault("starting", "wait: the server starts, stops or recovers", absent=True)
-NO_WRITABLE_SERVER: Final = Fault("no_writable_server", "promote a standby, or wait for the failover")
-NO_MATCHING_SERVER: Final = Fault("no_matching_server", "check the servers' roles and target_session_attrs")
+NO_WRITABLE_SERVER: Final = Fault(
+    "no_writable_server", "promote a standby, or wait for the failover", wrong_role=True
+)
+NO_MATCHING_SERVER: Final = Fault(
+    "no_matching_server", "check the servers' roles and target_session_attrs", wrong_role=True
+)
 NO_ANSWER: Final = Fault("no_answer", "check network and firewall; the server may be frozen", absent=True)
 UNKNOWN_HOST: Final = Fault("unknown_host", "check the host's name and the resolver", absent=True)
 UNREACHABLE: Final = Fault("unreachable", "check that the server runs and listens there", absent=True)
@@ -91,7 +97,12 @@ _BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
 )
 
 
-class ReadOnlyServer(asyncpg.TargetServerAttributeNotMatched):
+class OtherServer(asyncpg.TargetServerAttributeNotMatched, ConnectionError):
+    """The server answers, and is not of the kind that was asked for (a ConnectionError like the others that
+    keep a connection from being made)."""
+
+
+class ReadOnlyServer(OtherServer):
     """The server answers, and takes no writes."""
 
 

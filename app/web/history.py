@@ -32,6 +32,8 @@ class PoolSample(TypedDict):
     shed: float
     timeouts: float
     breaker: str
+    fault: str
+    """`PoolStats.fault`; empty while nothing is known to be wrong."""
 
 
 class Sample(TypedDict):
@@ -89,6 +91,7 @@ class History:
             "shed": (sum(now.shed.values()) - sum(before.shed.values())) / seconds,
             "timeouts": (now.timeouts - before.timeouts) / seconds,
             "breaker": numbers.breaker.state,
+            "fault": now.fault or "",
         }
 
 

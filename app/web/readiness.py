@@ -10,8 +10,8 @@ import asyncpg
 import structlog
 
 from app.database import CallScope, Database, DatabaseUnavailable, MigrationError, call_scope, schema
-from app.observability import Scrubber, numbers
-from app.pool import PoolError
+from app.observability import PoolNumbers, Scrubber, numbers
+from app.pool import NO_WRITABLE_SERVER, PoolError, PoolStats
 from app.web.drain import Drain
 
 Status = Literal["ready", "degraded", "not ready", "draining"]
@@ -38,7 +38,8 @@ class ReadinessWatch:
     """Looks whether the database answers and its schema is current, until both are so; then rarely.
 
     A database that goes away later takes nobody out of service: every replica would leave at once,
-    and with them those that could still answer something. That is `degraded`.
+    and with them those that could still answer something. That is `degraded`. So is a primary pool whose
+    server takes no writes any more: reads are answered, and each replica would leave for the same reason.
     """
 
     def __init__(self, database: Database, drain: Drain, scrub: Scrubber) -> None:
@@ -64,11 +65,8 @@ class ReadinessWatch:
         if self._obstacle:
             return Readiness("not ready", (self._obstacle,))
         primary, *_ = numbers(self._database)
-        if primary.stats.size == 0 and primary.stats.last_error:
-            return Readiness("degraded", (self._scrub(f"no connection: {primary.stats.last_error}"),))
-        if primary.breaker.state != "closed":
-            return Readiness("degraded", (f"the breaker is {primary.breaker.state}",))
-        return Readiness("ready")
+        trouble = _trouble_of(primary)
+        return Readiness("degraded", (self._scrub(trouble),)) if trouble else Readiness("ready")
 
     async def run(self) -> None:
         """Look until the service drains."""
@@ -102,5 +100,26 @@ class ReadinessWatch:
         self._obstacle = str(state) if state.is_old else None
 
     def _describe(self, error: Exception) -> str:
-        cause = self._database.primary.stats().last_error or str(error) or type(error).__name__
+        stats = self._database.primary.stats()
+        cause = _reason(stats) if stats.last_error else str(error) or type(error).__name__
         return f"{_NOT_REACHED}: {cause}"
+
+
+def _trouble_of(pool: PoolNumbers) -> str | None:
+    """What a pool that has been reached before suffers from."""
+    if pool.stats.size == 0 and pool.stats.last_error:
+        return f"no connection: {_reason(pool.stats)}"
+    if pool.stats.fault == NO_WRITABLE_SERVER:
+        return _words(NO_WRITABLE_SERVER)
+    if pool.breaker.state != "closed":
+        return f"the breaker is {pool.breaker.state}"
+    return None
+
+
+def _reason(stats: PoolStats) -> str:
+    """The class of the fault, which needs no knowledge of the driver, and the driver's words."""
+    return f"{_words(stats.fault or 'other')}: {stats.last_error}"
+
+
+def _words(fault: str) -> str:
+    return fault.replace("_", " ")

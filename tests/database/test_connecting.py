@@ -131,13 +131,14 @@ async def test_a_rotated_password_is_read_at_the_next_connect(
 @pytest.mark.parametrize(
     ("url", "role"),
     [
-        ("postgresql://app@a/ledger", None),
+        ("postgresql://app@a/ledger", "read-write"),
+        ("postgresql://app@a/ledger?target_session_attrs=any", None),
         ("postgresql://app@a,b/ledger", "read-write"),
         ("postgresql:///ledger?host=a,b", "read-write"),
         ("postgresql://app@a,b/ledger?target_session_attrs=any", None),
     ],
 )
-def test_of_several_hosts_the_writable_one_is_wanted(url: str, role: str | None) -> None:
+def test_the_primary_is_wanted_writable_unless_the_url_says_otherwise(url: str, role: str | None) -> None:
     assert connect_options(settings_for(url)).get("target_session_attrs") == role
 
 

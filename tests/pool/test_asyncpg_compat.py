@@ -418,6 +418,6 @@ class TestTargetServer:
         async with postgres.connect() as admin:
             await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
             await postgres.kill_backends(application_name=pool.name)
-            await eventually(lambda: "TargetServerAttributeNotMatched" in (pool.stats().last_error or ""))
+            await eventually(lambda: "ReadOnlyServer" in (pool.stats().last_error or ""))
             await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await eventually(lambda: pool.get_idle_size() == 1)

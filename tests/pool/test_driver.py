@@ -6,6 +6,7 @@ import inspect
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -13,6 +14,7 @@ from asyncpg import connect_utils
 from asyncpg.transaction import Transaction, TransactionState
 
 from app.pool import Isolation, driver
+from app.pool.addresses import RedirectedLoop
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -32,6 +34,7 @@ NAMES: dict[str, object] = {
     "_is_cancelling": "protocol",
     "_isolation": Transaction,
     "_listeners": asyncpg.Connection,
+    "_loop": asyncpg.Connection,
     "_parse_connect_dsn_and_args": connect_utils,
     "_pool_release_ctr": asyncpg.Connection,
     "_protocol": asyncpg.Connection,
@@ -309,6 +312,21 @@ class TestSockets:
     async def test_a_unix_socket_is_left_alone(self, postgres: PostgresServer) -> None:
         connection = await asyncpg.connect(postgres.dsn(unix=True))
         driver.tune_socket(connection)
+        await connection.close()
+
+
+class TestLoops:
+    async def test_a_session_opened_through_a_stand_in_forgets_its_cancelled_queries(
+        self, postgres: PostgresServer
+    ) -> None:
+        """asyncpg looks tasks up by the event loop, so the session must belong to the real one."""
+        loop = asyncio.get_running_loop()
+        stand_in: Any = RedirectedLoop(loop, "127.0.0.1")
+        connection: driver.Session = await asyncpg.connect(postgres.dsn(), loop=stand_in)
+        driver.belong_to(connection, loop)
+        with pytest.raises(TimeoutError):
+            await connection.execute("SELECT pg_sleep(5)", timeout=0.05)
+        await eventually(lambda: not connection._cancellations)
         await connection.close()
 
 
