@@ -68,6 +68,8 @@ async def test_primary_that_takes_no_writes(postgres: PostgresServer, ledger_dat
     found = await findings(ledger_database)
     assert found["primary"].verdict == "FAIL"
     assert "read-only" in found["primary"].text
+    assert "no writable server" in found["primary"].text
+    assert found["schema"].verdict == "ok"  # it is looked at all the same
 
 
 async def test_replica(ledger_database: str) -> None:
@@ -82,6 +84,7 @@ async def test_server_that_is_not_there() -> None:
     assert found["primary"].verdict == "FAIL"
     assert "somebody@127.0.0.1" in found["primary"].text
     assert "topsecret" not in found["primary"].text
+    assert "unreachable: ConnectionRefusedError" in found["primary"].text
 
 
 async def test_settings_that_may_be_a_mistake(ledger_database: str) -> None:

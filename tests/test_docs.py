@@ -14,6 +14,7 @@ import typer
 from app.commands import cli
 from app.pool import PoolStats
 from app.pool.config import PoolConfig
+from app.pool.faults import FAULTS
 from app.settings import Settings
 from bench import readme
 from tests.inside import service, settings_for
@@ -161,3 +162,10 @@ def test_figures_are_those_of_the_last_benchmark() -> None:
     text = README.read_text(encoding="utf-8")
     assert all(mark in text for question in ("overload", "pool") for mark in readme.markers(question))
     assert readme.with_figures(text) == text
+
+
+def test_faults_of_connecting_are_documented() -> None:
+    section = table(POOL.read_text(encoding="utf-8"), "## When no connection can be made")
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    documented = {row[1].strip(" `"): row[2].strip() == "yes" for row in rows if "fault" not in row[1]}
+    assert documented == {fault.name: fault.permanent for fault in FAULTS}

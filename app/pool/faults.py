@@ -56,7 +56,7 @@ UNKNOWN_HOST: Final = Fault("unknown_host", "check the host's name and the resol
 UNREACHABLE: Final = Fault("unreachable", "check that the server runs and listens there", absent=True)
 OTHER: Final = Fault("other", "see the error")
 
-_BY_PRECEDENCE = (
+FAULTS = (
     AUTHENTICATION,
     PERMISSION,
     UNKNOWN_DATABASE,
@@ -119,7 +119,7 @@ def fault_of(error: Exception) -> Fault:
     """The class of a failure to connect; of several hosts the most telling one's."""
     if isinstance(error, NoHostServes):
         faults = [fault_of(reason) for reason in error.reasons.values()]
-        return min(faults, key=_BY_PRECEDENCE.index)
+        return min(faults, key=FAULTS.index)
     if isinstance(error, ReadOnlyServer):
         return NO_WRITABLE_SERVER
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):

@@ -131,6 +131,45 @@ class TestLater:
 
             await eventually(ready)
 
+    async def test_a_primary_that_takes_no_writes_is_degraded_and_goes_on_reading(
+        self, server_factory: ServerFactory
+    ) -> None:
+        server = await server_factory()
+        await upgrade(settings_for(server.dsn()))
+        async with service(settings_for(server.dsn(), pool_validate_after=0)) as running:
+            await until_ready(running)
+            await server.set("default_transaction_read_only", "on")
+
+            async def told() -> bool:
+                assert (await running.client.get("/items")).status_code == 200
+                answer = await running.client.get("/readyz")
+                return (answer.status_code, answer.json()) == (
+                    200,
+                    {"status": "degraded", "reasons": ["no writable server"]},
+                )
+
+            await eventually(told)
+            (pool,) = (await running.client.get("/pool")).json()["pools"]
+            assert pool["stats"]["fault"] == "no_writable_server"
+            running.state["history"].take()
+            assert running.state["history"].since()[-1]["pools"][0]["fault"] == "no_writable_server"
+            await server.set("default_transaction_read_only", "off")
+
+            async def ready() -> bool:
+                return await readiness(running) == (200, "ready")
+
+            await eventually(ready)
+
+    async def test_a_server_that_never_took_writes_is_not_ready(self, server_factory: ServerFactory) -> None:
+        server = await server_factory(default_transaction_read_only="on")
+        async with service(settings_for(server.dsn())) as running:
+
+            async def told() -> bool:
+                answer = await running.client.get("/readyz")
+                return answer.status_code == 503 and "no writable server" in answer.text
+
+            await eventually(told)
+
     async def test_a_probe_does_not_wait_for_a_connection(self, serving: Service) -> None:
         database = serving.state["database"]
         held = [await database.primary.acquire() for _ in range(database.primary.get_max_size())]
