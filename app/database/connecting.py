@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import asyncpg
 from pydantic import SecretStr
@@ -105,7 +105,9 @@ async def look_after_clients(connection: asyncpg.Connection) -> None:
 
 
 def _names_a_role(url: str) -> bool:
-    return "target_session_attrs" in parse_qs(urlsplit(url).query)
+    """Whether the URL says which servers will do, or that this service shall not write anyway."""
+    query = unquote_plus(urlsplit(url).query)
+    return "target_session_attrs=" in query or "default_transaction_read_only=" in query
 
 
 def _names_several_hosts(url: str) -> bool:

@@ -133,6 +133,7 @@ async def test_a_rotated_password_is_read_at_the_next_connect(
     [
         ("postgresql://app@a/ledger", "read-write"),
         ("postgresql://app@a/ledger?target_session_attrs=any", None),
+        ("postgresql://app@a/ledger?options=-c%20default_transaction_read_only%3Don", None),
         ("postgresql://app@a,b/ledger", "read-write"),
         ("postgresql:///ledger?host=a,b", "read-write"),
         ("postgresql://app@a,b/ledger?target_session_attrs=any", None),

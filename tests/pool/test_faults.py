@@ -106,7 +106,7 @@ class TestBackOff:
             (0, 0, False, 0.05),
             (2, 0.1, False, 0.2),
             (9, 1.0, False, 0.25),  # a short outage is made longer by a quarter of a second at most
-            (9, 8.0, False, 1.0),  # a longer one by an eighth
+            (9, 12.0, False, 0.6),  # a longer one by a twentieth
             (99, 3600, False, 2.0),
             (0, 0, True, 0.05),
             (9, 4.0, True, 2.0),
