@@ -7,9 +7,10 @@ from time import monotonic
 import asyncpg
 import pytest
 
-from app.pool import NO_WRITABLE_SERVER, Pool, PoolError, opener
+from app.pool import NO_WRITABLE_SERVER, Connector, Pool, PoolError, opener
 from tests.conftest import ServerFactory
 from tests.pool.balance import at_rest
+from tests.pool.borrowers import on_ports
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
@@ -176,6 +177,25 @@ class TestLoneServer:
         assert pool.stats().closed == {}
         assert pool.stats().fault is None
         await pool.drain(1)
+
+
+async def test_roles_find_the_same_server_in_either_order(
+    primary: PostgresServer, standby: PostgresServer
+) -> None:
+    """As libpq; `prefer-standby` takes a primary only when no host is a standby."""
+    roles = {
+        "primary": primary,
+        "read-write": primary,
+        "standby": standby,
+        "read-only": standby,
+        "prefer-standby": standby,
+    }
+    for ports in ((primary.port, standby.port), (standby.port, primary.port)):
+        for role, server in roles.items():
+            dsn = on_ports(primary, *ports)
+            connection = await Connector(dsn, 3, None, {"target_session_attrs": role}).connect()
+            assert await connection.fetchval("SELECT inet_server_port()") == server.port, role
+            await connection.close(timeout=5)
 
 
 async def test_a_name_that_moves_to_the_promoted_server_is_followed(
