@@ -1,20 +1,25 @@
 """Which statements can leave something behind in the session.
 
 A returned connection costs no round trip as long as nobody changed its session. The server does not
-say whether somebody did, so the pool reads the statements: those that begin with a verb known to leave
-nothing behind, and name no function known to, are clean; everything else counts as a change. Reading
-a text costs microseconds, so the clean ones are remembered.
+say whether somebody did, so the pool reads the statements as the server would: word by word, without
+what stands in literals and comments. Those that begin with a verb known to leave nothing behind, and
+call no function known to, are clean; everything else counts as a change. Reading a text costs
+microseconds, so the clean ones are remembered.
 
-Limits: a function of the user's own that changes the session inside (a `SELECT app_login(...)` that
-calls `set_config`) cannot be seen. Mark such a lease with `Lease.mark_dirty()`, or run the pool with
-`reset="always"`. Sequences are no change: `currval()` and `lastval()` without a `nextval()` before may
-give an earlier borrower's number. A server with `standard_conforming_strings = off` needs "always", too.
+Read for PostgreSQL 18: its SQL commands, the functions of chapter 9 and of the modules that come with it.
+
+Limits: what a user's own function, trigger or view does inside cannot be seen (a `SELECT app_login(...)`
+that calls `set_config`), nor a text that a DO block or a function puts together as it runs. Mark such a
+lease with `Lease.mark_dirty()`, or run the pool with `reset="always"`. Sequences are no change: `currval()`
+and `lastval()` without a `nextval()` before may give an earlier borrower's number.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import IntEnum
+from itertools import dropwhile, islice, pairwise
 
 
 class Effect(IntEnum):
@@ -27,71 +32,137 @@ class Effect(IntEnum):
     """Only a new session helps: prepared statements that asyncpg believes in are gone, say."""
 
 
-_CLEAN_VERBS = frozenset(
-    [
-        "ABORT",
-        "ANALYZE",
-        "BEGIN",
-        "CLUSTER",
-        "COMMENT",
-        "COMMIT",
-        "COPY",
-        "DELETE",
-        "END",
-        "FETCH",
-        "GRANT",
-        "INSERT",
-        "LOCK",
-        "MERGE",
-        "MOVE",
-        "NOTIFY",
-        "REFRESH",
-        "REINDEX",
-        "RELEASE",
-        "REVOKE",
-        "ROLLBACK",
-        "SAVEPOINT",
-        "SELECT",
-        "SHOW",
-        "START",
-        "TABLE",
-        "TRUNCATE",
-        "UPDATE",
-        "VACUUM",
-        "VALUES",
-        "WITH",
-    ]
-)
-_RUINOUS_VERBS = frozenset(("DISCARD", "DEALLOCATE", "LOAD"))
+# -- what changes a session ------------------------------------------------------------------------
 
-_LEADING = re.compile(r"[\s(]*")
-_WORD = re.compile(r"[A-Za-z]+")
-# A word must follow: `SET local.setting = 1` is a setting of somebody's extension.
-_TRANSACTION_LOCAL_SET = re.compile(r"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s+[\w\"]", re.IGNORECASE)
-_SUSPECT = re.compile(
-    r"set_config|pg_(?:try_)?advisory_(?:un)?lock|dblink_connect|pg_temp"
-    r"|\bINTO\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP"
-    r'|U&"',  # a name in disguise
-    re.IGNORECASE,
-)
-_SET_CONFIG = re.compile(r"set_config", re.IGNORECASE)
-_ARGUMENT = r"\s*(?:'[^']*'|[$\w.]+)(?:::\w+)?\s*,"
-_LOCAL_SET_CONFIG = re.compile(rf"set_config\s*\({_ARGUMENT}{_ARGUMENT}\s*true\s*\)", re.IGNORECASE)
-_RUINOUS_CALL = re.compile(r"setseed|pg_backup_start|pg_replication_origin_session_setup", re.IGNORECASE)
 
-_COMMENT_MARK = re.compile(r"--|/\*")
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_CLEAN_VERBS = _words("""
+    abort analyze begin checkpoint close cluster comment commit copy declare delete end fetch grant insert
+    lock merge move notify refresh reindex release revoke rollback savepoint select show start table
+    truncate update vacuum values with
+""")
+_RUINOUS_VERBS = frozenset(("deallocate", "discard", "load"))
+_RUN_A_TEXT_VERBS = frozenset(("call", "do"))
+
+# SET is undone by the end of the transaction when one of these follows, and a name after it: a dot after
+# it, as in `SET local.setting = 1`, makes it a setting of somebody's extension.
+_UNTIL_THE_END = frozenset(("local", "transaction", "constraints"))
+
+# Functions whose changes a reset undoes; `set_limit` is pg_trgm's.
+_DIRTY_CALLS = _words("""
+    set_config set_limit
+    pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared
+    pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
+""")
+# Functions that run a text they are given, or make a query of it: the server's own, tablefunc's, xml2's.
+_RUN_A_TEXT_CALLS = _words("""
+    query_to_xml query_to_xmlschema query_to_xml_and_xmlschema ts_rewrite ts_stat
+    connectby crosstab crosstab2 crosstab3 crosstab4 xpath_table
+""")
+# Only the end of the session undoes these: the state of random(), a backup under way, origins and slots of
+# replication, dblink's connections, the mode of module isn before 18, SELinux's label.
+_RUINOUS_CALLS = _words("""
+    setseed pg_backup_start
+    pg_replication_origin_session_setup pg_replication_origin_session_reset
+    pg_replication_origin_xact_setup pg_replication_origin_xact_reset
+    pg_create_physical_replication_slot pg_create_logical_replication_slot
+    pg_copy_physical_replication_slot pg_copy_logical_replication_slot
+    dblink_connect dblink_connect_u isn_weak sepgsql_setcon
+""")
+# In a literal whose text is run: what is beyond a reset, also when it is spelt with escapes.
+_RUINOUS_TEXT = re.compile(
+    rf"\b(?:{'|'.join(sorted(_RUINOUS_VERBS | _RUINOUS_CALLS))}|seed)\b|\\[0-9xu+]", re.IGNORECASE
+)
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
 _LETTER = r"[A-Za-z_\x80-\U0010ffff]"
-# What comments can be confused with is read as one piece.
-_PIECE = re.compile(
-    rf"""
-      (?P<comment> --[^\r\n]* | /\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/ )
-    | (?P<nested> /\* )
-    | (?P<escapes> [eE]' )
-    | '(?:[^']|'')*' | "(?:[^"]|"")*"
-    | (?P<dollars> \$(?:{_LETTER}\w*)?\$ ) .*? (?P=dollars)
-    | {_LETTER}[\w$\x80-\U0010ffff]*
-    """,
-    re.VERBOSE | re.DOTALL,
+_SPACE = r"[ \t\n\r\f\v]"
+# A literal goes on in the next line, in the manner in which it began.
+_NEXT_LINE = rf"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:{_SPACE}|--[^\n\r]*[\n\r])*"
+_ESCAPING = r"'(?:[^'\\]|\\.|'')*'"
+_WITH_ESCAPES = rf"{_ESCAPING}(?:{_NEXT_LINE}{_ESCAPING})*"
+_WITHOUT = r"'(?:[^']|'')*'"
+
+
+def _pieces(plain_literal: str) -> re.Pattern[str]:
+    """What the server's scanner (PostgreSQL's scan.l) tells apart, as far as it matters here."""
+    return re.compile(
+        rf"""
+          (?: {_SPACE}+ | --[^\n\r]* )
+        | (?P<comment> /\* )
+        | (?P<disguised> [uU]&" )
+        | (?P<literal> [eE]{_WITH_ESCAPES} | {plain_literal} )
+        | (?P<dollars> \$(?:{_LETTER}[\w\x80-\U0010ffff]*)?\$ ) (?P<body> .*? ) (?P=dollars)
+        | (?P<quoted> "(?:[^"]|"")*" )
+        | (?P<word> {_LETTER}[\w$\x80-\U0010ffff]* )
+        | (?P<sign> [0-9][\w.]* | . )
+        """,
+        re.VERBOSE | re.DOTALL,
+    )
+
+
+_STANDARD = _pieces(_WITHOUT)
+_NOT_STANDARD = _pieces(_WITH_ESCAPES)  # with `standard_conforming_strings = off`
+_BRACKET_OF_COMMENT = re.compile(r"/\*|\*/")
+
+# Tokens: words in lower case; names that were quoted, and literals, with one quote in front; signs.
+_QUOTED, _LITERAL, _DISGUISED = '"', "'", '&"'
+
+
+def _tokens(statement: str, pieces: re.Pattern[str]) -> Iterator[str]:
+    at, end = 0, len(statement)
+    while at < end:
+        piece = pieces.match(statement, at)
+        assert piece is not None  # a sign is anything
+        at = piece.end()
+        match piece.lastgroup:
+            case "word":
+                yield piece["word"].lower()
+            case "sign":
+                yield piece["sign"]
+            case "quoted":
+                yield piece["quoted"][:-1]
+            case "literal":
+                yield _LITERAL + piece["literal"]
+            case "body":
+                yield _LITERAL + piece["body"]
+            case "disguised":
+                yield _DISGUISED
+            case "comment":
+                at = _end_of_comment(statement, at)
+
+
+def _end_of_comment(statement: str, at: int) -> int:
+    """Where the comment ends whose opening bracket ends at `at`. Comments nest."""
+    depth = 1
+    while depth:
+        bracket = _BRACKET_OF_COMMENT.search(statement, at)
+        if bracket is None:  # the server refuses the whole text
+            return len(statement)
+        at = bracket.end()
+        depth += 1 if bracket.group() == "/*" else -1
+    return at
+
+
+# -- judging ---------------------------------------------------------------------------------------
+
+_NAME = re.compile(rf"{_LETTER}|{_QUOTED}")
+_TEMPORARY_SCHEMA = re.compile(r"pg_temp(?:_\d+)?")
+_OPENING, _CLOSING = frozenset("(["), frozenset(")]")
+_ARGUMENTS = 3  # of set_config()
+# The setting `seed`, as a name or a literal, is setseed() in disguise: no RESET and no ROLLBACK undoes it.
+_SEED = re.compile(r"""["']?[eE]?'?seed'?""", re.IGNORECASE)
+_LONGEST_VERB = 3  # tokens: `SET LOCAL name`
+
+# No change without one of these, besides those that the verb makes.
+_TRACES = (
+    *("pg_", "temp", "hold", 'u&"'),
+    *(n for n in _DIRTY_CALLS | _RUN_A_TEXT_CALLS | _RUINOUS_CALLS if not n.startswith("pg_")),
 )
 
 # Longer texts are read again at every use rather than kept alive by the memory of them.
@@ -106,7 +177,9 @@ def effect_of(statement: str) -> Effect:
     """What running `statement` (one or several, separated by semicolons) does to the session."""
     if statement in known_clean:
         return Effect.NONE
-    effect = _read(statement)
+    effect = _effect_of_text(statement, _STANDARD)
+    if "\\'" in statement:  # where this literal ends is a setting of the session
+        effect = max(effect, _effect_of_text(statement, _NOT_STANDARD))
     if effect is Effect.NONE and len(statement) <= _LONGEST_REMEMBERED:
         if len(known_clean) >= _MOST_REMEMBERED:
             known_clean.clear()  # texts made on the fly; the lasting ones are back at their next use
@@ -114,47 +187,118 @@ def effect_of(statement: str) -> Effect:
     return effect
 
 
-def _read(statement: str) -> Effect:
-    text = _without_comments(statement) if _COMMENT_MARK.search(statement) else statement
-    if text is None or _RUINOUS_CALL.search(text):
+def _effect_of_text(text: str, pieces: re.Pattern[str]) -> Effect:
+    if _is_harmless_but_for_its_verb(text):
+        head = list(islice(dropwhile("(".__eq__, _tokens(text, pieces)), _LONGEST_VERB))
+        if head and head[0] not in _RUN_A_TEXT_VERBS:
+            return _effect_of_verb(head)
+    effect = Effect.NONE
+    statement: list[str] = []
+    for word in _tokens(text, pieces):
+        if word == ";":
+            effect = max(effect, _effect_of_statement(statement))
+            statement = []
+        else:
+            statement.append(word)
+    return max(effect, _effect_of_statement(statement))
+
+
+def _is_harmless_but_for_its_verb(text: str) -> bool:
+    """Whether it is one statement and nothing in it, literals included, looks like a change. No more than
+    its verb need be read then: word by word, a long list of VALUES would stop the event loop for a while."""
+    if ";" in text.rstrip("; \t\n\r\f\v"):
+        return False
+    lowered = text.lower()
+    return not any(trace in lowered for trace in _TRACES)
+
+
+def _effect_of_statement(tokens: list[str]) -> Effect:
+    while tokens and tokens[0] == "(":
+        tokens = tokens[1:]
+    if not tokens:
+        return Effect.NONE
+    if _DISGUISED in tokens:  # which can be the name of anything
         return Effect.RUINOUS
-    effect = Effect.DIRTY if _calls_a_suspect(text) else Effect.NONE
-    # A semicolon inside a literal makes a fragment that is no statement. It can only be taken for
-    # a change, which costs a reset, never for a clean statement.
-    for fragment in text.split(";"):
-        effect = max(effect, _effect_of_verb(fragment))
+    effect = _effect_of_verb(tokens)
+    for at, (word, following) in enumerate(pairwise([*tokens, ""])):
+        if word[0] == _LITERAL:
+            continue
+        name = word.removeprefix(_QUOTED)
+        if following == "(":
+            effect = max(effect, _effect_of_call(name, tokens, at))
+        elif (
+            (following == "." and _TEMPORARY_SCHEMA.fullmatch(name))
+            or (word == "into" and _makes_temporary(tokens, at))
+            or (name == "pg_settings" and "update" in tokens)  # a rule of that view calls set_config()
+        ):
+            effect = max(effect, Effect.DIRTY)
     return effect
 
 
-def _without_comments(statement: str) -> str | None:
-    """The text with a space for each comment; None when it takes the server to tell where one ends."""
-    kept: list[str] = []
-    end = 0
-    for piece in _PIECE.finditer(statement):
-        if piece["nested"] or (piece["escapes"] and "\\" in statement):
-            return None
-        if piece["comment"]:
-            kept.append(statement[end : piece.start()])
-            end = piece.end()
-    return " ".join([*kept, statement[end:]])
+def _effect_of_verb(tokens: list[str]) -> Effect:
+    verb = tokens[0]
+    if verb in _RUN_A_TEXT_VERBS:
+        return _effect_of_running_literals(tokens)
+    if verb in _RUINOUS_VERBS:
+        return Effect.RUINOUS
+    if verb == "set" and any(map(_SEED.fullmatch, tokens[1:3])):
+        return Effect.RUINOUS
+    clean = (verb in _CLEAN_VERBS and not (verb == "declare" and "hold" in tokens)) or (
+        verb == "set" and _is_undone_by_the_end(tokens)
+    )
+    return Effect.NONE if clean else Effect.DIRTY
 
 
-def _effect_of_verb(fragment: str) -> Effect:
-    start = _LEADING.match(fragment)
-    at = start.end() if start else 0
-    if at == len(fragment):
-        return Effect.NONE
-    word = _WORD.match(fragment, at)
-    verb = word.group().upper() if word else ""
-    if verb in _CLEAN_VERBS or _TRANSACTION_LOCAL_SET.match(fragment, at):
-        return Effect.NONE
-    return Effect.RUINOUS if verb in _RUINOUS_VERBS else Effect.DIRTY
+def _is_undone_by_the_end(tokens: list[str]) -> bool:
+    """Whether a SET is one for the transaction only."""
+    return (
+        len(tokens) >= _LONGEST_VERB
+        and tokens[1] in _UNTIL_THE_END
+        and _NAME.match(tokens[2]) is not None  # no dot
+    )
 
 
-def _calls_a_suspect(text: str) -> bool:
-    for found in _SUSPECT.finditer(text):
-        if not _SET_CONFIG.match(text, found.start()):
-            return True
-        if not _LOCAL_SET_CONFIG.match(text, found.start()):
-            return True
-    return False
+def _effect_of_call(name: str, tokens: list[str], at: int) -> Effect:
+    """Of the call whose name is the word `at`."""
+    if name in _RUINOUS_CALLS:
+        return Effect.RUINOUS
+    if name in _RUN_A_TEXT_CALLS:
+        return _effect_of_running_literals(tokens)
+    if name == "set_config":
+        return _effect_of_set_config(tokens[at + 1 :])
+    return Effect.DIRTY if name in _DIRTY_CALLS else Effect.NONE
+
+
+def _effect_of_running_literals(tokens: list[str]) -> Effect:
+    """Of a statement that runs one of its literals, whatever else that says."""
+    ruinous = any(word[0] == _LITERAL and _RUINOUS_TEXT.search(word) for word in tokens)
+    return Effect.RUINOUS if ruinous else Effect.DIRTY
+
+
+def _effect_of_set_config(tokens: list[str]) -> Effect:
+    """Of the call whose arguments, the first bracket included, begin there: undone by the end of the
+    transaction if the third is `true`."""
+    arguments: list[list[str]] = [[]]
+    depth = 0
+    for word in tokens:
+        depth += (word in _OPENING) - (word in _CLOSING)
+        if not depth:
+            break
+        if word == "," and depth == 1:
+            arguments.append([])
+        elif (word, depth) != ("(", 1):
+            arguments[-1].append(word)
+    if any(map(_SEED.fullmatch, arguments[0])):
+        return Effect.RUINOUS
+    return Effect.NONE if len(arguments) == _ARGUMENTS and arguments[-1] == ["true"] else Effect.DIRTY
+
+
+def _makes_temporary(tokens: list[str], into: int) -> bool:
+    """Whether the INTO there is followed by TEMP and a name, and is that of a SELECT: a table may be called
+    `temp`, and `INSERT INTO temp VALUES (1)` is a plain insert."""
+    if into == 1 and tokens[0] in {"insert", "merge"}:
+        return False
+    after = tokens[into + 1 : into + 3]
+    if after[:1] in (["local"], ["global"]):
+        after = after[1:]
+    return after[:1] in (["temp"], ["temporary"])

@@ -12,7 +12,17 @@ from app.pool import Lease, Pool
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import MakePool
-from tests.pool.statements import CHANGES, CLEAN, DISGUISES, TYPICAL_CHANGES, WRITES, lower
+from tests.pool.statements import (
+    CHANGES,
+    CLEAN,
+    DISGUISES,
+    MODULES,
+    TABLES,
+    TYPICAL_CHANGES,
+    UNSEEN_CHANGES,
+    WRITES,
+    lower,
+)
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -23,7 +33,10 @@ SELECT jsonb_build_object(
   'role', current_user, 'session', session_user,
   'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings
                WHERE setting IS DISTINCT FROM reset_val AND name NOT LIKE 'transaction%'),
+  'greeting', current_setting('my.greeting', true),
+  'modules', (SELECT jsonb_agg(file_name) FROM pg_get_loaded_modules() WHERE file_name LIKE 'auto_explain%'),
   'custom', nullif(concat(current_setting('my.setting', true), current_setting('local.setting', true),
+                          current_setting('constraints.setting', true),
                           current_setting('transaction.setting', true)), ''),
   'channels', (SELECT jsonb_agg(channel) FROM pg_listening_channels() AS channel),
   'locks', (SELECT jsonb_agg(objid) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
@@ -36,10 +49,21 @@ SELECT jsonb_build_object(
 """
 
 
+async def outcome(awaitable: Awaitable[object]) -> object:
+    """What it gives or raises."""
+    [result] = await asyncio.gather(awaitable, return_exceptions=True)
+    return result
+
+
 async def session_of_next(pool: Pool) -> str:
     async with pool.acquire() as lease:
         session: str = await lease.fetchval(SESSION)
         return session
+
+
+async def greet(connection: asyncpg.Connection) -> None:
+    """As a pool's `init`: something that RESET undoes."""
+    await connection.execute("SET my.greeting = 'hello'")
 
 
 async def by_prepare(lease: Lease, statement: str) -> None:
@@ -77,11 +101,13 @@ class TestSql:
 
     @pytest.mark.parametrize("change", CHANGES)
     async def test_is_undone_for_the_next(self, make_pool: MakePool, change: str) -> None:
-        pool = await make_pool(max_size=1)
+        pool = await make_pool(max_size=1, init=greet)
         fresh = await session_of_next(pool)
         for statement in (change, lower(change), f"BEGIN; {change}; COMMIT"):
             async with pool.acquire() as lease:
                 await asyncio.gather(lease.execute(statement), return_exceptions=True)
+                if statement is change:  # else it is none, or misspelt
+                    assert await outcome(lease.fetchval(SESSION)) != fresh
             assert await session_of_next(pool) == fresh, statement
 
     @pytest.mark.parametrize("disguise", DISGUISES)
@@ -138,13 +164,32 @@ class TestSql:
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await pool.fetchval("SELECT lastval()")
 
-    async def test_a_seed_of_random_numbers_ends_with_the_session(self, make_pool: MakePool) -> None:
+    async def test_what_the_server_has_no_view_of_is_undone_too(
+        self, make_pool: MakePool, database_url: str
+    ) -> None:
+        admin = await make_pool(database_url)
+        await admin.execute(MODULES)
+        for change, question in UNSEEN_CHANGES.items():
+            pool = await make_pool(database_url, max_size=1)
+            async with pool.acquire() as lease:
+                await lease.execute(change.format(dsn=database_url))
+                assert await lease.fetchval(question), change
+            assert not await pool.fetchval(question), change
+            await pool.close()
+        await admin.execute("SELECT pg_replication_origin_drop('things')")
+
+    async def test_so_it_is_where_backslashes_escape_in_plain_literals(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1, server_settings={"standard_conforming_strings": "off"})
+        fresh = await session_of_next(pool)
+        async with pool.acquire() as lease:
+            await lease.execute("SELECT '\\'' ; SET my.setting = 'secret' ; SELECT ''")
+            assert await lease.fetchval(SESSION) != fresh
+        assert await session_of_next(pool) == fresh
+
+    async def test_a_backup_under_way_ends_with_the_session(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1)
-        numbers = set()
         for _ in range(2):
-            await pool.fetchval("SELECT setseed(0.5)")
-            numbers.add(await pool.fetchval("SELECT random()"))
-        assert len(numbers) == 2
+            await pool.execute("SELECT pg_backup_start('things', true)")
 
     async def test_statements_that_asyncpg_has_prepared_still_run_after_deallocate_all(
         self, make_pool: MakePool
@@ -313,7 +358,7 @@ class TestClean:
 
     async def test_writes_are_none_either(self, make_pool: MakePool, database_url: str) -> None:
         pool = await make_pool(database_url, max_size=1)
-        await pool.execute("CREATE TABLE things (a int)")
+        await pool.execute(TABLES)
         await eventually(lambda: pool.get_idle_size() == 1)
         resets = pool.stats().resets
         for statement in WRITES:

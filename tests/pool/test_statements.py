@@ -33,6 +33,13 @@ def test_no_disguise_makes_a_change_look_clean(disguise: str) -> None:
         assert effect_of(disguise.format(lower(change))) is not Effect.NONE, change
 
 
+@pytest.mark.parametrize("function", ["query_to_xml", "query_to_xml_and_xmlschema", "xpath_table"])
+def test_functions_that_run_a_text_are_changes_also_where_the_test_s_server_has_none(function: str) -> None:
+    assert effect_of(f"SELECT {function}($1)") is Effect.DIRTY
+    assert effect_of(f"SELECT {function}('SELECT 1')") is Effect.DIRTY
+    assert effect_of(f"SELECT {function}('SELECT setseed(1)')") is Effect.RUINOUS
+
+
 @settings(max_examples=300, deadline=None)
 @given(with_a_change_in_it())
 def test_a_change_among_clean_statements_is_a_change(text: str) -> None:
@@ -53,6 +60,9 @@ WHOLE = [
     "SELECT $$;--$$;",
     "SELECT $a$/*$$;$a$;",
     "SELECT E'\\'--';",
+    "SELECT E'a' -- '\n'\\'--';",
+    "SELECT U&'\\0061--';",
+    "SELECT a$b$, 1 FROM (SELECT 2 AS a$b$) AS c;",
     'SELECT 1 AS "--";',
     "SELECT '\\';",
     "SELECT ';', '';",
