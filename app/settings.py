@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     pool_health_check_interval: SecondsOrZero = 15.0
     """Idle connections are probed this often, in seconds; 0 turns probing off."""
     pool_validate_after: SecondsOrZero = 1.0
-    """A connection idle for longer, in seconds, is validated before it is lent."""
+    """A connection whose server has not answered for longer, in seconds, is validated before it is lent."""
     pool_leak_threshold: SecondsOrZero = 30.0
     """A connection held longer, in seconds, is reported with who holds it; 0 turns that off."""
     pool_reset: Annotated[Literal["dirty", "always", "never"], BeforeValidator(_lower)] = "dirty"

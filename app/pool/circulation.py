@@ -51,6 +51,7 @@ _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
 _READ_ONLY = "25006"
 
 
+_PARTING = {Status.IDLE: 0, Status.IN_USE: 2}
 _OPEN, _IDLE, _IN_USE = State.OPEN, Status.IDLE, Status.IN_USE  # looked up for every request
 
 
@@ -192,8 +193,6 @@ class Circulation(Books):
         if pooled.overdue:
             self.leaks.returned_late(pooled, now)
         pooled.idle_since = now
-        if pooled.borrowed_at > self.suspect_since:
-            pooled.heard_of_at = now
         at_rest = driver.settle(pooled.connection)
         if not at_rest or pooled.needs_care or pooled.busy or self.resets_every_time:
             self._take_care(pooled)
@@ -256,9 +255,10 @@ class Circulation(Books):
             self.discard(pooled, "return_failed")
             return
         pooled.forget_borrower()
+        now = monotonic()
         if answered:
-            pooled.heard_of_at = monotonic()
-        self.offer(pooled)
+            pooled.heard_of_at = now
+        self.offer(pooled, now)
 
     def note_failure(self, pooled: PooledConnection, error: BaseException) -> None:
         """Learn from what a borrower's call raised."""
@@ -293,9 +293,9 @@ class Circulation(Books):
 
     # -- a connection is free ----------------------------------------------------------------------
 
-    def offer(self, pooled: PooledConnection) -> None:
+    def offer(self, pooled: PooledConnection, now: float | None = None) -> None:
         """To the head of the queue, or else to the idle ones; out, if its time has come."""
-        now = monotonic()
+        now = monotonic() if now is None else now
         reason = self._objection_to(pooled, now)
         if reason is not None:
             self.discard(pooled, reason)
@@ -306,7 +306,8 @@ class Circulation(Books):
 
     def _pass_on(self, pooled: PooledConnection, now: float) -> None:
         if self.queue.length and not self.suspended:
-            if pooled.heard_of_at <= self.suspect_since:
+            heard_of_at = pooled.heard_of_at
+            if now - heard_of_at > self.validate_after or heard_of_at <= self.suspect_since:
                 self._check(pooled)
                 return
             pooled.status = _IN_USE
@@ -331,7 +332,7 @@ class Circulation(Books):
                 break
             pooled = self.idle.pop()
             if self._is_fresh(pooled, now) or self._objection_to(pooled, now):
-                self.offer(pooled)
+                self.offer(pooled, now)
             else:
                 self._check(pooled)
         self.opener.pump()
@@ -358,16 +359,16 @@ class Circulation(Books):
             self.discard(pooled, "failed_check")
         else:
             self.checking.discard(pooled)
-            pooled.heard_of_at = monotonic()
+            pooled.heard_of_at = now = monotonic()
             self._note_role(as_asked_for)
             if self.last_error is not None and fault_of(self.last_error).absent:
                 self.opener.hasten()
-            self.offer(pooled)
+            self.offer(pooled, now)  # fresh at this instant, however short `validate_after` is
         finally:
             hedge.cancel()
 
     async def _ask(self, pooled: PooledConnection) -> bool:
-        """See that the session answers, and renew what it has cached if that is old, `init`'s codecs included.
+        """See that the session answers, and renew what it has cached if that is old, with `init`'s codecs.
         Whether the server is still what the pool asks for."""
         if pooled.outdated:
             generation = self.generation
@@ -420,7 +421,7 @@ class Circulation(Books):
         if not looking or coming or self.sessions < self.config.max_size:
             return
         if self.idle or not any(pooled.retire_reason for pooled in self.members):
-            self.retire(self.coldest(1), "read_only")
+            self.retire(self.coldest()[:1], "read_only")
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -450,9 +451,9 @@ class Circulation(Books):
         self.members.add(pooled)
         connection.add_termination_listener(partial(self._lost, pooled))
         self.report("debug", "connection_opened", seconds=seconds)
-        if self.sessions > self.config.max_size:  # which was higher when the attempt began
+        if self.surplus():  # the maximum was higher when the attempt began
             pooled.retire("resized")
-        self.offer(pooled)
+        self.offer(pooled, now)
 
     def _lifetime(self) -> float:
         if not self.config.max_lifetime:
@@ -532,11 +533,17 @@ class Circulation(Books):
         self.report("info", "connections_expired", why=why)
         self.retire(tuple(self.members), "expired")
 
-    def coldest(self, number: int) -> list[PooledConnection]:
-        """Those to part with first: idle ones, longest idle first; in use ones last."""
-        others = [pooled for pooled in self.members if pooled.status is not _IDLE]
-        others.sort(key=lambda pooled: pooled.status is _IN_USE)
-        return [*self.idle, *others][:number]
+    def coldest(self) -> list[PooledConnection]:
+        """Who is not on its way out already, in the order in which to part with them: idle ones, longest idle
+        first; those in use last."""
+        staying = [pooled for pooled in self.members if pooled.retire_reason is None]
+        staying.sort(key=lambda pooled: (_PARTING.get(pooled.status, 1), pooled.idle_since))
+        return staying
+
+    def surplus(self) -> list[PooledConnection]:
+        """Those to part with for there to be no more than the maximum."""
+        staying = self.coldest()
+        return staying[: max(len(staying) - self.config.max_size, 0)]
 
     def retire(self, members: Iterable[PooledConnection], reason: str) -> None:
         """Close these: idle ones at once, the rest when they come back."""

@@ -12,12 +12,33 @@ ResetPolicy = Literal["dirty", "always", "never"]
 
 _NAMED_RESETS = ("dirty", "always", "never")
 
+# Seconds, thirty years: what is longer is a mistake, and event loops cannot add it to their clocks.
+_LONGEST = 1e9
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise TypeError when it is no number, ValueError when nobody can wait so long: below 0, not finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not 0 <= value <= _LONGEST:
+        raise ValueError(
+            f"{name} must be at least 0 seconds and finite (at most {_LONGEST:g}), got {value!r}"
+        )
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise TypeError when it is no whole number, ValueError when it is below 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
     """Settings of one pool; times are seconds.
 
-    Raises ValueError, naming the setting, when a value is outside its range.
+    Raises ValueError, naming the setting, when a value is outside its range, TypeError when it is no number.
     """
 
     name: str = "primary"
@@ -51,7 +72,8 @@ class PoolConfig:
     """An idle connection not heard of for this long is probed; 0 turns probing off."""
 
     validate_after: float = 1.0
-    """A connection idle for longer is checked before it is lent; 0 checks at every borrow."""
+    """A connection whose server has not answered for longer is checked before it is lent, also when it goes
+    straight from one borrower to the next; 0 checks at every borrow."""
 
     leak_threshold: float = 30.0
     """A lease held for longer is reported once; 0 turns the report off."""
@@ -76,20 +98,19 @@ class PoolConfig:
         return self.reset == "always" or callable(self.reset)
 
     def __post_init__(self) -> None:
+        for name in ("min_size", "max_size", "max_waiting"):
+            check_count(name, getattr(self, name))
+        for name in ("acquire_timeout", "connect_timeout", *_DURATIONS):
+            check_seconds(name, getattr(self, name))
         if self.max_size < 1:
             raise ValueError(f"max_size must be at least 1, got {self.max_size}")
-        if not 0 <= self.min_size <= self.max_size:
+        if self.min_size > self.max_size:
             raise ValueError(
                 f"min_size must be between 0 and max_size ({self.max_size}), got {self.min_size}"
             )
-        if self.max_waiting < 0:
-            raise ValueError(f"max_waiting must be at least 0, got {self.max_waiting}")
         for name in ("acquire_timeout", "connect_timeout"):
-            if not getattr(self, name) > 0:
+            if not getattr(self, name):
                 raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
-        for name in _DURATIONS:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0 seconds, got {getattr(self, name)}")
         if isinstance(self.reset, str) and self.reset not in _NAMED_RESETS:
             raise ValueError(f"reset must be 'dirty', 'always', 'never' or a hook, got {self.reset!r}")
 

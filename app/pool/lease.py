@@ -319,6 +319,7 @@ class Lease(_Proxy):
             if not await self._may_repeat(pooled, error, Attempt(query, bore_traces)):
                 raise
         else:
+            pooled.heard_of_at = monotonic()
             if part is _ALL:
                 return rows
             if not rows:
@@ -383,21 +384,21 @@ class Lease(_Proxy):
         pooled = self._pooled
         pooled.busy += 1
         try:
-            return await call(pooled.connection)
+            answer = await call(pooled.connection)
         except BaseException as error:
             if not await self._may_repeat(pooled, error, attempt):
                 raise
+        else:
+            pooled.heard_of_at = monotonic()
+            return answer
         finally:
             pooled.busy -= 1
         pooled = self._pooled
-        pooled.busy += 1
         try:
-            return await call(pooled.connection)
+            return await _counted(pooled, call)
         except BaseException as error:
             self._circulation.note_failure(pooled, error)
             raise
-        finally:
-            pooled.busy -= 1
 
     async def _may_repeat(self, pooled: PooledConnection, error: BaseException, attempt: Attempt) -> bool:
         """Let the pool learn from the error. Whether to make the call again, on what is by then this lease's
@@ -410,6 +411,16 @@ class Lease(_Proxy):
         if attempt.query is not None:
             again.changed_by(effect_of(attempt.query))
         return True
+
+
+async def _counted(pooled: PooledConnection, call: Callable[[driver.Session], Awaitable[T]]) -> T:
+    pooled.busy += 1
+    try:
+        answer = await call(pooled.connection)
+    finally:
+        pooled.busy -= 1
+    pooled.heard_of_at = monotonic()
+    return answer
 
 
 def _condition(where: str | None) -> str | None:

@@ -12,7 +12,7 @@ import asyncpg
 
 from app.pool.books import State
 from app.pool.circulation import CLOSE_BOUND, Circulation
-from app.pool.config import Hook, PoolConfig, ResetPolicy
+from app.pool.config import Hook, PoolConfig, ResetPolicy, check_count, check_seconds
 from app.pool.connect import Connector
 from app.pool.connection import Status
 from app.pool.errors import PoolUnavailable
@@ -103,10 +103,11 @@ class Pool(Queries):
 
     async def wait_ready(self, timeout: float) -> None:
         """Wait until one connection stands; raises PoolUnavailable or PoolTimeout after `timeout` seconds."""
+        check_seconds("timeout", timeout)
         deadline = monotonic() + timeout
         while True:
             try:
-                async with self.acquire(timeout=deadline - monotonic()):
+                async with self.acquire(timeout=max(deadline - monotonic(), 0)):
                     return
             except PoolUnavailable as error:
                 if monotonic() + error.retry_after >= deadline:
@@ -116,6 +117,7 @@ class Pool(Queries):
     async def drain(self, timeout: float) -> DrainReport:
         """Refuse new borrowers, serve the queue, wait for leases, close. Cuts off what needs longer than
         `timeout` seconds, and says what that was."""
+        check_seconds("timeout", timeout)
         started = monotonic()
         circulation = self._circulation
         if circulation.state in {State.NEW, State.OPEN}:
@@ -171,8 +173,11 @@ class Pool(Queries):
     def acquire(self, *, timeout: float | None = None) -> Lease:
         """Borrow a connection: `async with` it, or `await` it and `release()` it.
 
-        `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`.
+        `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`, and 0 waits
+        for nobody. Raises TypeError when it is no number, ValueError when it is below 0 or not finite.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         return Lease(self._circulation, timeout)
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
@@ -193,6 +198,9 @@ class Pool(Queries):
         `ahead` others have asked, were let through and will be in the queue before. A refusal is counted
         as if `acquire()` had raised PoolSaturated, and costs next to nothing.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        check_count("ahead", ahead)
         config = self._circulation.config
         return self._circulation.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
 
@@ -204,7 +212,7 @@ class Pool(Queries):
 
     async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
         """Change the bounds. What is idle above the new maximum is closed before this returns, what is
-        in use when it comes back. Raises ValueError as the constructor does."""
+        in use when it comes back. Raises ValueError and TypeError as the constructor does."""
         circulation = self._circulation
         config = circulation.config
         changed = replace(
@@ -213,8 +221,7 @@ class Pool(Queries):
             max_size=config.max_size if max_size is None else max_size,
         )
         circulation.configure(changed)
-        surplus = max(circulation.sessions - changed.max_size, 0)
-        circulation.retire(circulation.coldest(surplus), "resized")
+        circulation.retire(circulation.surplus(), "resized")
         circulation.pump()
         while circulation.closing and circulation.sessions > changed.max_size:
             await circulation.jobs.settle_one(CLOSE_BOUND)

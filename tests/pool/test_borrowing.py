@@ -199,6 +199,41 @@ class TestChecks:
         assert await pid_of_next(pool)
         assert monotonic() - asked_at < 0.3 + 0.5
 
+    @pytest.mark.parametrize("somebody_waits", [False, True])
+    async def test_one_that_was_held_while_its_line_fell_silent_is_checked(
+        self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, somebody_waits: bool
+    ) -> None:
+        monkeypatch.setattr(circulation, "_CHECK_BOUND", 0.2)
+        pool = await make_pool(proxy.dsn, max_size=1, validate_after=0.05, health_check_interval=0)
+        async with pool.acquire() as lease:
+            silent = await lease.fetchval("SELECT pg_backend_pid()")
+            answered_at = monotonic()
+            proxy.silence()
+            await eventually(lambda: monotonic() - answered_at > 0.1)
+            waiter = asyncio.create_task(pid_of_next(pool))
+            if somebody_waits:
+                await eventually(lambda: pool.stats().waiting == 1)
+        assert await waiter != silent
+        assert pool.stats().closed == {"failed_check": 1}
+
+    async def test_only_an_answer_of_the_server_counts_as_one(self, make_pool: MakePool) -> None:
+        pool = await make_pool(max_size=1)
+        [session] = pool._circulation.members
+        heard_of_at = session.heard_of_at
+        await pid_of_next(pool)
+        assert session.heard_of_at == heard_of_at
+        for method in (
+            "execute",
+            "fetch",
+            "fetch",
+            "fetchrow",
+            "fetchval",
+        ):  # the second fetch is the short way
+            async with pool.acquire() as lease:
+                await getattr(lease, method)("SELECT 1")
+            assert session.heard_of_at > heard_of_at
+            heard_of_at = session.heard_of_at
+
     async def test_one_failed_check_makes_every_older_connection_suspect(
         self, make_pool: MakePool, proxy: Proxy, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:

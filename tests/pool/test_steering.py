@@ -1,6 +1,7 @@
 """What an operator can do to a pool while it works, and what it does by itself as time goes by."""
 
 import asyncio
+import random
 from time import monotonic
 
 import pytest
@@ -51,6 +52,33 @@ class TestResize:
             return len(await postgres.backends(application_name=pool.name))
 
         await eventually(lambda: is_equal(sessions(), 2))
+
+    async def test_what_is_closing_already_is_not_closed_twice(self, make_pool: MakePool) -> None:
+        pool = await make_pool(min_size=10, max_size=10)
+        await asyncio.gather(*(pool.resize(min_size=0, max_size=size) for size in (6, 5)))
+        assert pool.get_size() == 5
+        assert pool.stats().closed == {"resized": 5}
+
+    async def test_after_any_resizes_the_smallest_maximum_is_left_whatever_was_in_use(
+        self, make_pool: MakePool
+    ) -> None:
+        pool = await make_pool(min_size=0, max_size=8)
+        dice = random.Random(10)
+        for _ in range(15):
+            await pool.resize(max_size=8)
+            await pids_of_all(pool, 8)
+            closed = pool.stats().closed.get("resized", 0)
+            held = await borrow_all(pool, dice.randrange(9))
+            maxima = [dice.randint(1, 8) for _ in range(dice.randint(1, 5))]
+            resizes = [asyncio.create_task(pool.resize(max_size=maximum)) for maximum in maxima]
+            for lease in held:
+                for _ in range(dice.randrange(3)):
+                    await asyncio.sleep(0)
+                await pool.release(lease)
+            await asyncio.gather(*resizes)
+            await eventually(lambda: at_rest(pool.stats()))
+            assert pool.get_size() == min(maxima), maxima
+            assert pool.stats().closed.get("resized", 0) - closed == 8 - min(maxima), maxima
 
     async def test_connections_in_use_above_it_close_when_they_come_back(self, make_pool: MakePool) -> None:
         pool = await make_pool(min_size=0, max_size=3)
