@@ -12,6 +12,11 @@ from app.pool.connection import PooledConnection
 _SHORTEST, _LONGEST = 0.02, 1.0
 # A look comes at least this often within the shortest of the periods it watches.
 _LOOKS_PER_PERIOD = 4
+# Durations are sorted in so many at a time, and after so many seconds again while there are more than a few. A
+# second's worth at once would stop a busy event loop for longer than a borrower waits on average.
+_FOLDED_AT_ONCE = 1000
+_FEW = 100
+_FOLDING_PAUSE = 0.02
 
 
 class Housekeeping:
@@ -20,6 +25,7 @@ class Housekeeping:
     def __init__(self, circulation: Circulation) -> None:
         self._circulation = circulation
         self._timer: asyncio.TimerHandle | None = None
+        self._folding: asyncio.TimerHandle | None = None
         config = circulation.config
         periods = [
             period
@@ -38,15 +44,15 @@ class Housekeeping:
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._look)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._folding):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._folding = None
 
     def _look(self) -> None:
         self.start()
         now = monotonic()
         circulation = self._circulation
-        circulation.tally.fold()
         circulation.leaks.look(circulation.members, now)
         if circulation.read_only_since is None:  # else nothing could replace them
             circulation.retire([p for p in circulation.members if now >= p.expires_at], "lifetime")
@@ -57,6 +63,14 @@ class Housekeeping:
         if circulation.opener.blocked and circulation.connector.has_new_password():
             circulation.opener.hasten()
         circulation.pump()
+        if self._folding is None:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Sort in some of what was measured; go on soon while there is much."""
+        self._folding = None
+        if self._circulation.tally.fold(_FOLDED_AT_ONCE) > _FEW:
+            self._folding = asyncio.get_running_loop().call_later(_FOLDING_PAUSE, self._fold)
 
     def _surplus(self, now: float) -> list[PooledConnection]:
         """Idle for too long and above the minimum; the coldest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,12 +35,18 @@ class Histogram:
         """`observe(seconds)`. It only keeps the number: sorting it in is `fold()`'s work, which somebody
         must do now and then."""
 
-    def fold(self) -> None:
-        """Sort in what was observed since the last time."""
-        for seconds in self._fresh:
-            self._counts[bisect_left(BOUNDS, seconds)] += 1
-        self._sum += sum(self._fresh)
-        self._fresh.clear()
+    def fold(self, most: int | None = None) -> int:
+        """Sort in what was observed since the last time, the `most` oldest of it or all; how many those were."""
+        durations = sorted(self._fresh[:most])
+        del self._fresh[:most]
+        self._sum += sum(durations)
+        below = 0
+        for bucket, bound in enumerate(BOUNDS):
+            up_to_bound = bisect_right(durations, bound)
+            self._counts[bucket] += up_to_bound - below
+            below = up_to_bound
+        self._counts[-1] += len(durations) - below
+        return len(durations)
 
     @property
     def count(self) -> int:
@@ -79,9 +85,9 @@ class Tally:
         borrowed = self.borrowed
         return max(0.0, 1 - self.opened / borrowed) if borrowed else 0.0
 
-    def fold(self) -> None:
-        for histogram in (self.wait, self.use, self.create):
-            histogram.fold()
+    def fold(self, most: int) -> int:
+        """Sort in at most so many durations of each kind; how many those were."""
+        return sum(histogram.fold(most) for histogram in (self.wait, self.use, self.create))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ async def _collect(dsn: str, plan: Plan) -> list[Turn]:
 
 def _table(rows: Sequence[Row]) -> str:
     head = ("", "borrowers", "µs/op", "x floor", "cpu µs/op", "x floor", "op/s",
-            "wait p50 ms", "p99", "max", "fairness", "op/borrower")  # fmt: skip
+            "wait mean ms", "p50", "p99", "max", "fairness", "op/borrower")  # fmt: skip
     return text_table(head, [_cells(row) for row in rows])
 
 
@@ -94,7 +94,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _waits(row: Row) -> tuple[float | None, ...]:
-    return row.wait_p50_ms, row.wait_p99_ms, row.wait_max_ms
+    return row.wait_mean_ms, row.wait_p50_ms, row.wait_p99_ms, row.wait_max_ms
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from array import array
 from dataclasses import dataclass
+from statistics import fmean
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class Turn:
     operations: int
     wall: float
     client_cpu: float
+    wait_mean: float
     wait_p50: float
     wait_p99: float
     wait_max: float
@@ -101,6 +103,7 @@ def _turn(name: str, borrowers: int, wall: float, cpu: float, waits: Sequence[ar
         operations=len(merged),
         wall=wall,
         client_cpu=cpu,
+        wait_mean=fmean(merged),
         wait_p50=quantile(merged, 0.5),
         wait_p99=quantile(merged, 0.99),
         wait_max=merged[-1],

@@ -30,6 +30,7 @@ class Row:
     cpu_us_per_operation: float
     cpu_times_floor: float
     operations_per_second: float
+    wait_mean_ms: float | None
     wait_p50_ms: float | None
     wait_p99_ms: float | None
     wait_max_ms: float | None
@@ -65,6 +66,9 @@ class Report:
         for (peer, bound), borrowers in product(((ASYNCPG, 0.1), (PSYCOPG, 0.5)), CROWDED):
             wait = self._ratio(_wait_p99, OURS, peer, borrowers)
             yield at_most(bound, f"p99 wait / {peer.name}'s", _at(borrowers), wait)
+        for borrowers in CROWDED:
+            spread = median(turn.wait_p99 / turn.wait_mean for turn in self._of(OURS, borrowers))
+            yield at_most(3, "p99 wait / mean wait", _at(borrowers), spread)
 
     def _row(self, implementation: Implementation, borrowers: int) -> Row:
         turns = self._of(implementation, borrowers)
@@ -84,6 +88,7 @@ class Report:
             cpu_us_per_operation=typical(_cpu),
             cpu_times_floor=self._ratio(_cpu, implementation, FLOOR, borrowers),
             operations_per_second=typical(lambda turn: turn.operations / turn.wall),
+            wait_mean_ms=milliseconds(typical(lambda turn: turn.wait_mean)),
             wait_p50_ms=milliseconds(typical(lambda turn: turn.wait_p50)),
             wait_p99_ms=milliseconds(typical(_wait_p99)),
             wait_max_ms=milliseconds(max(turn.wait_max for turn in turns)),

@@ -2,9 +2,14 @@
 
 import asyncio
 import json
+from bisect import bisect_left
+from collections import Counter
 from dataclasses import FrozenInstanceError, asdict
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.pool.stats import BOUNDS, Histogram
 from tests.pool.balance import assert_balanced
@@ -103,3 +108,31 @@ def test_a_bucket_counts_up_to_its_bound() -> None:
     assert snapshot.counts == (2, 1, *[0] * (len(BOUNDS) - 3), 1, 1)
     assert snapshot.count == 5
     assert len(snapshot.counts) == len(snapshot.bounds) + 1
+
+
+@given(st.lists(st.one_of(st.floats(0, 20), st.sampled_from(BOUNDS))), st.integers(1, 5))
+def test_sorted_in_a_few_at_a_time_they_are_the_same(durations: list[float], most: int) -> None:
+    histogram = Histogram()
+    for seconds in durations:
+        histogram.observe(seconds)
+    while folded := histogram.fold(most):
+        assert folded <= most
+        assert histogram.count == len(durations)
+    snapshot = histogram.snapshot()
+    expected = Counter(bisect_left(BOUNDS, seconds) for seconds in durations)
+    assert snapshot.counts == tuple(expected[bucket] for bucket in range(len(BOUNDS) + 1))
+    assert snapshot.sum == pytest.approx(sum(durations))
+
+
+async def test_a_busy_second_is_not_sorted_in_at_once(make_pool: MakePool) -> None:
+    pool = await make_pool(health_check_interval=0.1)  # looked after a few times a second
+    waiting = pool._circulation.tally.wait._fresh
+    waiting.extend([0.001] * 5000)
+    left = [len(waiting)]
+
+    def nothing_left() -> bool:
+        left.append(len(waiting))
+        return not waiting
+
+    await eventually(nothing_left, interval=0)
+    assert max(before - after for before, after in pairwise(left)) <= 1000
