@@ -183,6 +183,7 @@ async def finish_cancelling(connection: Session, timeout: float, unsent_timeout:
     """
     if not is_cancelling(connection):
         return
+    drop_cancel_once_answered(connection)
     if unsent_timeout is not None and unsent_timeout > timeout:
         answers = [answer for _, answer, _ in _cancels(connection)]
         if answers:
@@ -190,7 +191,7 @@ async def finish_cancelling(connection: Session, timeout: float, unsent_timeout:
         unsent = [answer for _, answer, sent in _cancels(connection) if not (sent or answer.done())]
         if unsent:
             await asyncio.wait(unsent, timeout=unsent_timeout - timeout)
-        timeout = _LAST_WORD
+        timeout = _LAST_WORD if all(answer.done() for answer in answers) else 0.0
     if not connection.is_closed():
         await connection._protocol._wait_for_cancellation(timeout)
 

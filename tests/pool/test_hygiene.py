@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import io
+import re
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -82,6 +83,8 @@ async def by_cursor_of_a_statement(lease: Lease, statement: str) -> None:
             pass
 
 
+# The borrower itself sees nothing of this: what asyncpg believes to be prepared is prepared again.
+FORGETS_STATEMENTS = re.compile("EALLOCATE|DISCARD ALL")
 METHODS: dict[str, Callable[[Lease, str], Awaitable[object]]] = {
     "execute": lambda lease, statement: lease.execute(statement),
     "fetch": lambda lease, statement: lease.fetch(statement),
@@ -106,7 +109,9 @@ class TestSql:
         for statement in (change, lower(change), f"BEGIN; {change}; COMMIT"):
             async with pool.acquire() as lease:
                 await asyncio.gather(lease.execute(statement), return_exceptions=True)
-                if statement is change:  # else it is none, or misspelt
+                if statement is change and not FORGETS_STATEMENTS.search(
+                    change
+                ):  # else it is none, or misspelt
                     assert await outcome(lease.fetchval(SESSION)) != fresh
             assert await session_of_next(pool) == fresh, statement
 
