@@ -11,7 +11,7 @@ from typing import Literal
 import asyncpg
 
 from app.database import MigrationError, PoolOversized
-from app.database.connecting import Role, connect_options, dsn
+from app.database.connecting import Role, check, connect_options, dsn, with_remedy
 from app.database.schema import schema_state
 from app.database.sizing import read_capacity, size_pool
 from app.dsn import without_secrets
@@ -55,9 +55,9 @@ class Finding:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, one finding after the other; what cannot be reached is a finding too.
 
-    Raises SettingsError when there is no database to look at.
+    Raises SettingsError when there is no database to look at, or none that could ever be reached.
     """
-    dsn(settings)
+    check(settings)
     for warning in settings.warnings:
         yield Finding("settings", "warn", warning)
     if not settings.warnings:
@@ -70,7 +70,9 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def sizing_report(settings: Settings) -> str:
-    """What the server has and what all instances may ask for. Raises Unreachable, PoolOversized."""
+    """What the server has and what all instances may ask for. Raises Unreachable, PoolOversized,
+    SettingsError."""
+    check(settings)
     connection = await _connect(settings, "primary")
     try:
         capacity = await read_capacity(connection)
@@ -112,7 +114,7 @@ async def _connect(settings: Settings, role: Role, **options: str) -> asyncpg.Co
         return await Connector(url, settings.pool_connect_timeout, None, options).connect()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         fault = fault_of(error)
-        what = f"{fault.name.replace('_', ' ')}: {type(error).__name__}: {error}; {fault.advice}"
+        what = f"{fault.name.replace('_', ' ')}: {type(error).__name__}: {with_remedy(str(error))}; {fault.advice}"
         raise Unreachable(f"{without_secrets(url)}: {what}", fault) from error
 
 

@@ -9,47 +9,124 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+from app import parameters
 
-_CHOICES = {"sslmode": SSL_MODES, "target_session_attrs": SESSION_ATTRS}
+_WRITE_AS_HEX = "must write '@', '#', '/', '?' and '%' inside the password as %XX"
 _SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
 _HIGHEST_PORT = 65535
 
 
 def fault(dsn: str) -> str | None:
     """Say what must change in `dsn`, or None where the driver can use it."""
+    return next(iter(faults(dsn)), None)
+
+
+def faults(dsn: str) -> list[str]:
+    """Everything that must change in `dsn`: the first fault of its form or, if there is none, one for each
+    of its parameters."""
     try:
+        dsn.encode()
         url = urlsplit(dsn)
+    except UnicodeEncodeError:
+        return ["must be text in UTF-8"]
     except ValueError:
         # Of several hosts only the first may be in brackets: so says Python since its fix of CVE-2025-0938.
-        return "must be a URL; write special characters of the password as %XX, and an IPv6 address first"
-    if url.scheme not in {"postgresql", "postgres"}:
-        return "must start with postgresql:// or postgres://"
-    if url.fragment or url.netloc.count("@") > 1 or "@" in url.path:
-        return "must write '@', '#', '/', '?' and '%' inside the password as %XX"
-    return _fault_of_hosts(url) or _fault_of_parameters(url.query)
-
-
-def _fault_of_hosts(url: SplitResult) -> str | None:
-    for host_and_port in _host_list(url):
-        _, port = _split_port(host_and_port)
-        if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= _HIGHEST_PORT):
-            return f"must name ports from 1 to {_HIGHEST_PORT}, and write '/' in a password as %2F"
-    return None
-
-
-def _fault_of_parameters(query: str) -> str | None:
+        return ["must be a URL; write special characters of the password as %XX, and an IPv6 address first"]
+    if problem := _fault_of_form(dsn, url):
+        return [problem]
     try:
-        parameters = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        given = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
     except ValueError:
-        return "must end in ?name=value&name=value"
-    for name, allowed in _CHOICES.items():
-        if name in parameters and parameters[name] not in allowed:
-            return f"must have {name} one of: {', '.join(allowed)}"
+        return ["must end in ?name=value&name=value"]
+    found = [said for name, value in dict(given).items() if (said := parameters.fault(name, value))]
+    if found and "@" in url.query:  # perhaps the rest of a password: then no name of it may be shown
+        return [_WRITE_AS_HEX]
+    return [*found, *_faults_of_agreement(url, dict(given))]
+
+
+def _fault_of_form(dsn: str, url: SplitResult) -> str | None:
+    if url.scheme not in {"postgresql", "postgres"}:
+        hint = ", without a driver's name" if _DRIVER.match(dsn) else ""
+        return f"must start with postgresql:// or postgres://{hint}"
+    if url.fragment or url.netloc.count("@") > 1 or "@" in url.path:
+        return _WRITE_AS_HEX
+    if "\0" in unquote(dsn):
+        return "must not contain %00"
+    return _fault_of_hosts(_host_list(url))
+
+
+_DRIVER = re.compile(r"(jdbc:|prisma\+)?postgres(ql)?(\+[a-z0-9_]+)?:", re.IGNORECASE)
+
+
+def _fault_of_hosts(hosts: list[str]) -> str | None:
+    for host_and_port in hosts:
+        host, port = _split_port(host_and_port)
+        if port and not _is_port(port):
+            return f"must name ports from 1 to {_HIGHEST_PORT}, and write '/' in a password as %2F"
+        if not host:
+            return "must name a host before and after each ',' and before each ':'"
+        if not host.startswith("/") and not _is_host_name(host):
+            return "must name hosts as DNS does, or by their address"
     return None
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) <= _HIGHEST_PORT
+
+
+def _is_host_name(host: str) -> bool:
+    """Whether it can be looked up at all: Python raises UnicodeError when it cannot be written for DNS."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host.isprintable() and " " not in host
+
+
+def _faults_of_agreement(url: SplitResult, given: dict[str, str]) -> Iterator[str]:
+    """Yield what asyncpg would drop or trip over, though each parameter is right alone."""
+    in_front = {
+        "host": bool(_host_list(url)),
+        "port": bool(_host_list(url)),
+        "user": bool(_login(url)[0]),
+        "password": bool(_login(url)[1]),
+        "dbname": bool(url.path.strip("/")),
+        "database": bool(url.path.strip("/")),
+    }
+    for name, already in in_front.items():
+        if already and name in given:
+            yield f"must not have {name}: it is in front of the '?' already, and that counts"
+    hosts = given["host"].split(",") if given.get("host") else []
+    if fault_of_hosts := _fault_of_hosts([] if in_front["host"] else hosts):
+        yield fault_of_hosts
+    ports = given["port"].split(",") if given.get("port") else []
+    if not in_front["port"] and not (all(map(_is_port, ports)) and len(ports) in {0, 1, len(hosts)}):
+        yield f"must have as port one number from 1 to {_HIGHEST_PORT}, or one for each host"
+    least, most = (given.get(f"ssl_{end}_protocol_version", "") for end in ("min", "max"))
+    if least and most and least > most:
+        yield "must not have ssl_min_protocol_version above ssl_max_protocol_version"
+
+
+def _login(url: SplitResult) -> tuple[str, str]:
+    user, _, password = url.netloc.rpartition("@")[0].partition(":")
+    return user, password
+
+
+def server_settings(dsn: str) -> dict[str, str]:
+    """The settings of the session that the driver takes from `dsn` and sends along when it connects."""
+    return {
+        name: value for name, value in parse_qsl(urlsplit(dsn).query) if parameters.is_server_setting(name)
+    }
+
+
+def without_server_settings(dsn: str) -> str:
+    """`dsn` for a server that takes no settings when one connects."""
+    front, _, query = dsn.partition("?")
+    kept = [part for part in query.split("&") if not server_settings(f"postgresql://?{part}")]
+    return f"{front}?{'&'.join(kept)}" if any(kept) else front
 
 
 def without_secrets(dsn: str) -> str:
@@ -86,10 +163,11 @@ def may_fall_back_to_plaintext(dsn: str) -> bool:
     libpq's own default, `prefer`, is silent about it; `disable` is somebody's decision.
     """
     url = urlsplit(dsn)
-    parameters = dict(parse_qsl(url.query))
-    if parameters.get("sslmode", "prefer") not in {"allow", "prefer"}:
+    given = dict(parse_qsl(url.query))
+    usual = "verify-full" if given.get("sslrootcert") == "system" else "prefer"
+    if given.get("sslmode", usual) not in {"allow", "prefer"}:
         return False
-    hosts = _host_list(url) or parameters.get("host", "").split(",")
+    hosts = _host_list(url) or given.get("host", "").split(",")
     return not all(_is_local(_split_port(host)[0]) for host in hosts)
 
 

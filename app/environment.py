@@ -6,6 +6,8 @@ Works on any pydantic-settings model whose field names are the lower-case variab
 from __future__ import annotations
 
 import functools
+import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -50,26 +52,40 @@ def _take_secrets_from_files(
     """Add secrets named by `<NAME>_FILE`, or lying in the secrets directory, to `values`."""
     default = model.model_fields["secrets_dir"].default
     directory = Path(values.get("secrets_dir", default))
-    if "secrets_dir" in values and not directory.is_dir():
-        yield _fault("secrets_dir", f"={directory}: must be a directory")
+    if "secrets_dir" in values and not os.path.isdir(directory):  # noqa: PTH112 - it raises nothing
+        yield _fault("secrets_dir", f"={shown(directory)}: must be a directory")
     for name in _secret_fields(model):
         named = variables.get(f"{name}_file")
         if named and name in values:
             yield _fault(name, f": set either it or {name.upper()}_FILE, not both")
-        elif named or (name not in values and (directory / name).is_file()):
+        elif named or (name not in values and os.path.isfile(directory / name)):  # noqa: PTH113 - the same
             path = Path(named) if named else directory / name
             try:
                 values[name] = read_secret(path)
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or "not text"
-                yield _fault(name, f"_FILE={path}: cannot be read ({reason})")
+                yield _fault(name, f"_FILE={shown(path)}: cannot be read ({reason})")
     password = directory / "database_password"
-    if "database_password_file" not in values and password.is_file():
+    if "database_password_file" not in values and not unreadable(password):
         values["database_password_file"] = password
 
 
+def unreadable(path: Path) -> str | None:
+    """Why this process cannot read the file `path`; None if it can."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a file"
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    except ValueError:  # no path at all: a NUL in it
+        return "not a path"
+    return None
+
+
 def read_secret(path: Path) -> str:
-    """Give the text of a secret file without the line end that editors leave. Raises OSError."""
+    """Give the text of a secret file without the line end that editors leave. Raises OSError, ValueError."""
     return path.read_text(encoding="utf-8").rstrip("\r\n")
 
 
@@ -104,15 +120,16 @@ def _faults_in(
         allowed = str(context["error"])
     else:
         allowed = f"must be {allowed_values(model, name)}"
-    value = "" if name in _secret_fields(model) else f"={_shown(values[name])}"
-    return [_fault(name, f"{value}: {allowed}")]
+    value = "" if name in _secret_fields(model) else f"={shown(values[name])}"
+    return [_fault(name, f"{value}: {line}") for line in allowed.splitlines()]
 
 
 def _fault(name: str, text: str) -> Fault:
     return Fault(frozenset({name}), f"{name.upper()}{text}")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """`value` for a line: without control characters, and not too long."""
     text = str(value)
     shown = text if text.isprintable() and " " not in text else repr(text)
     return shown if len(shown) <= _LONGEST_VALUE_SHOWN else f"{shown[:_LONGEST_VALUE_SHOWN]}..."

@@ -16,7 +16,7 @@ import structlog
 from fastapi import FastAPI
 
 from app import ledger
-from app.database import Database, PoolOversized
+from app.database import Database, PoolOversized, connecting
 from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, traces
 from app.settings import Settings, SettingsError
 from app.web import dependencies, docs_page, pool_pages, probes, problems
@@ -96,6 +96,7 @@ def create_app(settings: Settings | None = None) -> Service:
 def _parts(settings: Settings, service: Service) -> State:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
+    connecting.check(settings)
     database = Database(settings, on_event=log_pool_event)
     drain = Drain(settings.drain_timeout)
     loop_lag = LoopLag()

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -51,14 +50,18 @@ def _lower(value: object) -> object:
 
 
 def _usable_dsn(value: SecretStr) -> SecretStr:
-    if problem := dsn.fault(value.get_secret_value()):
-        raise ValueError(problem)
+    if problems := dsn.faults(value.get_secret_value()):
+        raise ValueError("\n".join(problems))
     return value
 
 
 def _readable_file(path: Path) -> Path:
-    if not (path.is_file() and os.access(path, os.R_OK)):
+    if environment.unreadable(path):
         raise ValueError("must be a file that this process can read")
+    try:
+        environment.read_secret(path)
+    except ValueError as error:
+        raise ValueError("must be a file of text in UTF-8") from error
     return path
 
 
@@ -122,6 +125,10 @@ class Settings(BaseSettings):
     """Standing wait in seconds above which the excess is shed; 0 turns shedding off."""
     pool_connect_timeout: Seconds = 5.0
     """Longest wait in seconds for each host of the URL."""
+    pool_keepalive: Annotated[int, Field(ge=1, le=7200)] = 10
+    """A silent TCP connection is probed after so many seconds, from this side and from the server's."""
+    pool_pgbouncer: Annotated[Literal["auto", "on", "off"], BeforeValidator(_lower)] = "auto"
+    """`on` for a pooler that refuses startup parameters: sessions are set up by `SET` instead."""
     pool_idle_timeout: SecondsOrZero = 30.0
     """Connections above the minimum are closed after so many idle seconds; 0 keeps them."""
     pool_max_lifetime: SecondsOrZero = 1800.0

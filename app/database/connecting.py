@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote_plus, urlsplit
@@ -10,7 +10,12 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import asyncpg
 from pydantic import SecretStr
 
+from app.database import tls
+from app.database.given import Given
+from app.dsn import server_settings, without_server_settings
 from app.environment import read_secret
+from app.pool import Connector
+from app.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 from app.settings import Settings, SettingsError
 
 Role = Literal["primary", "replica"]
@@ -19,53 +24,82 @@ Role = Literal["primary", "replica"]
 # failover; of several hosts, reads rather leave it alone.
 _WANTED = {"primary": "read-write", "replica": "prefer-standby"}
 
-# What libpq takes in a URL and asyncpg would hand on to the server as a setting, which then refuses
-# every connection. (https://www.postgresql.org/docs/18/libpq-connect.html, section 32.1.2)
-_LIBPQ_ONLY = """
-channel_binding connect_timeout fallback_application_name gssdelegation gssencmode hostaddr keepalives
-keepalives_count keepalives_idle keepalives_interval load_balance_hosts max_protocol_version
-min_protocol_version oauth_client_id oauth_client_secret oauth_issuer oauth_scope replication
-require_auth requirepeer requiressl scram_client_key scram_server_key servicefile sslcertmode
-sslcompression sslkeylogfile sslsni tcp_user_timeout
-"""
-_INSTEAD = {"connect_timeout": "POOL_CONNECT_TIMEOUT is there for that"}
-
 # Milliseconds. A busy backend looks this often whether its client is still there, so that a killed
 # service does not keep its locks until the statement ends.
 _CLIENT_CHECK_INTERVAL = 1000
-_CLIENT_CHECK_SINCE = (14,)  # PostgreSQL
+_CLIENT_CHECK_SINCE = 14  # PostgreSQL
+_USER_TIMEOUT_SINCE = 12
+
+_REFUSES_STARTUP_PARAMETERS = "unsupported startup parameter"
+_REMEDY = "a pooler is in between: POOL_PGBOUNCER=on sends nothing that it refuses"
 
 
 def dsn(settings: Settings, role: Role = "primary") -> str:
-    """The URL of a database.
-
-    Raises SettingsError when it is not set, or asks for what only libpq can do: a line for each fault.
-    """
-    name = "database_url" if role == "primary" else "database_replica_url"
-    secret: SecretStr | None = getattr(settings, name)
+    """The URL of a database, as the driver is to get it. Raises SettingsError when it is not set."""
+    secret: SecretStr | None = getattr(settings, _variable(role).lower())
     if secret is None:
-        raise SettingsError(f"{name.upper()}: required here")
+        raise SettingsError(f"{_variable(role)}: required here")
     url = secret.get_secret_value()
-    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    faults = [
-        f"{name.upper()}: asyncpg does not know libpq's {unknown}; {_INSTEAD.get(unknown, 'leave it out')}"
-        for unknown in sorted(given.keys() & _LIBPQ_ONLY.split())
-    ]
-    if faults:
-        raise SettingsError("\n".join(faults))
-    return url
+    return without_server_settings(url) if settings.pool_pgbouncer == "on" else url
 
 
-def connect_options(settings: Settings, role: Role = "primary") -> dict[str, Any]:
-    """What `asyncpg.connect()` takes besides the URL (typed Any there as well).
+def check(settings: Settings) -> None:
+    """Raise SettingsError, a line for each fault, if no connection could ever be made with them.
 
-    The timeouts go with the connection's first packet, so not even its first statement runs without.
+    That is what a look at the variables alone cannot find: files that they name, and what asyncpg takes from
+    elsewhere (`PG*` variables, service and password files, HOME).
     """
-    limits = {name: str(milliseconds(limit)) for name, limit in session_limits(settings).items()}
-    options: dict[str, Any] = {
-        "command_timeout": settings.command_timeout,
-        "server_settings": {"application_name": settings.service_name, **limits},
-    }
+    faults = list(_faults_of(settings, "primary"))
+    if settings.database_replica_url is not None:
+        faults += _faults_of(settings, "replica")
+    if faults:
+        raise SettingsError("\n".join(dict.fromkeys(faults)))
+
+
+def _faults_of(settings: Settings, role: Role) -> Iterator[str]:
+    variable = _variable(role)
+    url = dsn(settings, role)
+    if settings.pool_pgbouncer == "on" and "options" in _settings_in_url(settings, role):
+        yield f"{variable}: must not have options with POOL_PGBOUNCER=on; write ?name=value"
+    try:
+        given = Given(url, variable)
+    except SettingsError as error:
+        yield str(error)
+        return
+    faults = list(given.faults(password_from_elsewhere=settings.database_password_file is not None))
+    faults += tls.faults(given)
+    yield from faults
+    if not faults:
+        try:
+            Connector(url, 1, None, connect_options(settings, role), keepalive=1)
+        except Exception as error:  # noqa: BLE001 - asyncpg lets through whatever it meets
+            # Its own words may hold a secret.
+            yield f"{variable}: cannot be used by asyncpg ({type(error).__name__})"
+
+
+def _variable(role: Role) -> str:
+    return "DATABASE_URL" if role == "primary" else "DATABASE_REPLICA_URL"
+
+
+def _settings_in_url(settings: Settings, role: Role) -> dict[str, str]:
+    secret: SecretStr | None = getattr(settings, _variable(role).lower())
+    return server_settings(secret.get_secret_value()) if secret else {}
+
+
+def connect_options(
+    settings: Settings, role: Role = "primary", *, other: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What `asyncpg.connect()` takes besides the URL (typed Any there as well); `other` settings of the
+    session win over the service's.
+
+    The timeouts go with the connection's first packet, so not even its first statement runs without. Where
+    a pooler takes none (POOL_PGBOUNCER=on), `prepare_session()` sets them.
+    """
+    options: dict[str, Any] = {"command_timeout": settings.command_timeout}
+    if settings.pool_pgbouncer != "on":
+        options["server_settings"] = _own_settings(settings, other)
+    if (context := tls.context(Given(dsn(settings, role), _variable(role)))) is not None:
+        options["ssl"] = context
     url = dsn(settings, role)
     if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
         options["target_session_attrs"] = _WANTED[role]
@@ -93,15 +127,73 @@ def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-async def look_after_clients(connection: asyncpg.Connection) -> None:
-    """Have the server notice when its client is gone (the pool's `init`, one round trip).
+def prepare_session(
+    settings: Settings, role: Role = "primary", *, other: Mapping[str, str] | None = None
+) -> Callable[[asyncpg.Connection], Awaitable[None]]:
+    """What is done with every new session and after each reset (the pool's `init`): one round trip.
 
-    Not given at connect: a server older than 14 would refuse the connection.
+    The server is told to notice when its client is gone. Through a pooler (POOL_PGBOUNCER=on) its client is
+    the pooler, which has settings of its own for that; the session is told its limits and its name instead.
     """
-    if connection.get_server_version() < _CLIENT_CHECK_SINCE:
-        return
-    with suppress(asyncpg.InvalidParameterValueError):  # on Windows and old macOS it cannot look
-        await connection.execute(f"SET client_connection_check_interval = {_CLIENT_CHECK_INTERVAL}")
+    if settings.pool_pgbouncer == "on":
+        values = {**_settings_in_url(settings, role), **_own_settings(settings, other)}
+        calls = (
+            f"pg_catalog.set_config({quoted(name)}, {quoted(value)}, false)" for name, value in values.items()
+        )
+        statement = f"SELECT {', '.join(calls)}"
+
+        async def set_up(connection: asyncpg.Connection) -> None:
+            await connection.execute(statement)
+
+        return set_up
+
+    async def look_after_client(connection: asyncpg.Connection) -> None:
+        statements = looking_after_client(connection.get_server_version().major, settings.pool_keepalive)
+        try:
+            await connection.execute(statements)
+        except asyncpg.PostgresError:
+            # On Windows and old macOS a server cannot look; what resembles PostgreSQL may know none of it.
+            if connection.is_closed():
+                raise
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+
+    return look_after_client
+
+
+def looking_after_client(server: int, keepalive: int) -> str:
+    """Statements that have the server end a session whose client fell silent, idle or in a statement.
+
+    Not given at connect: an older server would refuse the connection. Over a unix socket PostgreSQL takes
+    and ignores them. The last may fail on some platforms, when the others are committed already.
+    """
+    settings = {
+        "tcp_keepalives_idle": keepalive,
+        "tcp_keepalives_interval": KEEPALIVE_INTERVAL,
+        "tcp_keepalives_count": KEEPALIVE_PROBES,
+    }
+    if server >= _USER_TIMEOUT_SINCE:
+        settings["tcp_user_timeout"] = TCP_USER_TIMEOUT * 1000
+    statements = ["BEGIN", *(f"SET {name} = {value}" for name, value in settings.items()), "COMMIT"]
+    if server >= _CLIENT_CHECK_SINCE:
+        statements.append(f"SET client_connection_check_interval = {_CLIENT_CHECK_INTERVAL}")
+    return "; ".join(statements)
+
+
+def with_remedy(reason: str) -> str:
+    """Why no connection can be made and, where a variable would help, which."""
+    return f"{reason} ({_REMEDY})" if _REFUSES_STARTUP_PARAMETERS in reason else reason
+
+
+def quoted(text: str) -> str:
+    """`text` as an SQL literal, right under any `standard_conforming_strings` (as PQescapeLiteral)."""
+    literal = "'" + text.replace("'", "''") + "'"
+    return " E" + literal.replace("\\", "\\\\") if "\\" in text else literal
+
+
+def _own_settings(settings: Settings, other: Mapping[str, str] | None) -> dict[str, str]:
+    limits = {name: str(milliseconds(limit)) for name, limit in session_limits(settings).items()}
+    return {"application_name": settings.service_name, **limits, **(other or {})}
 
 
 def _names_a_role(url: str) -> bool:

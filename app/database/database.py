@@ -15,7 +15,7 @@ from app.database.connecting import (
     Role,
     connect_options,
     dsn,
-    look_after_clients,
+    prepare_session,
     session_limits,
 )
 from app.database.deadlines import DeadlineConnection
@@ -192,7 +192,8 @@ class Database:
             validate_after=settings.pool_validate_after,
             leak_threshold=settings.pool_leak_threshold,
             reset=settings.pool_reset,
-            init=look_after_clients,
+            init=prepare_session(settings, role),
+            keepalive=settings.pool_keepalive,
             on_event=on_event,
             **connect_options(settings, role),
         )

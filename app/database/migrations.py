@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.database import schema
-from app.database.connecting import connect_options, dsn
+from app.database.connecting import check, connect_options, dsn, prepare_session, with_remedy
 from app.database.errors import MigrationError
 from app.database.schema import SchemaState, schema_state
 from app.pool import Connector
@@ -43,8 +43,10 @@ async def upgrade(settings: Settings) -> SchemaState:
     """Bring the schema up to date and say where it stands.
 
     Looks first and takes no lock when there is nothing to do. Of several that start at once, one
-    migrates and the others wait for it. Every revision is committed by itself. Raises MigrationError.
+    migrates and the others wait for it. Every revision is committed by itself. Raises MigrationError,
+    and SettingsError if no connection could ever be made.
     """
+    check(settings)
     try:
         async with _session(settings) as connection:
             if (state := await schema_state(connection)).is_old:
@@ -75,16 +77,21 @@ def _config(connection: SyncConnection | None = None) -> Config:
 
 @asynccontextmanager
 async def _session(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    options = connect_options(settings)
-    options["command_timeout"] = None
-    options["server_settings"] |= {
+    others = {
         "application_name": f"{settings.service_name}:migrate",
         # A revision may take its time. Only its waits for locks stay short, because everybody else
         # queues behind them.
         "statement_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
     }
-    connector = Connector(dsn(settings), settings.pool_connect_timeout, None, options)
+    options = {**connect_options(settings, other=others), "command_timeout": None}
+    connector = Connector(
+        dsn(settings),
+        settings.pool_connect_timeout,
+        prepare_session(settings, other=others),
+        options,
+        keepalive=settings.pool_keepalive,
+    )
     connection = await connector.connect()
     try:
         yield connection
@@ -125,7 +132,7 @@ def _explain(error: Exception, settings: Settings) -> str:
     cause: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
         cause = error.orig.__cause__ or error.orig  # what asyncpg raised
-    reason = str(cause).partition("\n")[0]
+    reason = with_remedy(str(cause).partition("\n")[0])
     if isinstance(cause, asyncpg.LockNotAvailableError):
         return (
             f"a table was in use for more than LOCK_TIMEOUT={settings.lock_timeout:g} s; the revision"

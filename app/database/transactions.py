@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
-from app.database.connecting import milliseconds
+from app.database.connecting import milliseconds, quoted
 from app.database.errors import SESSION_ENDED, CommitUnknown, TransactionAborted
 from app.database.scope import current_deadline, current_tag, time_left
 from app.database.types import Isolation, Transaction
@@ -93,12 +93,6 @@ def application_name(service: str, tag: str) -> str:
     if not (name.isascii() and name.isprintable()):
         name = "".join(char if " " <= char <= "~" else "?" for char in name)
     return name[:_LONGEST_NAME]
-
-
-def quoted(text: str) -> str:
-    """`text` as an SQL literal, right under any `standard_conforming_strings` (as PQescapeLiteral)."""
-    literal = "'" + text.replace("'", "''") + "'"
-    return " E" + literal.replace("\\", "\\\\") if "\\" in text else literal
 
 
 async def _roll_back(begun: DriverTransaction) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from app.database.connecting import with_remedy
 from app.pool import PoolEvent
 
 _log = structlog.get_logger("app.pool")
@@ -22,5 +23,7 @@ def log_pool_event(event: PoolEvent) -> None:
         "max_size": stats.max_size,
         **event.details,
     }
+    if "error" in fields:
+        fields["error"] = with_remedy(str(fields["error"]))
     write = getattr(_log, event.level)
     write(event.name, **fields)

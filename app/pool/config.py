@@ -62,6 +62,9 @@ class PoolConfig:
     connect_timeout: float = 5.0
     """Budget of one connection attempt to one host, TLS and authentication included."""
 
+    keepalive: int = 10
+    """Seconds of silence after which TCP probes a connection; 1 or more."""
+
     idle_timeout: float = 30.0
     """A connection above `min_size` that nobody wanted for this long is closed; 0 keeps all."""
 
@@ -108,6 +111,8 @@ class PoolConfig:
             raise ValueError(
                 f"min_size must be between 0 and max_size ({self.max_size}), got {self.min_size}"
             )
+        if self.keepalive < 1:
+            raise ValueError(f"keepalive must be at least 1 second, got {self.keepalive}")
         for name in ("acquire_timeout", "connect_timeout"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)}")

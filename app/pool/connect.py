@@ -44,12 +44,21 @@ class Connector:
     Raises asyncpg.ClientConfigurationError, ValueError or TypeError when asyncpg would refuse its arguments.
     """
 
-    def __init__(self, dsn: str | None, timeout: float, init: Hook | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        dsn: str | None,
+        timeout: float,
+        init: Hook | None,
+        options: dict[str, Any],
+        *,
+        keepalive: int,
+    ) -> None:
         signature(asyncpg.connect).bind(dsn, **options)  # told now, not by every attempt in the background
         self._dsn = dsn
         self._timeout = timeout
         self._init = init
         self._options = options
+        self._keepalive = keepalive
         self._password = options.get("password")
         self._tried_password: object = None
         if callable(self._password):
@@ -68,7 +77,7 @@ class Connector:
         """
         connection = await self._reach_a_host()
         try:
-            driver.tune_socket(connection)
+            driver.tune_socket(connection, self._keepalive)
             await self.greet(connection)
         except BaseException:
             connection.terminate()

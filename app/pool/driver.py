@@ -23,9 +23,8 @@ _PLAIN: Any = asyncpg.Connection
 
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
-# Seconds. Linux waits two hours before its first keepalive and a quarter of an hour for an
-# acknowledgement; a pool wants to know within the time that a request may take.
-KEEPALIVE_IDLE = 30
+# Seconds, after the first probe. Linux waits two hours before its first keepalive and a quarter of an hour
+# for an acknowledgement; a pool wants to know within the time that a request may take.
 KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
 TCP_USER_TIMEOUT = 15
@@ -306,14 +305,17 @@ def reading(connection: Session) -> Callable[[], bool]:
     return lambda: bool(ask(0))
 
 
-def tune_socket(connection: Session) -> None:
-    """Let the kernel notice a peer that is gone (`_transport`); asyncpg sets nothing of this."""
+def tune_socket(connection: Session, keepalive: int) -> None:
+    """Let the kernel notice a peer that is gone (`_transport`); asyncpg sets nothing of this.
+
+    `keepalive`: seconds of silence before the first probe.
+    """
     sock = connection._transport.get_extra_info("socket")
     if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, seconds in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPIDLE", keepalive),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
         ("TCP_USER_TIMEOUT", TCP_USER_TIMEOUT * 1000),

@@ -51,6 +51,7 @@ class Pool(Queries):
         max_waiting: int = 1000,
         queue_target: float = 0.25,
         connect_timeout: float = 5.0,
+        keepalive: int = 10,
         idle_timeout: float = 30.0,
         max_lifetime: float = 1800.0,
         health_check_interval: float = 15.0,
@@ -71,6 +72,7 @@ class Pool(Queries):
             max_waiting=max_waiting,
             queue_target=queue_target,
             connect_timeout=connect_timeout,
+            keepalive=keepalive,
             idle_timeout=idle_timeout,
             max_lifetime=max_lifetime,
             health_check_interval=health_check_interval,
@@ -80,7 +82,7 @@ class Pool(Queries):
             init=init,
             setup=setup,
         )
-        connector = Connector(dsn, connect_timeout, init, connect_options)
+        connector = Connector(dsn, connect_timeout, init, connect_options, keepalive=keepalive)
         self._circulation = Circulation(config, connector, on_event or log_event)
         self._housekeeping = Housekeeping(self._circulation)
 

@@ -10,6 +10,7 @@ import asyncpg
 import structlog
 
 from app.database import CallScope, Database, DatabaseUnavailable, MigrationError, call_scope, schema
+from app.database.connecting import with_remedy
 from app.observability import PoolNumbers, Scrubber, numbers
 from app.pool import NO_WRITABLE_SERVER, PoolError, PoolStats
 from app.web.drain import Drain
@@ -118,7 +119,7 @@ def _trouble_of(pool: PoolNumbers) -> str | None:
 
 def _reason(stats: PoolStats) -> str:
     """The class of the fault, which needs no knowledge of the driver, and the driver's words."""
-    return f"{_words(stats.fault or 'other')}: {stats.last_error}"
+    return f"{_words(stats.fault or 'other')}: {with_remedy(stats.last_error or '')}"
 
 
 def _words(fault: str) -> str:

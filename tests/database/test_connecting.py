@@ -6,8 +6,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.database import Database, DatabaseUnavailable
-from app.database.connecting import connect_options, dsn, look_after_clients, milliseconds
+from app.database import Database, DatabaseUnavailable, connecting
+from app.database.connecting import connect_options, dsn, looking_after_client, milliseconds, prepare_session
 from app.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.database.conftest import MakeDatabase, settings_for
@@ -29,6 +29,10 @@ async def setting(database: Database, name: str) -> str:
         ("lock_timeout", "700ms"),
         ("idle_in_transaction_session_timeout", "9s"),
         ("client_connection_check_interval", "1s"),
+        ("tcp_keepalives_idle", "7"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "15000"),
     ],
 )
 async def test_the_first_statement_already_has_its_limits(
@@ -39,6 +43,7 @@ async def test_the_first_statement_already_has_its_limits(
         statement_timeout=1.5,
         lock_timeout=0.7,
         idle_in_transaction_timeout=9,
+        pool_keepalive=7,
     )
     assert await setting(database, name) == value
 
@@ -48,6 +53,7 @@ async def test_a_reset_session_still_looks_after_its_client(make_database: MakeD
     async with database.connection() as connection:
         await connection.execute("SET search_path = pg_catalog")
     assert await setting(database, "client_connection_check_interval") == "1s"
+    assert await setting(database, "tcp_keepalives_idle") == "10"
     assert database.primary.stats().resets == 1
 
 
@@ -86,25 +92,29 @@ async def test_a_lock_that_stays_taken_is_given_up_by_the_server(make_database: 
                 await other.fetch("SELECT * FROM taken")
 
 
-async def test_an_older_server_is_not_told_what_it_does_not_know() -> None:
-    class OldServer:
-        def get_server_version(self) -> tuple[int, int]:
-            return (13, 22)
+@pytest.mark.parametrize(
+    ("server", "unknown"), [(11, "tcp_user_timeout"), (13, "client_connection_check_interval")]
+)
+def test_an_older_server_is_not_told_what_it_does_not_know(server: int, unknown: str) -> None:
+    assert unknown not in looking_after_client(server, 10)
+    assert unknown in looking_after_client(18, 10)
 
-    await look_after_clients(OldServer())  # type: ignore[arg-type]  # executes nothing
 
-
-async def test_a_platform_that_cannot_look_after_clients_is_no_error(
-    database: Database,
+@pytest.mark.parametrize("broken", ["client_connection_check_interval", "tcp_keepalives_idle"])
+async def test_what_a_server_cannot_do_costs_no_connection(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    class NotOnThisPlatform:
-        def get_server_version(self) -> tuple[int, int]:
-            return (18, 0)
-
-        async def execute(self, query: str) -> None:
-            raise asyncpg.InvalidParameterValueError
-
-    await look_after_clients(NotOnThisPlatform())  # type: ignore[arg-type]
+    """A platform without the one, something that only resembles PostgreSQL without the other."""
+    statements = looking_after_client(18, 10).replace(broken, "no_such_setting")
+    monkeypatch.setattr(connecting, "looking_after_client", lambda *_: statements)
+    connection = await asyncpg.connect(database_url)
+    try:
+        await prepare_session(settings_for(database_url))(connection)
+        assert not connection.is_in_transaction()
+        kept = "10" if broken != "tcp_keepalives_idle" else "0"
+        assert (await connection.fetchval("SHOW tcp_keepalives_idle")) in {kept, "7200"}
+    finally:
+        await connection.close()
 
 
 async def test_a_rotated_password_is_read_at_the_next_connect(
@@ -152,26 +162,6 @@ def test_a_database_without_a_url_is_a_fault_of_the_settings() -> None:
     settings = settings_for("postgresql://a/x")
     with pytest.raises(SettingsError, match="DATABASE_REPLICA_URL"):
         dsn(settings, "replica")
-
-
-@pytest.mark.parametrize(
-    ("parameter", "line"),
-    [
-        (
-            "connect_timeout=3",
-            "DATABASE_URL: asyncpg does not know libpq's connect_timeout;"
-            " POOL_CONNECT_TIMEOUT is there for that",
-        ),
-        (
-            "sslmode=require&channel_binding=require",
-            "DATABASE_URL: asyncpg does not know libpq's channel_binding; leave it out",
-        ),
-    ],
-)
-def test_what_only_libpq_can_do_is_a_fault_in_one_line(parameter: str, line: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        Database(settings_for(f"postgresql://app:s3cret@a/x?{parameter}"))
-    assert str(caught.value) == line
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from app.database import (
     TransactionAborted,
     call_scope,
 )
-from app.database.transactions import application_name, prelude, quoted
+from app.database.connecting import quoted
+from app.database.transactions import application_name, prelude
 from tests.database.conftest import MakeDatabase, within
 from tests.servers import PostgresServer
 from tests.waiting import eventually

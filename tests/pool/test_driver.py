@@ -297,11 +297,11 @@ class TestCommit:
 
 class TestSockets:
     async def test_the_kernel_is_to_notice_a_peer_that_is_gone(self, connection: driver.Session) -> None:
-        driver.tune_socket(connection)
+        driver.tune_socket(connection, 10)
         sock = connection._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         for name, value in (
-            ("TCP_KEEPIDLE", driver.KEEPALIVE_IDLE),
+            ("TCP_KEEPIDLE", 10),
             ("TCP_KEEPINTVL", driver.KEEPALIVE_INTERVAL),
             ("TCP_KEEPCNT", driver.KEEPALIVE_PROBES),
             ("TCP_USER_TIMEOUT", driver.TCP_USER_TIMEOUT * 1000),
@@ -311,7 +311,7 @@ class TestSockets:
 
     async def test_a_unix_socket_is_left_alone(self, postgres: PostgresServer) -> None:
         connection = await asyncpg.connect(postgres.dsn(unix=True))
-        driver.tune_socket(connection)
+        driver.tune_socket(connection, 10)
         await connection.close()
 
 
