@@ -22,6 +22,8 @@ AS_OPERATOR_RULES = printf '%s\n' '\# Made from $(RULES) by `make generated`.' \
 
 # The suite starts Python a hundred times: without bytecode each would compile the service again.
 unexport PYTHONDONTWRITEBYTECODE
+# What is made replaces its predecessor when it is whole.
+WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage test-slow check check-deploy audit image end-to-end format generated bench lock clean
@@ -103,13 +105,13 @@ clean:  ## remove the environment, the embedded server's data and all caches
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
 
 .env.example: app/settings.py $(READY)
-	$(BIN)/python -m app settings > $@
+	$(BIN)/python -m app settings $(WHOLE)
 
 $(DASHBOARD): $(wildcard deploy/grafana/*.py) $(RULES) $(READY)
-	$(BIN)/python -m deploy.grafana > $@
+	$(BIN)/python -m deploy.grafana $(WHOLE)
 
 $(OPERATOR_RULES): $(RULES)
-	{ $(AS_OPERATOR_RULES); } > $@
+	{ $(AS_OPERATOR_RULES); } $(WHOLE)
 
 # uv when there is one, else pip: both install exactly what the lock names and hashes.
 $(READY): requirements-dev.lock

@@ -12,7 +12,7 @@ import asyncpg
 
 from app.database import MigrationError, PoolOversized
 from app.database.connecting import Role, check, connect_options, dsn, with_remedy
-from app.database.schema import schema_state
+from app.database.schema import FOREIGN, schema_state
 from app.database.sizing import read_capacity, size_pool
 from app.dsn import without_secrets
 from app.pool import Connector, Fault, fault_of
@@ -101,7 +101,7 @@ async def _examine_database(settings: Settings, role: Role) -> AsyncIterator[Fin
         yield await _latency(connection, role, connect_time)
         yield await _clock(connection, role)
         if role == "primary":
-            yield await _schema(connection)
+            yield await _schema(connection, settings)
             yield await _sizing(connection, settings)
     finally:
         await connection.close(timeout=settings.pool_connect_timeout)
@@ -110,11 +110,13 @@ async def _examine_database(settings: Settings, role: Role) -> AsyncIterator[Fin
 async def _connect(settings: Settings, role: Role, **options: str) -> asyncpg.Connection:
     url = dsn(settings, role)
     options = {**connect_options(settings, role), **options}
+    patience, keepalive = settings.pool_connect_timeout, settings.pool_keepalive
     try:
-        return await Connector(url, settings.pool_connect_timeout, None, options).connect()
+        return await Connector(url, patience, None, options, keepalive=keepalive).connect()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         fault = fault_of(error)
-        what = f"{fault.name.replace('_', ' ')}: {type(error).__name__}: {with_remedy(str(error))}; {fault.advice}"
+        said = with_remedy(str(error))
+        what = f"{fault.name.replace('_', ' ')}: {type(error).__name__}: {said}; {fault.advice}"
         raise Unreachable(f"{without_secrets(url)}: {what}", fault) from error
 
 
@@ -162,13 +164,15 @@ async def _clock(connection: asyncpg.Connection, role: Role) -> Finding:
     return Finding(f"{role} clock", verdict, f"{abs(ahead) * 1000:.0f} ms {direction} this machine's")
 
 
-async def _schema(connection: asyncpg.Connection) -> Finding:
+async def _schema(connection: asyncpg.Connection, settings: Settings) -> Finding:
     try:
         state = await schema_state(connection)
     except MigrationError as error:
         return Finding("schema", "FAIL", str(error))
     if state.is_old:
         return Finding("schema", "FAIL", f"{state}: run `python -m app migrate`")
+    if not state.known and not settings.in_production:
+        return Finding("schema", "FAIL", f"{state}; {FOREIGN}")
     if not state.known:
         return Finding("schema", "ok", f"{state}; a newer version has migrated already")
     return Finding("schema", "ok", str(state))

@@ -16,6 +16,7 @@ from app import serving
 from app.database import MigrationError
 from app.database.embedded import EmbeddedServer
 from app.database.migrations import upgrade
+from app.database.schema import FOREIGN, SchemaState
 from app.dsn import without_secrets
 from app.main import create_app
 from app.settings import Settings, SettingsError
@@ -59,7 +60,7 @@ def _serve_on_embedded(settings: Settings, listener: socket.socket, data: Path) 
         url = SecretStr(server.ensure_database(EMBEDDED_DATABASE))
         settings = settings.model_copy(update={"database_url": url})
         app = create_app(settings)
-        asyncio.run(upgrade(settings))
+        _refuse_foreign(asyncio.run(upgrade(settings)), f"{data}: ", "; --data names another directory")
         serving.run(
             app,
             settings,
@@ -69,11 +70,16 @@ def _serve_on_embedded(settings: Settings, listener: socket.socket, data: Path) 
         )
 
 
+def _refuse_foreign(state: SchemaState, place: str = "", remedy: str = "") -> None:
+    if state.standing == "ahead":
+        raise MigrationError(f"{place}{state}; {FOREIGN}{remedy}")
+
+
 async def _migrate_when_possible(settings: Settings) -> None:
     said = ""
     while True:
         try:
-            await upgrade(settings)
+            _refuse_foreign(await upgrade(settings))
         except MigrationError as error:
             if said != (said := str(error)):
                 _log.warning("migration_waits", reason=said)

@@ -6,6 +6,7 @@ Works on any pydantic-settings model whose field names are the lower-case variab
 from __future__ import annotations
 
 import functools
+import json
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
@@ -13,9 +14,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import SecretStr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+from pydantic_core import ErrorDetails, PydanticUndefined, to_jsonable_python
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
+from typing_extensions import override
 
 _SURELY_A_TYPO = 0.86
 _LONGEST_VALUE_SHOWN = 60
@@ -38,12 +42,30 @@ class Reading(NamedTuple):
 
 def read(model: type[BaseSettings]) -> Reading:
     """Read the environment, then `.env` (not in production), then secret files: first wins."""
-    environment = EnvSettingsSource(model)
+    environment = _Environment(model)
     in_production = (environment.env_vars.get("app_env") or "").strip().lower() == "production"
-    dotenv = DotEnvSettingsSource(model, env_file=None if in_production else ".env")
+    dotenv = _DotEnv(model, env_file=None if in_production else ".env")
     variables = {**dotenv.env_vars, **environment.env_vars}
     values = {**dotenv(), **environment()}
     return Reading(values, variables, list(_take_secrets_from_files(model, values, variables)))
+
+
+class _AsText:
+    """Leaves what is no JSON to the validation, which has a line for it where the source would raise."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)  # type: ignore[misc]  # a source's
+        except ValueError:
+            return value
+
+
+class _Environment(_AsText, EnvSettingsSource):
+    pass
+
+
+class _DotEnv(_AsText, DotEnvSettingsSource):
+    pass
 
 
 def _take_secrets_from_files(
@@ -116,6 +138,8 @@ def _faults_in(
     context = details.get("ctx", {})
     if not name:
         return list(context["faults"])
+    if name not in values:
+        return [_fault(name, ": required")]
     if details["type"] == "value_error":
         allowed = str(context["error"])
     else:
@@ -136,13 +160,56 @@ def shown(value: object) -> str:
 
 
 def _secret_fields(model: type[BaseSettings]) -> list[str]:
-    return [name for name, field in _properties(model).items() if "'password'" in repr(field)]
+    return [name for name, field in _properties(model).items() if _holds_secret(field)]
+
+
+def _holds_secret(schema: object) -> bool:
+    match schema:
+        case {"format": "password"}:
+            return True
+        case dict():
+            return any(_holds_secret(part) for part in schema.values())
+        case list():
+            return any(map(_holds_secret, schema))
+        case _:
+            return False
+
+
+class _AnyType(GenerateJsonSchema):
+    """JSON Schema that says nothing about a type which has none, where pydantic would raise."""
+
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {  # noqa: RUF012 - pydantic's name
+        "skipped-choice",
+        "non-serializable-default",
+        "skipped-discriminator",
+    }
+
+    @override
+    def handle_invalid_for_json_schema(self, schema: object, error_info: str) -> dict[str, Any]:
+        return {}
 
 
 @functools.cache
 def _properties(model: type[BaseSettings]) -> dict[str, Any]:
-    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    """The schema of each field, references in it resolved."""
+    schema = model.model_json_schema(schema_generator=_AnyType)
+    properties: dict[str, Any] = _resolved(schema.get("properties", {}), schema.get("$defs", {}))
     return properties
+
+
+def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Any:  # JSON
+    match schema:
+        case {"$ref": str(reference)}:
+            name = reference.rpartition("/")[2]
+            # What refers to itself ends in "anything" at the second time.
+            rest = {other: definition for other, definition in definitions.items() if other != name}
+            return _resolved(definitions.get(name, {}), rest)
+        case dict():
+            return {name: _resolved(part, definitions) for name, part in schema.items()}
+        case list():
+            return [_resolved(part, definitions) for part in schema]
+        case _:
+            return schema
 
 
 def typos(
@@ -168,53 +235,89 @@ def allowed_values(model: type[BaseSettings], name: str) -> str:
     return _allowed(_properties(model)[name])
 
 
+_ENDS = {
+    "minimum": "from {:.10g}",
+    "exclusiveMinimum": "above {:.10g}",
+    "maximum": "to {:.10g}",
+    "exclusiveMaximum": "below {:.10g}",
+}
+_SIZES = {
+    "minLength": "length at least {}",
+    "maxLength": "length at most {}",
+    "minItems": "length at least {}",
+    "maxItems": "length at most {}",
+}
+_KINDS = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "array": "a list in JSON",
+    "object": "an object in JSON",
+    "null": "nothing",
+}
+_NAMED_FORMATS = {"password": "a secret", "path": "a path", "date-time": "a date and time", "binary": "bytes"}
+
+
 def _allowed(schema: Mapping[str, Any]) -> str:
     match schema:
-        case {"anyOf": variants}:
-            said = " or ".join(_allowed(one) for one in variants if one != {"type": "null"})
+        case {"anyOf": variants} | {"oneOf": variants}:
+            return " or ".join(dict.fromkeys(_allowed(one) for one in variants if one != {"type": "null"}))
         case {"const": only}:
-            said = str(only)
+            return _as_variable(only)
         case {"enum": choices}:
-            said = f"one of: {', '.join(choices)}"
-        case {"type": "boolean"}:
-            said = "true or false"
-        case {"type": "integer"}:
-            said = f"a whole number {_range(schema)}"
-        case {"type": "number"}:
-            said = f"a number {_range(schema)}"
-        case {"pattern": pattern}:
-            said = f"text like {pattern}"
-        case {"format": "password"}:
-            said = "a secret"
-        case {"format": "path"}:
-            said = "a path"
+            return f"one of: {', '.join(map(_as_variable, choices))}"
+        case {"type": "string"}:
+            return _allowed_text(schema)
         case _:
-            said = "text"
-    return said
+            kind = _KINDS.get(schema.get("type", ""), "a value that its type takes")
+            return f"{kind}{_items(schema)}{_bounds(schema, _ENDS, ' ')}{_bounds(schema, _SIZES, ', ')}"
 
 
-def _range(schema: Mapping[str, Any]) -> str:
-    return f"from {schema['minimum']:g} to {schema['maximum']:.10g}"
+def _allowed_text(schema: Mapping[str, Any]) -> str:
+    match schema:
+        case {"pattern": pattern}:
+            return f"text like {pattern}"
+        case {"format": str(form)}:
+            return _NAMED_FORMATS.get(form, f"text of the form {form}")
+        case _:
+            return f"text{_bounds(schema, _SIZES, ', ')}"
+
+
+def _bounds(schema: Mapping[str, Any], texts: Mapping[str, str], before: str) -> str:
+    return "".join(before + text.format(schema[name]) for name, text in texts.items() if name in schema)
+
+
+def _items(schema: Mapping[str, Any]) -> str:
+    return f", each {_allowed(schema['items'])}" if schema.get("items") else ""
 
 
 def render_example(model: type[BaseSettings], header: str, *, skip: Collection[str]) -> str:
     """Render an `.env` file that changes nothing: each variable, its sentence, its default."""
-    defaults = model()
     return header + "".join(
-        f"\n# {field.description}\n# ({allowed_values(model, name)})\n"
-        f"#{name.upper()}={_as_variable(getattr(defaults, name))}\n"
+        f"\n{_comment(field.description)}# ({allowed_values(model, name)})\n"
+        f"#{name.upper()}={_as_variable(_default(field))}\n"
         for name, field in model.model_fields.items()
         if name not in skip
     )
 
 
+def _comment(description: str | None) -> str:
+    return "".join(f"# {line}\n" for line in (description or "").splitlines())
+
+
+def _default(field: FieldInfo) -> object:
+    """What the field is where nothing is set; None if something must be."""
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return None if value is PydanticUndefined else value
+
+
 def _as_variable(value: object) -> str:
+    """`value` as it would be written behind `NAME=`."""
     match value:
-        case None | SecretStr():
+        case None | SecretStr() | SecretBytes():
             return ""
-        case bool():
-            return str(value).lower()
-        case float():
+        case float() if float(f"{value:g}") == value:
             return f"{value:g}"
-        case _:
-            return str(value)
+    plain = to_jsonable_python(value, fallback=str)
+    text = plain if isinstance(plain, str) else json.dumps(plain)
+    return text if text.isprintable() else json.dumps(text)

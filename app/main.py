@@ -100,7 +100,12 @@ def _parts(settings: Settings, service: Service) -> State:
     database = Database(settings, on_event=log_pool_event)
     drain = Drain(settings.drain_timeout)
     loop_lag = LoopLag()
-    readiness = ReadinessWatch(database, drain, Scrubber(settings.secret_values()))
+    readiness = ReadinessWatch(
+        database,
+        drain,
+        Scrubber(settings.secret_values()),
+        accepts_newer_schema=settings.in_production,
+    )
     return State(
         settings=settings,
         database=database,

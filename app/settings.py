@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls) -> Self:
         """Read the environment, `.env` (not in production) and secret files, in this order.
 
         Raises `SettingsError` with one readable line for each fault.

@@ -25,21 +25,32 @@ async def test_all_is_well(ledger_database: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "verdict", "said"),
+    ("state", "app_env", "verdict", "said"),
     [
-        (SchemaState("0001", "0001", known=True), "ok", "0001"),
-        (SchemaState("0001", "0002", known=True), "FAIL", "python -m app migrate"),
-        (SchemaState("0009", "0001", known=False), "ok", "a newer version has migrated already"),
+        (SchemaState("0001", "0001", known=True), "development", "ok", "0001"),
+        (SchemaState("0001", "0002", known=True), "production", "FAIL", "python -m app migrate"),
+        (
+            SchemaState("0009", "0001", known=False),
+            "production",
+            "ok",
+            "a newer version has migrated already",
+        ),
+        (SchemaState("0009", "0001", known=False), "development", "FAIL", "another checkout"),
     ],
 )
-async def test_schema(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, state: SchemaState, verdict: str, said: str
+async def test_schema(  # noqa: PLR0917 - a table
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    state: SchemaState,
+    app_env: str,
+    verdict: str,
+    said: str,
 ) -> None:
     async def reported(_: object) -> SchemaState:
         return state
 
     monkeypatch.setattr(checkup, "schema_state", reported)
-    found = await findings(database_url)
+    found = await findings(database_url, app_env=app_env)
     assert found["schema"].verdict == verdict
     assert said in found["schema"].text
 

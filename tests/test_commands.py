@@ -1,5 +1,6 @@
 """The command line, started as its users start it."""
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -155,6 +156,35 @@ class TestDev:
             server = postmaster(tmp_path)
             service.process.kill()
             await eventually(lambda: not is_running(server), 7)
+
+    async def test_refuses_the_data_directory_of_another_checkout(self, tmp_path: Path) -> None:
+        async with running(DEV, cwd=tmp_path) as service:
+            await eventually(lambda: service.answers("/readyz"))
+            connection = await asyncpg.connect(embedded_dsn(tmp_path))
+            await connection.execute("UPDATE alembic_version SET version_num = 'of_another_checkout'")
+            await connection.close()
+            assert await service.end(signal.SIGINT) == 0
+        ended = await asyncio.to_thread(run_command, "dev", cwd=tmp_path, variables={"PORT": "0"})
+        assert ended.returncode == 1
+        assert "another checkout" in ended.stderr
+        assert "--data" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+    async def test_is_not_ready_on_the_database_of_another_checkout(
+        self, tmp_path: Path, ledger_database: str
+    ) -> None:
+        connection = await asyncpg.connect(ledger_database)
+        await connection.execute("UPDATE alembic_version SET version_num = 'of_another_checkout'")
+        await connection.close()
+        async with running(DEV, cwd=tmp_path, variables={"DATABASE_URL": ledger_database}) as service:
+
+            async def refuses() -> bool:
+                return "another checkout" in (await service.get("/readyz")).text
+
+            await eventually(refuses)
+            assert await service.answers("/readyz", 503)
+            assert await service.end(signal.SIGINT) == 0
+        assert "migration_waits" in service.output
 
     async def leave_a_mark(self, dsn: str) -> None:
         connection = await asyncpg.connect(dsn)

@@ -1,17 +1,29 @@
 """Settings: where they come from, what is refused, and that no secret is ever repeated."""
 
 import os
+import re
+import shutil
 import string
+import subprocess
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from app import environment
 from app.settings import Settings, SettingsError, env_example
 
 ROOT = Path(__file__).parents[1]
+RULES = "deploy/prometheus/rules/lifeguard.yml"
 SECRET = "canary-hush-hush"
 FIELDS = sorted(set(Settings.model_fields) - {"otel"})
 
@@ -28,7 +40,7 @@ DEFAULTS = {
     "IDLE_IN_TRANSACTION_TIMEOUT": 30, "COMMAND_TIMEOUT": 15, "BREAKER_FAIL_MAX": 5,
     "BREAKER_RESET_TIMEOUT": 1, "READYZ_FAIL_WHEN_DEGRADED": False, "DRAIN_DELAY": 0,
     "DRAIN_TIMEOUT": 20, "MAX_BODY_BYTES": 1048576, "OPS_TOKEN": None, "DOCS": False,
-    "LOG_LEVEL": "info", "LOG_FORMAT": "auto",
+    "LOG_LEVEL": "info", "LOG_FORMAT": "auto", "POOL_KEEPALIVE": 10, "POOL_PGBOUNCER": "auto",
 }  # fmt: skip
 
 
@@ -139,6 +151,15 @@ class TestFaults:
                 "DATABASE_PASSWORD_FILE=/none: must be a file that this process can read",
             ),
             ("SECRETS_DIR", "/none", "SECRETS_DIR=/none: must be a directory"),
+            ("SECRETS_DIR", "a\x1bb", r"SECRETS_DIR='a\x1bb': must be a directory"),
+            ("SECRETS_DIR", "/" + "x" * 300, f"SECRETS_DIR=/{'x' * 59}...: must be a directory"),
+            (
+                "OPS_TOKEN_FILE",
+                "a\nb\x1b[31m",
+                r"OPS_TOKEN_FILE='a\nb\x1b[31m': cannot be read (No such file or directory)",
+            ),
+            ("POOL_KEEPALIVE", "0.5", "POOL_KEEPALIVE=0.5: must be a whole number from 1 to 7200"),
+            ("POOL_PGBOUNCER", "yes", "POOL_PGBOUNCER=yes: must be one of: auto, on, off"),
             ("OPS_TOKEN_FILE", "/none", "OPS_TOKEN_FILE=/none: cannot be read (No such file or directory)"),
             ("LOCK_TIMEOUT", "11", "LOCK_TIMEOUT=11: must not exceed STATEMENT_TIMEOUT=10"),
             ("STATEMENT_TIMEOUT", "15", "STATEMENT_TIMEOUT=15: must be below COMMAND_TIMEOUT=15"),
@@ -209,6 +230,123 @@ class TestFaults:
                     assert " must " in line or ": required" in line or ": cannot" in line
             else:
                 assert loaded.pool_max_size == "auto" or loaded.pool_min_size <= loaded.pool_max_size
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Nested(BaseModel):
+    name: str
+    children: "list[Nested]" = []
+
+
+class Extended(Settings):
+    """What a user may add: a field for each kind of type, with a description or without."""
+
+    required: int
+    whole: int = 3
+    positive: Annotated[int, Field(gt=0, lt=9)] = 5
+    number: float = 1234567.891
+    exact: Decimal = Decimal("1.10")
+    text: str | None = None
+    short: Annotated[str, Field(min_length=2, max_length=3)] = "ab"
+    names: list[str] = Field(default=["a", "b"])
+    pair: tuple[int, str] = (1, "x")
+    some: set[int] = Field(default={1})
+    table: dict[str, int] = Field(default={"a": 1})
+    nested: Nested | None = None
+    colour: Colour = Colour.RED
+    wait: timedelta = timedelta(seconds=5)
+    day: date | None = date(2026, 1, 2)
+    where: Path | None = None
+    identity: UUID | None = None
+    pattern: re.Pattern[str] = re.compile("a+")
+    call: Callable[[], int] | None = None
+    anything: Any = None
+    login: Literal["password", "token"] = "token"
+    """How users log in,
+    in two lines."""
+    keys: list[SecretStr] = Field(default=[])
+    address: IPv4Address | None = None
+
+
+class TestTypesOfAUser:
+    """Every type that pydantic knows has its place in the example, and its line when it is wrong."""
+
+    def test_each_is_in_the_example(self) -> None:
+        example = environment.render_example(Extended, "", skip={"otel"})
+        lines = [line[1:] for line in example.splitlines() if line[1:2].isupper()]
+        written = dict(line.split("=", 1) for line in lines)
+        assert written.keys() == {name.upper() for name in Extended.model_fields if name != "otel"}
+        shown = {
+            name: written[name] for name in ("REQUIRED", "NUMBER", "EXACT", "NAMES", "COLOUR", "WAIT", "DAY")
+        }
+        assert shown == {
+            "REQUIRED": "", "NUMBER": "1234567.891", "EXACT": "1.10", "NAMES": '["a", "b"]', "COLOUR": "red",
+            "WAIT": "PT5S", "DAY": "2026-01-02",
+        }  # fmt: skip
+        assert "# How users log in,\n# in two lines.\n# (one of: password, token)\n#LOGIN=token" in example
+        assert all(line.startswith("#") or not line for line in example.splitlines())
+
+    @pytest.mark.parametrize(
+        ("name", "value", "line"),
+        [
+            ("WHOLE", "x", "WHOLE=x: must be a whole number"),
+            ("POSITIVE", "0", "POSITIVE=0: must be a whole number above 0 below 9"),
+            ("NUMBER", "x", "NUMBER=x: must be a number"),
+            ("SHORT", "x", "SHORT=x: must be text, length at least 2, length at most 3"),
+            ("NAMES", "a,b", "NAMES=a,b: must be a list in JSON, each text"),
+            ("NAMES", "[1]", "NAMES=[1]: must be a list in JSON, each text"),
+            ("SOME", "1", "SOME=1: must be a list in JSON, each a whole number"),
+            ("TABLE", "{", "TABLE={: must be an object in JSON"),
+            ("NESTED", "{}", "NESTED={}: must be an object in JSON"),
+            ("COLOUR", "green", "COLOUR=green: must be one of: red, blue"),
+            ("WAIT", "soon", "WAIT=soon: must be text of the form duration"),
+            ("DAY", "soon", "DAY=soon: must be text of the form date"),
+            ("IDENTITY", "1", "IDENTITY=1: must be text of the form uuid"),
+            ("LOGIN", "none", "LOGIN=none: must be one of: password, token"),
+            ("KEYS", SECRET, "KEYS: must be a list in JSON, each a secret"),
+        ],
+    )
+    def test_each_has_its_line(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str
+    ) -> None:
+        monkeypatch.setenv("REQUIRED", "1")
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError) as refused:
+            Extended.load()
+        assert str(refused.value).splitlines() == [line]
+
+    def test_what_is_required_is_missed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(SettingsError, match=r"\AREQUIRED: required\Z"):
+            Extended.load()
+        monkeypatch.setenv("REQUIRED", "1")
+        monkeypatch.setenv("TABLE", '{"b": 2}')
+        loaded = Extended.load()
+        assert loaded.table == {"b": 2}
+
+
+@pytest.mark.parametrize("target", [".env.example", "deploy/grafana/dashboards/lifeguard.json"])
+def test_a_generator_that_fails_leaves_the_file_it_was_to_replace(target: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    made = tmp_path / target
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text("the last one\n")
+    generator = tmp_path / ".venv/bin/python"
+    generator.parent.mkdir(parents=True)
+    generator.write_text("#!/bin/sh\necho half; exit 1\n")
+    generator.chmod(0o755)
+    needed = ("requirements-dev.lock", ".venv/requirements-dev.installed", "app/settings.py", RULES)
+    for number, name in enumerate(needed):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (2_000_000_000 + number,) * 2)
+    ended = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, check=False)  # noqa: S607
+    assert ended.returncode != 0
+    assert made.read_text() == "the last one\n"
+    assert not list(made.parent.glob("*.new"))
 
 
 class TestProduction:

@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app.database.errors import MigrationError
 from app.database.types import ReadConnection
 
 SCRIPTS = Path(__file__).parents[2] / "migrations"
+
+
+Standing = Literal["current", "behind", "ahead"]
+
+FOREIGN = (
+    "another checkout or a newer version has migrated this database: serve it from there, or give this one a"
+    " database of its own"
+)
+"""What to do in development about a schema that is ahead. In production it is a rollout under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,13 @@ class SchemaState:
         A newer schema is not old: during a rollout the previous version goes on serving on it.
         """
         return self.known and self.current != self.head
+
+    @property
+    def standing(self) -> Standing:
+        """The state in a word. What this code does not know is ahead of it."""
+        if not self.known:
+            return "ahead"
+        return "behind" if self.is_old else "current"
 
     def __str__(self) -> str:
         return f"the schema is at revision {self.current or 'none'}, this version needs {self.head}"

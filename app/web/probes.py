@@ -6,8 +6,9 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from app.database.schema import Standing
 from app.web.readiness import Status
 from app.web.state import state_of
 
@@ -21,6 +22,7 @@ class Alive(BaseModel):
 class ReadinessReport(BaseModel):
     status: Status
     reasons: list[str]
+    standing: Standing | None = Field(alias="schema", description="null until the database was reached")
 
 
 @router.get("/healthz", response_model=Alive)
@@ -39,7 +41,11 @@ async def readyz(request: Request) -> Response:
     serves = readiness.status == "ready" or (
         readiness.status == "degraded" and not state["settings"].readyz_fail_when_degraded
     )
-    report = {"status": readiness.status, "reasons": list(readiness.reasons)}
+    report = {
+        "status": readiness.status,
+        "reasons": list(readiness.reasons),
+        "schema": readiness.schema,
+    }
     return JSONResponse(report, 200 if serves else 503)
 
 

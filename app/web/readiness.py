@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import asyncpg
@@ -33,6 +33,8 @@ class Readiness:
 
     status: Status
     reasons: tuple[str, ...] = ()
+    schema: schema.Standing | None = None
+    """None until the database has been reached."""
 
 
 class ReadinessWatch:
@@ -43,8 +45,12 @@ class ReadinessWatch:
     server takes no writes any more: reads are answered, and each replica would leave for the same reason.
     """
 
-    def __init__(self, database: Database, drain: Drain, scrub: Scrubber) -> None:
+    def __init__(
+        self, database: Database, drain: Drain, scrub: Scrubber, *, accepts_newer_schema: bool = True
+    ) -> None:
         self._database = database
+        self._accepts_newer_schema = accepts_newer_schema
+        self._schema: schema.Standing | None = None
         self._drain = drain
         self._scrub = scrub
         self._obstacle: str | None = _NOT_REACHED
@@ -52,10 +58,15 @@ class ReadinessWatch:
 
     def now(self) -> Readiness:
         """The state of this moment, without any I/O."""
-        readiness = self._judge()
+        readiness = replace(self._judge(), schema=self._schema)
         if readiness != self._said:
             self._said = readiness
-            _log.info("readiness", status=readiness.status, reasons=list(readiness.reasons))
+            _log.info(
+                "readiness",
+                status=readiness.status,
+                reasons=list(readiness.reasons),
+                schema=readiness.schema,
+            )
         return readiness
 
     def _judge(self) -> Readiness:
@@ -98,7 +109,13 @@ class ReadinessWatch:
             if self._obstacle:
                 self._obstacle = self._scrub(self._describe(error))
             return
-        self._obstacle = str(state) if state.is_old else None
+        self._schema = state.standing
+        self._obstacle = self._obstacle_of(state)
+
+    def _obstacle_of(self, state: schema.SchemaState) -> str | None:
+        if state.standing == "ahead" and not self._accepts_newer_schema:
+            return f"{state}; {schema.FOREIGN}"
+        return str(state) if state.is_old else None
 
     def _describe(self, error: Exception) -> str:
         stats = self._database.primary.stats()

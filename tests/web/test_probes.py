@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import asyncpg
 import pytest
 
 from app.database import PoolOversized, ReadConnection, schema
@@ -77,6 +78,30 @@ class TestSchema:
             assert await readiness(running) == (503, "not ready")
             await upgrade(settings)
             await until_ready(running)
+
+    @pytest.mark.parametrize(
+        ("app_env", "status", "said"), [("production", 200, ""), ("development", 503, "another checkout")]
+    )
+    async def test_of_another_version_serves_a_rollout_and_is_refused_in_development(
+        self, ledger_database: str, app_env: str, status: int, said: str
+    ) -> None:
+        connection = await asyncpg.connect(ledger_database)
+        await connection.execute("UPDATE alembic_version SET version_num = 'of_another_checkout'")
+        await connection.close()
+        async with service(settings_for(ledger_database, app_env=app_env)) as running:
+
+            async def seen() -> bool:
+                return bool((await running.client.get("/readyz")).json()["schema"] == "ahead")
+
+            await eventually(seen)
+            answer = await running.client.get("/readyz")
+            assert answer.status_code == status
+            assert said in "".join(answer.json()["reasons"])
+
+    async def test_that_is_current_is_said_to_be(self, ledger_database: str) -> None:
+        async with service(settings_for(ledger_database)) as running:
+            await until_ready(running)
+            assert (await running.client.get("/readyz")).json()["schema"] == "current"
 
 
 class TestWatch:
