@@ -1,7 +1,5 @@
 """Whatever is wrong about how a database is reached ends every start in readable lines, exit code 2."""
 
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from typer.testing import CliRunner
 from app import main, parameters
 from app.commands import cli
 from app.settings import Settings
+from tests.certificates import needs_openssl, openssl, self_signed
 
 SECRET = "canary-hush-hush"
 URL = f"postgresql://app:{SECRET}@localhost:1/x"
@@ -159,7 +158,7 @@ def test_each_fault_of_both_databases_has_its_line() -> None:
     assert len(lines_of(files, "serve")) == 3
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="makes keys with openssl")
+@needs_openssl
 @pytest.mark.parametrize(
     ("query", "said"),
     [
@@ -173,8 +172,7 @@ def test_each_fault_of_both_databases_has_its_line() -> None:
 )
 def test_a_key_fits_its_certificate_and_can_be_opened(query: str, said: str | None) -> None:
     for name in ("one", "two"):
-        request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl(*request, "-subj", "/CN=app", "-keyout", f"{name}.key", "-out", f"{name}.crt")
+        self_signed(Path(f"{name}.crt"))
     openssl("pkcs8", "-topk8", "-in", "one.key", "-out", "locked.key", "-passout", "pass:open-sesame")
     ended = CliRunner(env=url(query)).invoke(cli, ["doctor"])
     if said:
@@ -182,10 +180,6 @@ def test_a_key_fits_its_certificate_and_can_be_opened(query: str, said: str | No
     else:
         assert (ended.exit_code, "Refused" in ended.stdout) == (1, True), ended.output
     assert "open-sesame" not in ended.output
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)  # noqa: S607 - the path's
 
 
 @pytest.mark.parametrize(
