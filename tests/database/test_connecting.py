@@ -8,6 +8,7 @@ import pytest
 
 from app.database import Database, DatabaseUnavailable, connecting
 from app.database.connecting import connect_options, dsn, looking_after_client, milliseconds, prepare_session
+from app.parameters import SERVER_SETTINGS
 from app.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.database.conftest import MakeDatabase, settings_for
@@ -181,3 +182,12 @@ async def test_server_settings_in_the_url_are_set_unless_the_service_has_its_own
 
 def test_a_limit_never_becomes_none() -> None:
     assert milliseconds(0.0001) == 1
+
+
+async def test_the_settings_that_a_url_may_have_are_those_of_a_session(database: Database) -> None:
+    async with database.connection() as connection:
+        names = await connection.fetch(
+            "SELECT lower(name) FROM pg_settings"
+            " WHERE context IN ('user', 'superuser', 'backend', 'superuser-backend')"
+        )
+    assert {row[0] for row in names} >= SERVER_SETTINGS - {"options"}
