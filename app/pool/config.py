@@ -10,6 +10,9 @@ from typing import Any, Literal
 Hook = Callable[[Any], Awaitable[object]]
 ResetPolicy = Literal["dirty", "always", "never"]
 
+KEEPALIVE = 10
+"""Seconds; below what firewalls and NAT forget a silent connection after."""
+
 _NAMED_RESETS = ("dirty", "always", "never")
 
 # Seconds, thirty years: what is longer is a mistake, and event loops cannot add it to their clocks.
@@ -62,7 +65,7 @@ class PoolConfig:
     connect_timeout: float = 5.0
     """Budget of one connection attempt to one host, TLS and authentication included."""
 
-    keepalive: int = 10
+    keepalive: int = KEEPALIVE
     """Seconds of silence after which TCP probes a connection; 1 or more."""
 
     idle_timeout: float = 30.0

@@ -12,7 +12,7 @@ import asyncpg
 
 from app.pool import driver, returning
 from app.pool.addresses import RedirectedLoop, is_name, resolve
-from app.pool.config import Hook
+from app.pool.config import KEEPALIVE, Hook
 from app.pool.faults import NoHostServes, OtherServer, ReadOnlyServer
 
 # Seconds between the starts of two tries: RFC 8305, section 5, "Connection Attempt Delay".
@@ -51,7 +51,7 @@ class Connector:
         init: Hook | None,
         options: dict[str, Any],
         *,
-        keepalive: int,
+        keepalive: int = KEEPALIVE,
     ) -> None:
         signature(asyncpg.connect).bind(dsn, **options)  # told now, not by every attempt in the background
         self._dsn = dsn

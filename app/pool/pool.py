@@ -12,7 +12,7 @@ import asyncpg
 
 from app.pool.books import State
 from app.pool.circulation import CLOSE_BOUND, Circulation
-from app.pool.config import Hook, PoolConfig, ResetPolicy, check_count, check_seconds
+from app.pool.config import KEEPALIVE, Hook, PoolConfig, ResetPolicy, check_count, check_seconds
 from app.pool.connect import Connector
 from app.pool.connection import Status
 from app.pool.errors import PoolUnavailable
@@ -51,7 +51,7 @@ class Pool(Queries):
         max_waiting: int = 1000,
         queue_target: float = 0.25,
         connect_timeout: float = 5.0,
-        keepalive: int = 10,
+        keepalive: int = KEEPALIVE,
         idle_timeout: float = 30.0,
         max_lifetime: float = 1800.0,
         health_check_interval: float = 15.0,
