@@ -9,6 +9,7 @@ import asyncpg
 
 from app.database.breaker import Breaker, BreakerState
 from app.database.errors import SESSION_ENDED, DatabaseUnavailable
+from app.database.scope import current_caller
 from app.pool import Lease, Pool, PoolError, PoolEvent
 from app.settings import Settings
 
@@ -49,7 +50,7 @@ class Guard:
         """
         ticket = self.breaker.admit()
         try:
-            async with self.pool.acquire(timeout=timeout) as lease:
+            async with self.pool.acquire(timeout=timeout, caller=current_caller()) as lease:
                 with _losses_told(lease):
                     yield lease
         except Exception as error:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from app.database.errors import DeadlineExceeded
+from app.pool import Caller
 
 
 @dataclass(slots=True)
@@ -24,6 +25,8 @@ class CallScope:
     """Shown in `pg_stat_activity.application_name`, after the service's name."""
     deadline: float | None = None
     """Event-loop time after which nobody waits for the answer."""
+    caller: Caller | None = None
+    """Who is named in reports of leaks."""
 
 
 call_scope: ContextVar[CallScope | None] = ContextVar("call_scope", default=None)
@@ -33,6 +36,12 @@ def current_tag() -> str:
     """The tag of the current call; empty outside of one."""
     scope = call_scope.get()
     return scope.tag if scope else ""
+
+
+def current_caller() -> Caller | None:
+    """On whose behalf the current call works, if it says so."""
+    scope = call_scope.get()
+    return scope.caller if scope else None
 
 
 def current_deadline() -> float | None:

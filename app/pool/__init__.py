@@ -14,7 +14,7 @@ from app.pool.events import DrainReport, LeaseInfo, PoolEvent
 from app.pool.faults import NO_WRITABLE_SERVER as _NO_WRITABLE_SERVER
 from app.pool.faults import Fault, NoHostServes, fault_of
 from app.pool.lease import Lease
-from app.pool.places import look_through
+from app.pool.places import Caller, borrows_for_the_endpoint, look_through
 from app.pool.pool import Pool
 from app.pool.stats import HistogramSnapshot, PoolStats
 
@@ -23,6 +23,7 @@ NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
 
 __all__ = [
     "NO_WRITABLE_SERVER",
+    "Caller",
     "Connector",
     "DrainReport",
     "Fault",
@@ -40,6 +41,7 @@ __all__ = [
     "PoolTimeout",
     "PoolUnavailable",
     "StatementNotSent",
+    "borrows_for_the_endpoint",
     "fault_of",
     "look_through",
 ]

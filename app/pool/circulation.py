@@ -132,7 +132,7 @@ class Circulation(Books):
         except BaseException:
             self.give_up(waiter)
             raise
-        fresh.task, fresh.place = dead.task, dead.place
+        fresh.task, fresh.place, fresh.caller = dead.task, dead.place, dead.caller
         if self.holders.get(dead.task) is dead:
             self.holders[dead.task] = fresh
         self.tally.use.observe(monotonic() - dead.borrowed_at)
@@ -192,6 +192,7 @@ class Circulation(Books):
         self.holders.pop(pooled.task, None)
         if pooled.overdue:
             self.leaks.returned_late(pooled, now)
+        pooled.caller = None
         pooled.idle_since = now
         at_rest = driver.settle(pooled.connection)
         if not at_rest or pooled.needs_care or pooled.busy or self.resets_every_time:

@@ -12,7 +12,7 @@ import asyncpg
 
 from app.pool import driver
 from app.pool.hygiene import Effect
-from app.pool.places import Place
+from app.pool.places import Caller, Place
 
 
 class Status(Enum):
@@ -48,6 +48,7 @@ class PooledConnection:
         "begun",
         "borrowed_at",
         "busy",
+        "caller",
         "connection",
         "doubts_writable",
         "effect",
@@ -94,6 +95,8 @@ class PooledConnection:
         """Who borrowed it; weak, for a lease must not keep its own holder alive."""
         self.place: Place | None = None
         """Where it was borrowed."""
+        self.caller: Caller | None = None
+        """For whom, if the borrower said so."""
         self.busy = 0
         """The borrower's calls under way."""
         self.forget_borrower()

@@ -47,7 +47,10 @@ class LeaseInfo:
     held_for: float
     """Seconds."""
     borrowed_at: str | None
-    """`file:line in function` of the borrower."""
+    """`file:line in function` of the first code that is neither the engine's nor a library's; of the
+    endpoint, if a dependency of the engine borrowed for it."""
+    route: str | None
+    """Method and path template of the request it serves, if it serves one."""
     task: str | None
     """Name of the task that borrowed; None when that task has ended."""
     stands_at: tuple[str, ...]

@@ -12,7 +12,7 @@ from app.pool.connection import PooledConnection
 _SHORTEST, _LONGEST = 0.02, 1.0
 # A look comes at least this often within the shortest of the periods it watches.
 _LOOKS_PER_PERIOD = 4
-# Durations are sorted in so many at a time, and after so many seconds again while there are more than a few.
+# Durations are sorted in so many at a time, and so many seconds later again while there are more than a few.
 # A second's worth at once would stop a busy event loop for longer than a borrower waits on average.
 _FOLDED_AT_ONCE = 1000
 _FEW = 100

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from app.pool.connection import PooledConnection, Status
 from app.pool.events import LeaseInfo
-from app.pool.places import Place, describe, where_it_stands
+from app.pool.places import Place, borrowed_at, where_it_stands
 from app.pool.stats import Tally
 
 Holder = weakref.ref[asyncio.Task[object]]
@@ -23,11 +23,16 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
         held_for=now - pooled.borrowed_at,
-        borrowed_at=describe(pooled.place),
+        borrowed_at=borrowed_at(pooled.place, pooled.caller),
+        route=_route_of(pooled),
         task=task.get_name() if task is not None and not task.done() else None,
         stands_at=where_it_stands(task),
         overdue=pooled.overdue,
     )
+
+
+def _route_of(pooled: PooledConnection) -> str | None:
+    return pooled.caller.route if pooled.caller is not None else None
 
 
 class LeakWatch:
@@ -39,21 +44,24 @@ class LeakWatch:
         self._report = report
         self.holders: dict[Holder | None, PooledConnection] = {}
         """Which task holds which connection; the last one, if it holds several."""
-        self._nested_places: set[Place | None] = set()
+        self._nested_places: set[tuple[Place | None, str | None]] = set()
+        """Places and routes that have been reported."""
 
     def nested(self, pooled: PooledConnection) -> None:
         """Its borrower holds one already. Tasks that do so can wait for each other for ever: if `Tn` tasks
         need `Cm` connections each, a pool needs `Tn * (Cm - 1) + 1` (HikariCP's formula)."""
         held = self.holders[pooled.task]
-        if pooled.task is None or pooled.place in self._nested_places:
+        where = pooled.place, _route_of(pooled)
+        if pooled.task is None or where in self._nested_places:
             return
-        self._nested_places.add(pooled.place)
+        self._nested_places.add(where)
         self._tally.leaks["nested"] += 1
         self._report(
             "warning",
             "nested_borrow",
-            borrowed_at=describe(pooled.place),
-            already_holding_from=describe(held.place),
+            borrowed_at=borrowed_at(pooled.place, pooled.caller),
+            already_holding_from=borrowed_at(held.place, held.caller),
+            route=_route_of(pooled),
         )
 
     def returned_late(self, pooled: PooledConnection, now: float) -> None:
@@ -63,7 +71,8 @@ class LeakWatch:
             "info",
             "overdue_lease_returned",
             held_for=now - pooled.borrowed_at,
-            borrowed_at=describe(pooled.place),
+            borrowed_at=borrowed_at(pooled.place, pooled.caller),
+            route=_route_of(pooled),
         )
 
     def abandoned(self, pooled: PooledConnection, now: float) -> None:

@@ -24,6 +24,7 @@ from app.pool.recovery import Attempt, recover
 if TYPE_CHECKING:
     from app.pool.circulation import Circulation
     from app.pool.connection import PooledConnection
+    from app.pool.places import Caller
 
     _Proxy = PoolConnectionProxy[asyncpg.Record]
 else:
@@ -68,13 +69,14 @@ class Lease(_Proxy):
     Dropped without being returned, it is reclaimed and reported.
     """
 
-    __slots__ = ("_circulation", "_pooled", "_spent", "_timeout")
+    __slots__ = ("_caller", "_circulation", "_pooled", "_spent", "_timeout")
 
     _con: asyncpg.Connection | None  # asyncpg's proxy raises whatever is called while this is None
 
-    def __init__(self, circulation: Circulation, timeout: float | None) -> None:
+    def __init__(self, circulation: Circulation, timeout: float | None, caller: Caller | None = None) -> None:
         self._circulation = circulation
         self._timeout = timeout
+        self._caller = caller
         self._spent = False
         self._con = None
 
@@ -99,6 +101,7 @@ class Lease(_Proxy):
                 raise
         task = current_task(circulation.loop)
         pooled.task = held_by = ref(task) if task is not None else None
+        pooled.caller = self._caller
         frame = _getframe(1)
         pooled.place = (frame.f_code, frame.f_lasti) if frame.f_code in borrowers else place_of(frame)
         if circulation.holders.setdefault(held_by, pooled) is not pooled:

@@ -3,38 +3,112 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
+import re
+import sysconfig
+from collections.abc import Callable
+from enum import Enum, auto
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 Place = tuple[CodeType, int]
 """A code object and the index of the instruction it was at."""
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Caller(Protocol):
+    """On whose behalf a connection is borrowed; asked only when somebody wants to know."""
+
+    @property
+    def route(self) -> str | None:
+        """Method and path template, or whatever names that kind of call."""
+
+    @property
+    def endpoint(self) -> CodeType | None:
+        """The code that serves the call."""
+
+
+class _Whose(Enum):
+    """Who wrote a piece of code."""
+
+    USER = auto()
+    LIBRARY = auto()
+    ENGINE = auto()
+    """This house's, and Python's own: it borrows on behalf of its callers."""
+    EVENT_LOOP = auto()
+
+
 _event_loop = {str(asyncio.base_events.__file__), str(asyncio.events.__file__), str(asyncio.runners.__file__)}
-_see_through = [str(Path(__file__).parent), str(contextlib.__file__), str(Path(asyncio.__file__).parent)]
+_engine = [str(Path(__file__).parent) + os.sep]
+_standard_library = (str(Path(os.__file__).parent) + os.sep, "<frozen ")
+_installed = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
+_whose: dict[str, _Whose] = {}
+"""By file: code objects are equal when they say the same, wherever they stand."""
+_for_the_endpoint: dict[str, set[str]] = {}
+"""Names of functions by file."""
 borrowers: set[CodeType] = set()
 """Code found to borrow for itself. Looking here first spares the hot path a call."""
 
 
 def look_through(folder: str) -> None:
     """Never name code of this folder as the borrower: it borrows on behalf of its callers."""
-    _see_through.append(folder)
+    _engine.append(folder + os.sep)
     borrowers.clear()
+    _whose.clear()
+
+
+def borrows_for_the_endpoint(function: F) -> F:
+    """Mark a function that a framework calls before the endpoint, as a dependency is, to borrow for it."""
+    code = function.__code__
+    _for_the_endpoint.setdefault(code.co_filename, set()).add(code.co_qualname)
+    return function
 
 
 def place_of(frame: FrameType | None) -> Place | None:
-    """The innermost code, from `frame` on outwards, that borrows for itself. None when there is none: a
-    task that is nothing but a query has no caller, only an event loop that runs it."""
+    """The innermost code, from `frame` on outwards, that is neither the engine's nor a library's; failing
+    that the innermost of a library. None when the endpoint is meant, or when there is no such code: a task
+    that is nothing but a query has no caller, only an event loop that runs it."""
+    library: Place | None = None
     while frame is not None:
         code = frame.f_code
-        if code.co_filename in _event_loop:
+        file = code.co_filename
+        whose = _whose.get(file) or _find_out(file)
+        if file in _for_the_endpoint and code.co_qualname in _for_the_endpoint[file]:
             return None
-        if not code.co_filename.startswith(tuple(_see_through)):
+        if whose is _Whose.USER:
             borrowers.add(code)
             return code, frame.f_lasti
+        if whose is _Whose.EVENT_LOOP:
+            break
+        if whose is _Whose.LIBRARY and library is None:
+            library = code, frame.f_lasti
         frame = frame.f_back
-    return None
+    return library
+
+
+def _find_out(file: str) -> _Whose:
+    if file in _event_loop:
+        whose = _Whose.EVENT_LOOP
+    elif file.startswith(tuple(_engine)):
+        whose = _Whose.ENGINE
+    elif file.startswith(_installed) or _INSTALLED.search(file):
+        whose = _Whose.LIBRARY
+    else:
+        whose = _Whose.ENGINE if file.startswith(_standard_library) else _Whose.USER
+    _whose[file] = whose
+    return whose
+
+
+def borrowed_at(place: Place | None, caller: Caller | None) -> str | None:
+    """Where a connection was borrowed, for a reader: a library's code says less than the endpoint does."""
+    if caller is not None and (place is None or _find_out(place[0].co_filename) is _Whose.LIBRARY):
+        endpoint = caller.endpoint
+        if endpoint is not None:
+            return describe((endpoint, 0))
+    return describe(place)
 
 
 def describe(place: Place | None) -> str | None:

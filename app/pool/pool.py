@@ -20,6 +20,7 @@ from app.pool.events import DrainReport, LeaseInfo, Listener, log_event
 from app.pool.housekeeping import Housekeeping
 from app.pool.leaks import lease_info
 from app.pool.lease import Lease
+from app.pool.places import Caller
 from app.pool.queries import Queries
 from app.pool.stats import PoolStats
 
@@ -172,15 +173,16 @@ class Pool(Queries):
 
     # -- borrowing ---------------------------------------------------------------------------------
 
-    def acquire(self, *, timeout: float | None = None) -> Lease:
+    def acquire(self, *, timeout: float | None = None, caller: Caller | None = None) -> Lease:
         """Borrow a connection: `async with` it, or `await` it and `release()` it.
 
         `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`, and 0 waits
         for nobody. Raises TypeError when it is no number, ValueError when it is below 0 or not finite.
+        `caller` is named in reports of leaks.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        return Lease(self._circulation, timeout)
+        return Lease(self._circulation, timeout, caller)
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing

@@ -36,7 +36,7 @@ class Histogram:
         must do now and then."""
 
     def fold(self, most: int | None = None) -> int:
-        """Sort in what was observed since the last time, its `most` oldest or all; how many those were."""
+        """Sort in what was observed since the last time, the `most` oldest or all; how many those were."""
         durations = sorted(self._fresh[:most])
         del self._fresh[:most]
         self._sum += sum(durations)

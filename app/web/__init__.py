@@ -1,5 +1,8 @@
 """What every endpoint shares."""
 
+from pathlib import Path
+
+from app.pool import look_through
 from app.web import problems
 from app.web.dependencies import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep
 from app.web.stale import stale_if_error
@@ -12,3 +15,5 @@ __all__ = [
     "problems",
     "stale_if_error",
 ]
+
+look_through(str(Path(__file__).parent))  # who borrows through this layer is the borrower

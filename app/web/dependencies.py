@@ -16,6 +16,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.database import Connection, Database, ReadConnection, Transaction
+from app.pool import borrows_for_the_endpoint
 from app.web.state import state_of
 
 
@@ -26,16 +27,19 @@ async def database(request: Request) -> Database:
 DatabaseDep = Annotated[Database, Depends(database)]
 
 
+@borrows_for_the_endpoint
 async def read_connection(database: DatabaseDep) -> AsyncIterator[ReadConnection]:
     async with database.read() as connection:
         yield connection
 
 
+@borrows_for_the_endpoint
 async def connection(database: DatabaseDep) -> AsyncIterator[Connection]:
     async with database.connection() as connection:
         yield connection
 
 
+@borrows_for_the_endpoint
 async def transaction(database: DatabaseDep) -> AsyncIterator[Transaction]:
     async with database.transaction() as transaction:
         yield transaction

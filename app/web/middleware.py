@@ -7,8 +7,10 @@ headers of the answer, turns unforeseen errors into `internal`, counts, and writ
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from time import perf_counter
+from types import CodeType
 
 import structlog
 from fastapi import Request
@@ -89,7 +91,7 @@ class Exchange:
         self._body_bytes = 0
         self._body_is_awaited = False
         self._refusal: Exception | None = None
-        self.call = CallScope(tag="")
+        self.call = CallScope(tag="", caller=RequestCaller(scope))
         for name, value in scope["headers"]:
             if name == b"content-length":
                 self._bound_body(value)
@@ -221,6 +223,24 @@ class Exchange:
             if status >= _SERVER_ERROR:
                 line["error"] = f"{type(error).__name__}: {error}"
         return line
+
+
+class RequestCaller:
+    """Whom a request's connections are borrowed for; the route is known once there is one."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    @property
+    def route(self) -> str:
+        return f"{self._scope['method']} {route_template(self._scope)}"
+
+    @property
+    def endpoint(self) -> CodeType | None:
+        endpoint = inspect.unwrap(self._scope["endpoint"]) if "endpoint" in self._scope else None
+        return getattr(endpoint, "__code__", None)
 
 
 def _cut_off(status: int) -> HTTPException:

@@ -54,6 +54,7 @@ class Lease(BaseModel):
     backend_pid: int
     held_for: float
     borrowed_at: str | None
+    route: str | None
     task: str | None
     stands_at: tuple[str, ...]
     overdue: bool

@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import pytest
 
 from app.pool import Lease, Pool, PoolEvent
-from app.pool.places import look_through
+from app.pool.places import borrows_for_the_endpoint, look_through
 from tests.pool.conftest import Events, MakePool
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -45,6 +49,25 @@ class Holder:
 
     async def _wait(self) -> None:
         await self.enough.wait()  # stands here
+
+
+@dataclass(frozen=True)
+class Call:
+    """On whose behalf a test borrows."""
+
+    route: str
+    endpoint: CodeType = line_of.__code__
+
+
+def library(folder: Path) -> Callable[..., Coroutine[Any, Any, Lease]]:
+    """Code that lives in this folder and borrows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "library.py"
+    source.write_text("async def borrow(pool, **options):\n    return await pool.acquire(**options)\n")
+    names: dict[str, Any] = {}
+    exec(compile(source.read_text(), source, "exec"), names)  # noqa: S102 - code that lives elsewhere
+    borrow: Callable[..., Coroutine[Any, Any, Lease]] = names["borrow"]
+    return borrow
 
 
 class TestOverdue:
@@ -241,6 +264,13 @@ class TestNested:
         report = await report_of(events, "nested_borrow")
         assert str(report.details["borrowed_at"]).startswith(line_of("by the pool"))
 
+    async def test_once_for_each_route_that_borrows_there(self, make_pool: MakePool, events: Events) -> None:
+        pool = await make_pool(max_size=2)
+        for route in ("GET /a", "GET /b", "GET /a"):
+            async with pool.acquire(), pool.acquire(caller=Call(route)):
+                pass
+        assert [event.details["route"] for event in events.named("nested_borrow")] == ["GET /a", "GET /b"]
+
     async def test_one_after_the_other_is_not_nested(self, make_pool: MakePool, events: Events) -> None:
         pool = await make_pool(max_size=2)
         async with pool.acquire():
@@ -313,22 +343,54 @@ class TestLeases:
         self, make_pool: MakePool, tmp_path: Path
     ) -> None:
         pool = await make_pool()
-        code = "async def borrow(pool):\n    return await pool.acquire()\n"
-        source = tmp_path / "library.py"
-        source.write_text(code)
-        library: dict[str, object] = {}
-        exec(compile(code, source, "exec"), library)  # noqa: S102 - code that lives elsewhere
-        borrow = library["borrow"]
-        assert callable(borrow)
-
+        borrow = library(tmp_path)
         lease = await borrow(pool)
-        assert str(pool.leases()[0].borrowed_at).startswith(str(source))
+        assert str(pool.leases()[0].borrowed_at).startswith(str(tmp_path))
         await pool.release(lease)
 
         look_through(str(tmp_path))
         lease = await borrow(pool)  # for others
         assert str(pool.leases()[0].borrowed_at).startswith(line_of("for others"))
         await pool.release(lease)
+
+    async def test_a_library_is_named_only_when_nobody_else_is_there(
+        self, make_pool: MakePool, tmp_path: Path
+    ) -> None:
+        pool = await make_pool()
+        borrow = library(tmp_path / "site-packages")
+
+        lease = await borrow(pool)  # through a library
+        assert str(pool.leases()[0].borrowed_at).startswith(line_of("through a library"))
+        await pool.release(lease)
+
+        lease = await asyncio.create_task(borrow(pool))
+        assert str(pool.leases()[0].borrowed_at).startswith(str(tmp_path))
+        await pool.release(lease)
+
+    async def test_the_endpoint_is_named_rather_than_a_library(
+        self, make_pool: MakePool, tmp_path: Path
+    ) -> None:
+        pool = await make_pool()
+        borrow = partial(library(tmp_path / "site-packages"), caller=Call("GET /things"))
+        lease = await asyncio.create_task(borrow(pool))
+        [info] = pool.leases()
+        assert str(info.borrowed_at).endswith("in line_of")
+        assert info.route == "GET /things"
+        await pool.release(lease)
+
+    async def test_code_that_borrows_for_the_endpoint_is_not_named(self, make_pool: MakePool) -> None:
+        pool = await make_pool()
+
+        @borrows_for_the_endpoint
+        async def dependency() -> Lease:
+            return await pool.acquire(caller=Call("GET /things"))
+
+        lease = await dependency()
+        assert str(pool.leases()[0].borrowed_at).endswith("in line_of")
+        await pool.release(lease)
+        await pool.release(await pool.acquire())
+        async with pool.acquire():
+            assert pool.leases()[0].route is None
 
     async def test_a_context_manager_of_the_standard_library_is_seen_through(
         self, make_pool: MakePool

@@ -12,9 +12,10 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from app.web import ReadConnectionDep
+from app.web import ConnectionDep, DatabaseDep, ReadConnectionDep
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
+from tests.web.conftest import Log
 
 TOKEN = "canary-hush-hush-token"
 
@@ -97,6 +98,52 @@ routes = APIRouter(prefix="/test")
 @routes.get("/hold")
 async def hold(connection: ReadConnectionDep) -> None:
     await connection.fetchval("SELECT pg_sleep(30)")
+
+
+@routes.get("/hold/{number}")
+async def hold_by_itself(number: int, database: DatabaseDep) -> None:
+    async with database.connection() as connection:  # by itself
+        await connection.fetchval("SELECT pg_sleep(30)")
+
+
+@routes.get("/twice")
+async def twice(connection: ConnectionDep, another: ReadConnectionDep) -> None:
+    await connection.fetchval("SELECT 1")
+    await another.fetchval("SELECT 1")
+
+
+@routes.get("/twice-as-well")
+async def twice_as_well(connection: ConnectionDep, another: ReadConnectionDep) -> None:
+    await twice(connection, another)
+
+
+class TestLeaks:
+    """Reports of leaks name the endpoint, however the connection was borrowed for it."""
+
+    async def test_a_dependency_s_name_the_endpoint_and_the_route(self, serving: Service) -> None:
+        for path, route, endpoint in (
+            ("/test/hold", "GET /test/hold", "hold"),
+            ("/test/hold/1", "GET /test/hold/{number}", "hold_by_itself"),
+        ):
+            pool = serving.state["database"].primary
+            holding = asyncio.create_task(serving.client.get(path))
+            await eventually(pool.leases)
+            [lease] = pool.leases()
+            assert lease.route == route
+            assert str(lease.borrowed_at).startswith(__file__)
+            assert str(lease.borrowed_at).endswith(f" in {endpoint}")
+            async with serving.state["database"].connection() as connection:
+                await connection.execute("SELECT pg_cancel_backend($1)", lease.backend_pid)
+            assert (await holding).status_code == 504
+
+    async def test_two_endpoints_that_borrow_twice_are_two_reports(self, serving: Service, log: Log) -> None:
+        for path in ("/test/twice", "/test/twice", "/test/twice-as-well"):
+            assert (await serving.client.get(path)).status_code == 200
+        reports = [line for line in log() if line["event"] == "nested_borrow"]
+        assert [(line["route"], line["borrowed_at"].rpartition(" ")[2]) for line in reports] == [
+            ("GET /test/twice", "twice"),
+            ("GET /test/twice-as-well", "twice_as_well"),
+        ]
 
 
 class TestLeases:
