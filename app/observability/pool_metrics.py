@@ -21,6 +21,7 @@ from app.pool import HistogramSnapshot
 
 _POOL = "db_client_connection_pool_name"
 _STATE = "db_client_connection_state"
+_STATES = ("idle", "used", "validating", "returning", "opening", "closing")
 # There from the start, as zeros: an alert on the first event needs a number that it rises from.
 _SHED_REASONS = ("queue_target", "queue_full", "deadline", "stale")
 _LEAK_KINDS = ("overdue", "abandoned", "nested")
@@ -52,11 +53,20 @@ def _gauges(pools: list[PoolNumbers]) -> Iterator[Metric]:
         count.add_metric([pool.stats.name, "idle"], pool.stats.idle)
         count.add_metric([pool.stats.name, "used"], pool.stats.used)
     yield count
+    # Apart from the above, which knows these two states only: who sums over its states must not count more.
+    sessions = GaugeMetricFamily(
+        "db_pool_connections", "Sessions by all their states.", labels=[_POOL, "state"]
+    )
+    for pool in pools:
+        for state in _STATES:
+            sessions.add_metric([pool.stats.name, state], getattr(pool.stats, state))
+    yield sessions
     for name, text, attribute in (
         ("db_client_connection_max", "Most connections allowed.", "max_size"),
         ("db_client_connection_idle_min", "Connections kept open.", "min_size"),
         ("db_client_connection_pending_requests", "Borrowers in the queue.", "waiting"),
         ("db_pool_oldest_wait_seconds", "What the first in the queue has waited.", "oldest_wait"),
+        ("db_pool_standing_queue_seconds", "Time since the queue was last empty.", "standing_queue"),
     ):
         gauge = GaugeMetricFamily(name, text, labels=[_POOL])
         for pool in pools:

@@ -21,7 +21,7 @@ from app.pool.config import PoolConfig
 from app.pool.connection import PooledConnection, Status
 from app.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from app.pool.events import Level, Listener, PoolEvent
-from app.pool.faults import NO_WRITABLE_SERVER, describe_error, fault_of
+from app.pool.faults import NO_WRITABLE_SERVER, describe_error, fault_of, sqlstate_of
 from app.pool.jobs import Jobs
 from app.pool.leaks import LeakWatch
 from app.pool.opener import Opener
@@ -143,8 +143,27 @@ class Books:
     def closed_to_all(self) -> PoolClosing:
         return PoolClosing(f"the pool {self.state.value}", self.stats())
 
-    def report(self, level: Level, event: str, /, **details: object) -> None:
-        """Tell the listener; its failure is logged and goes no further."""
+    def report(
+        self,
+        level: Level,
+        event: str,
+        /,
+        *,
+        about: PooledConnection | None = None,
+        error: BaseException | None = None,
+        **details: object,
+    ) -> None:
+        """Tell the listener; its failure is logged and goes no further.
+
+        `about` is the connection that it concerns and `error` what was raised: they become the process id,
+        the client address and the SQLSTATE by which the session is found in the server's log.
+        """
+        if error is not None:
+            details["error"] = describe_error(error)
+        if about is not None:
+            details |= {"backend_pid": about.backend_pid, "client_address": about.client_address}
+        if code := (error and sqlstate_of(error)) or (about and about.sqlstate):
+            details["sqlstate"] = code
         try:
             self.listener(PoolEvent(event, level, details, self.stats()))
         except Exception:
@@ -158,6 +177,7 @@ class Books:
         return fault_of(self.last_error).name if self.last_error else None
 
     def stats(self) -> PoolStats:
+        now = monotonic()
         tally = self.tally
         at = Counter(pooled.status for pooled in self.members)
         return PoolStats(
@@ -172,7 +192,8 @@ class Books:
             returning=at[Status.RETURNING],
             validating=at[Status.CHECKING],
             waiting=self.queue.length,
-            oldest_wait=self.queue.oldest_wait(monotonic()),
+            oldest_wait=self.queue.oldest_wait(now),
+            standing_queue=self.queue.standing(now),
             utilisation=at[Status.IN_USE] / self.config.max_size,
             borrowed=tally.borrowed,
             opened=tally.opened,

@@ -24,8 +24,8 @@ from app.pool.books import Books, State
 from app.pool.config import PoolConfig
 from app.pool.connect import Connector
 from app.pool.connection import PooledConnection, Status
-from app.pool.events import Listener
-from app.pool.faults import describe_error, fault_of, is_same, stays
+from app.pool.events import Level, Listener
+from app.pool.faults import fault_of, is_same, stays
 from app.pool.hygiene import Effect
 from app.pool.lease import Lease
 from app.pool.opener import Opener
@@ -120,7 +120,7 @@ class Circulation(Books):
         Raises PoolError, and what `setup` raises.
         """
         self.discard(dead, "lost")
-        self.suspect_all("connection_lost")
+        self.suspect_all("connection_lost", about=dead)
         if self.state not in {State.OPEN, State.DRAINING}:
             raise self.closed_to_all()
         if self.opener.failing and not self.members:
@@ -244,13 +244,13 @@ class Circulation(Books):
                 if config.reset_hook is None:  # which may have left alone what `init` did
                     await self.connector.greet(connection)
             if pooled.doubts_writable and self.read_only_since is None:
-                self._note_role(await self.connector.ask(connection, returning.STEP_BOUND))
+                self._note_role(pooled, await self.connector.ask(connection, returning.STEP_BOUND))
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             silent = isinstance(error, TimeoutError)
             if connection.is_closed() and not silent:
                 self.discard(pooled, "lost")  # which is no news: the server has ended it
                 return
-            self.report("warning", "return_failed", error=describe_error(error))
+            self.report("warning", "return_failed", about=pooled, error=error)
             if silent:
                 connection.terminate()  # nor would it answer a goodbye
             self.discard(pooled, "return_failed")
@@ -271,19 +271,20 @@ class Circulation(Books):
         code = getattr(error, "sqlstate", None) or ""
         if code in _SERVER_GONE or code.startswith("08"):
             pooled.retire("server_gone")
-            self.suspect_all("server_gone")
+            pooled.sqlstate = sqlstate_of(error)
+            self.suspect_all("server_gone", about=pooled, error=error)
         elif code == _READ_ONLY and self.connector.asks_for_writable:
             pooled.refused_to_write()
         elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
-            self.schema_changed(pooled)
+            self.schema_changed(pooled, error)
 
-    def schema_changed(self, pooled: PooledConnection) -> None:
+    def schema_changed(self, pooled: PooledConnection, error: Exception | None = None) -> None:
         """Something that the connection had cached is no longer true. The first to find out begins a new
         generation, and every other connection renews its caches before it is lent again; what they report of
         the old one is no news."""
         if pooled.generation == self.generation:
             self.generation += 1
-            self.report("info", "schema_changed", generation=self.generation)
+            self.report("info", "schema_changed", about=pooled, error=error, generation=self.generation)
             for member in self.members:
                 member.grow_old()
             for idle in tuple(self.idle):
@@ -355,13 +356,13 @@ class Circulation(Books):
             as_asked_for = await self._ask(pooled)
         except Exception as error:  # noqa: BLE001 - whatever it is, this session is not lent again
             self.checking.discard(pooled)
-            self.suspect_all("failed_check", error=describe_error(error))
+            self.suspect_all("failed_check", about=pooled, error=error)
             pooled.connection.terminate()  # a goodbye would wait for the same silent server
             self.discard(pooled, "failed_check")
         else:
             self.checking.discard(pooled)
             pooled.heard_of_at = now = monotonic()
-            self._note_role(as_asked_for)
+            self._note_role(pooled, as_asked_for)
             if self.last_error is not None and fault_of(self.last_error).absent:
                 self.opener.hasten()
             self.offer(pooled, now)  # fresh at this instant, however short `validate_after` is
@@ -402,7 +403,7 @@ class Circulation(Books):
 
     # -- a server that takes no writes ---------------------------------------------------------------
 
-    def _note_role(self, as_asked_for: bool) -> None:
+    def _note_role(self, pooled: PooledConnection, as_asked_for: bool) -> None:
         """Learn whether the server still takes writes, on a pool that asks for that.
 
         If not, a server that does is looked for: attempts at a new connection, one at a time and ever more
@@ -411,7 +412,7 @@ class Circulation(Books):
         if as_asked_for or self.read_only_since is not None:
             return
         self.read_only_since = monotonic()
-        self.report("warning", "server_read_only")
+        self.report("warning", "server_read_only", about=pooled)
         self.make_room_to_look()
         self.pump()
 
@@ -451,7 +452,7 @@ class Circulation(Books):
         pooled = PooledConnection(connection, now, now + self._lifetime(), self.generation)
         self.members.add(pooled)
         connection.add_termination_listener(partial(self._lost, pooled))
-        self.report("debug", "connection_opened", seconds=seconds)
+        self.report("debug", "connection_opened", about=pooled, seconds=seconds)
         if self.surplus():  # the maximum was higher when the attempt began
             pooled.retire("resized")
         self.offer(pooled, now)
@@ -468,14 +469,13 @@ class Circulation(Books):
         news = (
             not is_same(error, before) and not blocked
         )  # an outage is one piece of news, not one every attempt
-        details = {
-            "error": describe_error(error),
-            "fault": fault.name,
-            "retry_in": self.opener.retry_in(monotonic()),
-        }
-        self.report("warning" if news else "debug", "open_failed", **details)
+        retry_in = self.opener.retry_in(monotonic())
+        level: Level = "warning" if news else "debug"
+        self.report(level, "open_failed", error=error, fault=fault.name, retry_in=retry_in)
         if blocked:
-            self.report("error", "open_blocked", **details, advice=fault.advice)
+            self.report(
+                "error", "open_blocked", error=error, fault=fault.name, retry_in=retry_in, advice=fault.advice
+            )
         if not self.members:
             # Nobody is left who could serve them, and the next attempt may fail as well.
             self.refuse_queue(self.unavailable)
@@ -486,7 +486,7 @@ class Circulation(Books):
         if pooled.status is Status.CLOSING:
             return
         pooled.retire("lost")
-        self.suspect_all("connection_lost")
+        self.suspect_all("connection_lost", about=pooled)
         if pooled.status in {_IDLE, _IN_USE}:  # else the job that uses it notices
             self.discard(pooled, "lost")
 
@@ -509,7 +509,8 @@ class Circulation(Books):
             pooled.connection.terminate()
         finally:
             self.closing.discard(pooled)
-        self.report("debug", "connection_closed", reason=reason, age=monotonic() - pooled.opened_at)
+        age = monotonic() - pooled.opened_at
+        self.report("debug", "connection_closed", about=pooled, reason=reason, age=age)
         self.pump()
         self.note_progress()
 
@@ -522,11 +523,19 @@ class Circulation(Books):
         if not (self.members or self.closing):
             self.settled.set()
 
-    def suspect_all(self, why: str, **details: object) -> None:
-        """Have every connection not heard of since now checked before it is lent again."""
+    def suspect_all(self, why: str, *, about: PooledConnection, error: BaseException | None = None) -> None:
+        """Have every connection not heard of since now checked before it is lent again; `about` is the one
+        that gave cause."""
+
+        def tell() -> None:
+            self.report("info", "connections_suspect", why=why, about=about, error=error)
+
         now = monotonic()
         if now - self.suspect_since > _SAME_INCIDENT:
-            self.report("info", "connections_suspect", why=why, **details)
+            if error is None and about.busy and self.loop is not None:
+                self.loop.call_soon(tell)  # its borrower's call is about to raise what the server said
+            else:
+                tell()
         self.suspect_since = now
 
     def expire(self, why: str) -> None:

@@ -49,6 +49,7 @@ class PooledConnection:
         "borrowed_at",
         "busy",
         "caller",
+        "client_address",
         "connection",
         "doubts_writable",
         "effect",
@@ -64,6 +65,7 @@ class PooledConnection:
         "overdue",
         "place",
         "retire_reason",
+        "sqlstate",
         "status",
         "task",
         "undo",
@@ -79,7 +81,11 @@ class PooledConnection:
         """Of the schema: what it has cached may be older than a change in an earlier one."""
         self.outdated = False
         """The schema has changed since it cached anything: the caches are renewed before it is lent again."""
-        self.backend_pid = connection.get_server_pid()  # asyncpg forgets it when the connection is cut
+        # Asked now, for neither is known any more when the connection is cut.
+        self.backend_pid = connection.get_server_pid()
+        self.client_address = driver.client_address(connection)
+        """`host:port` of this end, as the server sees it unless something between them translates addresses;
+        None over a Unix socket."""
         self.opened_at = now
         self.expires_at = expires_at
         """When its lifetime ends."""
@@ -90,6 +96,8 @@ class PooledConnection:
         self.status = Status.IDLE
         self.retire_reason: str | None = None
         """Why it must not be lent again, once that is known."""
+        self.sqlstate: str | None = None
+        """Of the error with which the server ended it, if it has said so."""
         self.borrowed_at = now
         self.task: weakref.ref[asyncio.Task[object]] | None = None
         """Who borrowed it; weak, for a lease must not keep its own holder alive."""

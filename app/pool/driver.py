@@ -20,6 +20,7 @@ from asyncpg.transaction import TransactionState
 Session = Any
 
 _PLAIN: Any = asyncpg.Connection
+_INTERNET = frozenset((socket.AF_INET, socket.AF_INET6))
 
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
@@ -311,7 +312,7 @@ def tune_socket(connection: Session, keepalive: int) -> None:
     `keepalive`: seconds of silence before the first probe.
     """
     sock = connection._transport.get_extra_info("socket")
-    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+    if sock is None or sock.family not in _INTERNET:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, seconds in (
@@ -328,6 +329,15 @@ def belong_to(connection: Session, loop: asyncio.AbstractEventLoop) -> None:
     """Have a session that was opened through a stand-in for `loop` belong to the loop itself (`_loop`), by
     which asyncpg looks the current task up."""
     connection._loop = loop
+
+
+def client_address(connection: Session) -> str | None:
+    """`host:port` of this end of the connection (`_transport`); None over a Unix socket."""
+    sock = connection._transport.get_extra_info("socket")
+    if sock is None or sock.family not in _INTERNET:
+        return None
+    host, port, *_ = sock.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def targets_of(dsn: str | None, options: dict[str, Any]) -> tuple[list[tuple[str, int]], str]:

@@ -16,7 +16,11 @@ _log = logging.getLogger("app.pool")
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something an operator may want to know, with the pool's numbers of that moment."""
+    """Something an operator may want to know, with the pool's numbers of that moment.
+
+    `details` of an event about a connection have its `backend_pid` and `client_address`, those of an error of
+    the server its `sqlstate`: enough to find the session in the server's log.
+    """
 
     name: str
     level: Level
@@ -44,6 +48,8 @@ class LeaseInfo:
     """One connection in use."""
 
     backend_pid: int
+    client_address: str | None
+    """`host:port` of this end; None over a Unix socket."""
     held_for: float
     """Seconds."""
     borrowed_at: str | None

@@ -147,6 +147,12 @@ def _parts(error: Exception) -> list[str]:
     return [describe_error(error)]
 
 
-def describe_error(error: Exception) -> str:
+def sqlstate_of(error: BaseException) -> str | None:
+    """The server's SQLSTATE, if it has said one: asyncpg wraps its last words in an 08003 of its own."""
+    code: str | None = getattr(error.__cause__, "sqlstate", None) or getattr(error, "sqlstate", None)
+    return code
+
+
+def describe_error(error: BaseException) -> str:
     """One line: class and first line of the message."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

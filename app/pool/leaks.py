@@ -22,6 +22,7 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
+        client_address=pooled.client_address,
         held_for=now - pooled.borrowed_at,
         borrowed_at=borrowed_at(pooled.place, pooled.caller),
         route=_route_of(pooled),
@@ -59,8 +60,10 @@ class LeakWatch:
         self._report(
             "warning",
             "nested_borrow",
+            about=pooled,
             borrowed_at=borrowed_at(pooled.place, pooled.caller),
             already_holding_from=borrowed_at(held.place, held.caller),
+            already_holding_pid=held.backend_pid,
             route=_route_of(pooled),
         )
 
@@ -70,6 +73,7 @@ class LeakWatch:
         self._report(
             "info",
             "overdue_lease_returned",
+            about=pooled,
             held_for=now - pooled.borrowed_at,
             borrowed_at=borrowed_at(pooled.place, pooled.caller),
             route=_route_of(pooled),

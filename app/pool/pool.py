@@ -143,6 +143,7 @@ class Pool(Queries):
             "pool_drained",
             seconds=report.seconds,
             cut_off=[lease.borrowed_at for lease in cut_off],
+            backend_pids=[lease.backend_pid for lease in cut_off],
             refused=refused,
         )
         return report

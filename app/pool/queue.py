@@ -63,6 +63,7 @@ class WaitQueue:
         self.create_future: Callable[[], Waiter]
         """The event loop's, once there is one."""
         self._flow_since = 0.0
+        self._standing_since = 0.0
         self._handed_out: float = 0
         self._last_hand_out = 0.0
         self._alarm: asyncio.TimerHandle | None = None
@@ -70,6 +71,10 @@ class WaitQueue:
 
     def oldest_wait(self, now: float) -> float:
         return next((now - joined_at for waiter, joined_at, _ in self._places if not waiter.done()), 0.0)
+
+    def standing(self, now: float) -> float:
+        """Seconds since nobody waited; 0 while nobody does."""
+        return now - self._standing_since if self.length else 0.0
 
     def expected_wait(self, now: float, lanes: int, ahead: int = 0) -> float:
         """Seconds a newcomer would wait, by the flow so far; `lanes` connections serve the queue.
@@ -113,7 +118,7 @@ class WaitQueue:
         and was given a connection that had ended."""
         if not self.length:
             self._places.clear()
-            self._flow_since = now
+            self._standing_since = self._flow_since = now
             self._handed_out = 0
         waiter = self.create_future()
         deadline = now + budget

@@ -129,7 +129,7 @@ async def _in_place(
     if unsent or isinstance(error, asyncpg.InvalidSQLStatementNameError):
         driver.forget_caches(connection)
     else:
-        circulation.schema_changed(pooled)
+        circulation.schema_changed(pooled, error)
     if not attempt.repeatable or pooled.busy > 1 or _may_have_committed(attempt.query):
         return None
     if unsent:

@@ -109,6 +109,8 @@ class PoolStats:
     waiting: int
     oldest_wait: float
     """Seconds that the head of the queue has waited."""
+    standing_queue: float
+    """Seconds since the queue was last empty; 0 while it is."""
     utilisation: float
     """`used / max_size`, 0 to 1."""
     borrowed: int

@@ -22,8 +22,10 @@ class PoolSample(TypedDict):
     name: str
     used: int
     idle: int
-    changing: int
-    """Opening, closing, being validated or cleaned up."""
+    validating: int
+    returning: int
+    opening: int
+    closing: int
     max_size: int
     waiting: int
     borrowed: float
@@ -82,7 +84,10 @@ class History:
             "name": now.name,
             "used": now.used,
             "idle": now.idle,
-            "changing": now.opening + now.closing + now.returning + now.validating,
+            "validating": now.validating,
+            "returning": now.returning,
+            "opening": now.opening,
+            "closing": now.closing,
             "max_size": now.max_size,
             "waiting": now.waiting,
             "borrowed": (now.borrowed - before.borrowed) / seconds,

@@ -52,6 +52,7 @@ class Lease(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     backend_pid: int
+    client_address: str | None
     held_for: float
     borrowed_at: str | None
     route: str | None

@@ -100,12 +100,10 @@ _POOLS = Row(
     (
         Panel(
             title="Connections",
-            description="Of all instances together. The line is what their pools may open.",
+            description="Of all instances together, by state; the server counts every one of them. The "
+            "line is what their pools may open.",
             queries=(
-                Query(
-                    f"sum by (db_client_connection_state) (db_client_connection_count{_POOL})",
-                    "{{db_client_connection_state}}",
-                ),
+                Query(f"sum by (state) (db_pool_connections{_POOL})", "{{state}}"),
                 Query(f"sum(db_client_connection_max{_POOL})", "most allowed"),
             ),
         ),
@@ -136,6 +134,15 @@ _POOLS = Row(
             alert="LifeguardPoolWaitOverFiveSeconds",
             warn_above=5,
             queries=(Query(f"db_pool_oldest_wait_seconds{_POOL}", _POOL_LEGEND),),
+        ),
+        Panel(
+            title="Standing queue",
+            description="Time since nobody waited. It grows while more work arrives than the database does, "
+            "however short each wait is.",
+            unit="s",
+            alert="LifeguardPoolQueueStanding",
+            warn_above=5,
+            queries=(Query(f"db_pool_standing_queue_seconds{_POOL}", _POOL_LEGEND),),
         ),
         Panel(
             title="Wait for a connection",

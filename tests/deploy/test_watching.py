@@ -75,6 +75,17 @@ async def test_a_saturated_service_fires_the_alerts(watched: Watched) -> None:
     assert {rule["name"] for rule in rules if rule["health"] != "ok"} == set()
 
 
+async def test_a_queue_that_never_empties_fires_an_alert_though_the_excess_is_shed(watched: Watched) -> None:
+    async with clients(watched.service, "/test/hold/0.05", times=3 * CLIENTS):
+
+        async def fire() -> bool:
+            return "LifeguardPoolQueueStanding" in await watched.prometheus.alerts()
+
+        await eventually(fire, 30, interval=0.5)
+    assert "LifeguardPoolWaitOverFiveSeconds" not in await watched.prometheus.alerts()
+    assert watched.service.state["database"].primary.stats().shed
+
+
 async def test_every_query_of_panels_and_runbooks_has_an_answer(
     watched: Watched, postgres: PostgresServer
 ) -> None:
@@ -104,13 +115,13 @@ async def test_every_query_of_panels_and_runbooks_has_an_answer(
 
 
 @asynccontextmanager
-async def clients(running: Service, path: str) -> AsyncIterator[None]:
+async def clients(running: Service, path: str, times: int = CLIENTS) -> AsyncIterator[None]:
     """So many ask for `path` over and over, and take what they get."""
 
     async def ask() -> None:
         await running.client.get(path, timeout=30)
 
-    async with repeatedly(ask, pause=PAUSE, times=CLIENTS):
+    async with repeatedly(ask, pause=PAUSE, times=times):
         yield
 
 

@@ -23,7 +23,10 @@ def test_an_event_is_a_line_with_the_pools_numbers(level: str) -> None:
             "size": 0,
             "idle": 0,
             "used": 0,
+            "validating": 0,
+            "returning": 0,
             "opening": 0,
+            "closing": 0,
             "waiting": 0,
             "max_size": 9,
         }

@@ -17,10 +17,12 @@ STATE = "db_client_connection_state"
 # The contract's metrics and their labels besides the pool's name.
 CONTRACT = {
     "db_client_connection_count": ("gauge", {STATE}),
+    "db_pool_connections": ("gauge", {"state"}),
     "db_client_connection_max": ("gauge", set()),
     "db_client_connection_idle_min": ("gauge", set()),
     "db_client_connection_pending_requests": ("gauge", set()),
     "db_pool_oldest_wait_seconds": ("gauge", set()),
+    "db_pool_standing_queue_seconds": ("gauge", set()),
     "db_client_connection_timeouts_total": ("counter", set()),
     "db_client_connection_create_time_seconds": ("histogram", set()),
     "db_client_connection_wait_time_seconds": ("histogram", set()),
@@ -43,6 +45,7 @@ def stats(name: str = "primary") -> PoolStats:
     return replace(
         Pool(name=name, min_size=2, max_size=9).stats(),
         idle=3, used=4, waiting=5, oldest_wait=5.5, timeouts=6, opened=7, open_failures=8, resets=9,
+        validating=13, returning=14, opening=15, closing=16, standing_queue=17.5,
         shed={"queue_full": 10}, closed={"lifetime": 11}, leaks={"overdue": 12},
         wait=busy.snapshot(), use=busy.snapshot(), create=busy.snapshot(),
     )  # fmt: skip
@@ -90,10 +93,17 @@ class TestPools:
         assert values == {
             ("db_client_connection_count", "idle"): 3,
             ("db_client_connection_count", "used"): 4,
+            ("db_pool_connections", "idle"): 3,
+            ("db_pool_connections", "used"): 4,
+            ("db_pool_connections", "validating"): 13,
+            ("db_pool_connections", "returning"): 14,
+            ("db_pool_connections", "opening"): 15,
+            ("db_pool_connections", "closing"): 16,
             ("db_client_connection_max",): 9,
             ("db_client_connection_idle_min",): 2,
             ("db_client_connection_pending_requests",): 5,
             ("db_pool_oldest_wait_seconds",): 5.5,
+            ("db_pool_standing_queue_seconds",): 17.5,
             ("db_client_connection_timeouts_total",): 6,
             ("db_pool_opened_total",): 7,
             ("db_pool_open_failures_total",): 8,

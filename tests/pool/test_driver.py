@@ -312,7 +312,16 @@ class TestSockets:
     async def test_a_unix_socket_is_left_alone(self, postgres: PostgresServer) -> None:
         connection = await asyncpg.connect(postgres.dsn(unix=True))
         driver.tune_socket(connection, 10)
+        assert driver.client_address(connection) is None
         await connection.close()
+
+    async def test_this_ends_address_is_the_one_that_the_server_sees(
+        self, connection: driver.Session
+    ) -> None:
+        seen = await connection.fetchrow(
+            "SELECT host(inet_client_addr()) AS host, inet_client_port() AS port"
+        )
+        assert driver.client_address(connection) == f"{seen['host']}:{seen['port']}"
 
 
 class TestLoops:

@@ -71,6 +71,28 @@ async def test_every_borrow_is_in_the_histogram_of_waits(make_pool: MakePool) ->
     assert stats.use.sum >= waited
 
 
+async def test_the_queue_stands_since_nobody_waited_however_short_each_wait_is(make_pool: MakePool) -> None:
+    pool = await make_pool(max_size=1)
+    holder = await pool.acquire()
+    next_one = asyncio.ensure_future(pool.acquire())
+    for _ in range(3):
+        one_more = asyncio.ensure_future(pool.acquire())
+        await eventually(lambda: pool.stats().waiting == 2)
+        await pool.release(holder)
+        holder, next_one = await next_one, one_more
+        stats = pool.stats()
+        assert stats.standing_queue > stats.oldest_wait > 0
+    await pool.release(holder)
+    holder = await next_one
+    assert pool.stats().standing_queue == 0
+    next_one = asyncio.ensure_future(pool.acquire())
+    await eventually(lambda: pool.stats().waiting)
+    stats = pool.stats()
+    assert stats.standing_queue == stats.oldest_wait
+    await pool.release(holder)
+    await pool.release(await next_one)
+
+
 async def test_the_time_that_opening_takes_is_known(make_pool: MakePool, proxy: Proxy) -> None:
     proxy.latency = 0.02
     pool = await make_pool(proxy.dsn)

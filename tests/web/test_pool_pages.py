@@ -54,6 +54,15 @@ class TestLivePage:
         assert re.findall(r"https?://[^\"' ]+", page) == ["http://www.w3.org/2000/svg"]  # a name, not a place
         assert not re.search(r"<(link|img|iframe)|\bsrc=|@import|url\(| style=| on\w+=", page)
 
+    async def test_draws_every_state_of_a_connection(self, serving: Service) -> None:
+        page = (await serving.client.get("/pool/live")).text
+        (drawn,) = re.findall(r'title: "Connections".*?areas: \[(.*?)\],\n    limit', page, re.DOTALL)
+        states = re.findall(r'\["(\w+)"', drawn)
+        assert set(states) == {"idle", "used", "validating", "returning", "opening", "closing"}
+        stats = serving.state["database"].primary.stats()
+        (pool,) = serving.state["history"].since()[-1]["pools"]
+        assert all(f".f-{state} " in page and state in pool and hasattr(stats, state) for state in states)
+
     async def test_lets_only_its_own_script_and_style_run(self, serving: Service) -> None:
         answer = await serving.client.get("/pool/live")
         policy = answer.headers["content-security-policy"]
