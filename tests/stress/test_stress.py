@@ -1,0 +1,17 @@
+"""The stress of `python -m tests.stress`, a short one."""
+
+import pytest
+
+from tests.servers import PostgresServer
+from tests.stress.__main__ import verdict
+from tests.stress.trial import trial
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_nothing_is_lost_leaked_or_left_whatever_happens_at_once(
+    postgres: PostgresServer, seed: int
+) -> None:
+    world = await trial(postgres, seed=seed, seconds=8)
+    assert not world.wrong, verdict(world)
