@@ -66,7 +66,9 @@ def _ears_open(loop: asyncio.AbstractEventLoop, world: World) -> Iterator[None]:
     """Blame whatever is told to nobody: the loop's exception handler, warnings, destructors that fail."""
 
     def handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        world.blame(f"told to the loop: {context['message']}", context.get("exception") or repr(context))
+        error = context.get("exception")
+        kind = f"told to the loop: {context['message']} ({type(error).__name__})"
+        world.blame(kind, error or repr(context))
 
     unraisable, sys.unraisablehook = (
         sys.unraisablehook,
