@@ -25,7 +25,7 @@ from app.pool.config import PoolConfig
 from app.pool.connect import Connector
 from app.pool.connection import PooledConnection, Status
 from app.pool.events import Level, Listener
-from app.pool.faults import fault_of, is_same, stays
+from app.pool.faults import fault_of, is_same, sqlstate_of, stays
 from app.pool.hygiene import Effect
 from app.pool.lease import Lease
 from app.pool.opener import Opener
