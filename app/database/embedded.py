@@ -35,6 +35,7 @@ LONGEST_SOCKET_DIRECTORY = 80  # bytes; a socket's path ends at 103 on macOS, 10
 START_TIMEOUT = 60.0  # seconds; replaying a long WAL is the slow case
 TAKEOVER_TIMEOUT = 6.0  # seconds; a killed server's children are gone after five (postmaster.c)
 RETRY_INTERVAL = 0.1  # seconds
+READY_STATES = frozenset(("ready", "standby"))  # of a primary, of a hot standby
 POLL_INTERVAL = 0.01  # seconds
 
 SETTINGS = {
@@ -283,7 +284,8 @@ class EmbeddedServer:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return lines[:1] == [str(pid)] and [state.strip() for state in lines[7:8]] == ["ready"]
+        states = {state.strip() for state in lines[7:8]}
+        return lines[:1] == [str(pid)] and bool(states & READY_STATES)
 
     def _worth_retrying(self, complaint: str) -> bool:
         if "could not bind" in complaint:
