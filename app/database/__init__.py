@@ -10,10 +10,13 @@ from app.database.errors import (
     DeadlineExceeded,
     MigrationError,
     PoolOversized,
+    SchemaChanged,
     TransactionAborted,
 )
 from app.database.guard import Guard
+from app.database.retries import retry_idempotent
 from app.database.scope import CallScope, call_scope
+from app.database.transactions import confirm_reads
 from app.database.types import Connection, Isolation, ReadConnection, Transaction
 from app.pool import look_through
 
@@ -31,9 +34,12 @@ __all__ = [
     "MigrationError",
     "PoolOversized",
     "ReadConnection",
+    "SchemaChanged",
     "Transaction",
     "TransactionAborted",
     "call_scope",
+    "confirm_reads",
+    "retry_idempotent",
 ]
 
 look_through(str(Path(__file__).parent))  # who borrows through this layer is the borrower

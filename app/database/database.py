@@ -21,7 +21,7 @@ from app.database.connecting import (
 from app.database.deadlines import DeadlineConnection
 from app.database.errors import DatabaseUnavailable, PoolOversized
 from app.database.guard import Guard
-from app.database.retries import retrying
+from app.database.retries import ATTEMPTS, retry_idempotent
 from app.database.scope import current_deadline, time_left
 from app.database.sizing import fit
 from app.database.transactions import prelude, transaction
@@ -30,8 +30,6 @@ from app.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnava
 from app.settings import Settings
 
 T = TypeVar("T")
-
-ATTEMPTS = 5
 
 # Seconds that the start waits for the server's word on the pools' sizes.
 _SIZING_PATIENCE = 1.0
@@ -138,16 +136,17 @@ class Database:
     ) -> T:
         """Run `work` in a transaction and give its result once that is committed.
 
-        Serialization failures and deadlocks have it run again, `attempts` times in all and within the
-        call's deadline, on any connection: `work` must have no effect outside of its transaction.
+        What leaves nothing behind and may not come again has it run again: conflicts, a session lost
+        before COMMIT was sent, a server that has become read-only, a changed schema (docs/architecture.md
+        has the table). `attempts` times in all and within the call's deadline, on any connection: `work`
+        must have no effect outside of its transaction.
         """
 
         async def attempt() -> T:
             async with self.transaction(isolation=isolation) as transaction:
                 return await work(transaction)
 
-        result: T = await retrying(attempts)(attempt)
-        return result
+        return await retry_idempotent(attempt, attempts=attempts)
 
     @property
     def guards(self) -> tuple[Guard, ...]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncpg
 
-# Raised by asyncpg or sent by the server when a session has ended: 08*, 57P01-03, and 25P03, the end
-# of those who idle in a transaction. Everything else that the server answers leaves the session alive.
+# The server has ended a session whose borrower overstayed: 25P03 idle in a transaction, 25P04 the whole
+# transaction, 57P05 idle outside of one. It says nothing about the database.
+OVERSTAYED = (
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.IdleSessionTimeoutError,
+)
+
+# Raised by asyncpg or sent by the server when a session has ended: 08*, 57P01-03, and what is above.
+# Everything else that the server answers leaves the session alive.
 SESSION_ENDED = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
+    *OVERSTAYED,
 )
 
 
@@ -21,15 +29,26 @@ class DatabaseUnavailable(Exception):
     A transaction under way was rolled back. A statement outside of one may or may not have run.
     """
 
-    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0, repeatable: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds after which trying again is reasonable."""
+        self.repeatable = repeatable
+        """One session was lost, for no fault of the work: another may serve it at once."""
+
+
+class SchemaChanged(DatabaseUnavailable):
+    """The schema changed while the work was under way, and a statement no longer fits what its session
+    knew of it. The transaction was rolled back; the same work may succeed at once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, repeatable=True)
 
 
 class CommitUnknown(Exception):
-    """COMMIT was sent and no answer came: the transaction exists or does not, and only the database
-    knows. Repeat the work only if it can recognise that it was done (an idempotency key).
+    """COMMIT was sent and not confirmed: the transaction exists or does not, and only the database
+    knows. It may also exist on the primary alone, while that waits for a synchronous standby. Repeat the
+    work only if it can recognise that it was done (an idempotency key).
 
     `__cause__` is what came instead of the answer.
     """

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import asyncpg
 
 from app.database.breaker import Breaker, BreakerState
-from app.database.errors import SESSION_ENDED, DatabaseUnavailable
+from app.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
 from app.database.scope import current_caller
-from app.pool import Lease, Pool, PoolError, PoolEvent
+from app.pool import Lease, Pool, PoolError, PoolEvent, StatementNotSent, says_schema_changed
 from app.settings import Settings
 
 PoolMaker = Callable[[Callable[[PoolEvent], None]], Pool]
@@ -46,20 +46,37 @@ class Guard:
         """A lease for the block; `timeout` as in `Pool.acquire()`.
 
         Raises DatabaseUnavailable while the breaker is not closed and when the session is lost in the
-        block, and the pool's errors.
+        block, SchemaChanged, and the pool's errors.
+
+        The breaker is charged with what happened here and nowhere else: errors of this pool, and the end
+        of this very session. What another database raised inside the block is that one's affair.
         """
         ticket = self.breaker.admit()
         try:
-            async with self.pool.acquire(timeout=timeout, caller=current_caller()) as lease:
-                with _losses_told(lease):
-                    yield lease
+            lease = await self.pool.acquire(timeout=timeout, caller=current_caller())
         except Exception as error:
             self.breaker.failed(ticket, error)
-            if isinstance(error, SESSION_ENDED):
-                raise DatabaseUnavailable(f"the connection was lost: {error}") from error
+            raise
+        try:
+            yield lease
+        except Exception as error:
+            if lease.is_closed() and _ends_with_the_session(error):
+                raise self._lost(ticket, error) from error
+            if says_schema_changed(error):
+                raise SchemaChanged(f"the schema changed under the work: {error}") from error
             raise
         else:
             self.breaker.succeeded(ticket)
+        finally:
+            lease.end()
+
+    def _lost(self, ticket: int, error: Exception) -> DatabaseUnavailable:
+        """The lease's session has ended; what it tells of the database."""
+        reason = _last_words(error)
+        if _was_waited_on(error):
+            self.breaker.failed(ticket, reason)
+        repeatable = not isinstance(reason, OVERSTAYED)
+        return DatabaseUnavailable(f"the connection was lost: {reason}", repeatable=repeatable)
 
     async def stop(self) -> None:
         await self.breaker.stop()
@@ -77,15 +94,24 @@ class Guard:
             self.breaker.look_now()
 
 
-@contextmanager
-def _losses_told(lease: Lease) -> Iterator[None]:
-    """Raise one of SESSION_ENDED also where asyncpg only says that the connection is closed.
+def _ends_with_the_session(error: Exception) -> bool:
+    """Whether the error is that of a call on a session that has ended. Who was waiting for an answer gets
+    one of SESSION_ENDED; whoever comes after is told no more than that the connection is closed."""
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, PoolError)
+    return isinstance(error, SESSION_ENDED)
 
-    Who was waiting when the session ended got the reason; whoever comes after gets no more than that.
+
+def _was_waited_on(error: Exception) -> bool:
+    """Whether somebody waited for an answer when the session ended, and so knows why it did.
+
+    A session that ended between two statements may have been ended for idling. If the database is gone,
+    the pool finds out when it opens the next one.
     """
-    try:
-        yield
-    except asyncpg.InterfaceError as error:
-        if isinstance(error, PoolError) or not lease.is_closed():
-            raise
-        raise asyncpg.ConnectionDoesNotExistError(str(error)) from error
+    return not isinstance(error, (asyncpg.InterfaceError, StatementNotSent))
+
+
+def _last_words(error: Exception) -> Exception:
+    """What the server said when it ended the session: to asyncpg that is the cause of a lost connection."""
+    cause = error.__cause__
+    return cause if isinstance(cause, asyncpg.PostgresError) else error

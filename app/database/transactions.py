@@ -14,7 +14,7 @@ from app.database.connecting import milliseconds, quoted
 from app.database.errors import SESSION_ENDED, CommitUnknown, TransactionAborted
 from app.database.scope import current_deadline, current_tag, time_left
 from app.database.types import Isolation, Transaction
-from app.pool import Lease
+from app.pool import Lease, StatementNotSent
 
 if TYPE_CHECKING:
     from asyncpg.transaction import Transaction as DriverTransaction
@@ -28,6 +28,14 @@ _ENDING_STATEMENTS = ("statement_timeout", "lock_timeout")
 _GRACE = 0.2
 # Seconds for a ROLLBACK; the pool does it otherwise, when nobody waits any more.
 _ROLLBACK_PATIENCE = 1.0
+
+# At a timeout of its own asyncpg would send a cancel request, and to cancel a COMMIT that waits for a
+# synchronous standby makes the transaction visible though no standby has it. We cut the connection before.
+_WITHOUT_CANCEL = 86_400.0  # seconds
+# How often the event loop may turn to read what the server has said before COMMIT is sent.
+_TURNS_TO_READ = 3
+
+_CONFIRM_READS = "SELECT pg_catalog.pg_logical_emit_message(true, 'lifeguard', 'reads confirmed')"
 
 # What asyncpg raises when an answer did not arrive; a server that answers raises something else.
 _NO_ANSWER = (
@@ -67,6 +75,7 @@ async def transaction(
     except Exception:
         await _roll_back(begun)
         raise
+    await _read_last_words(lease)
     _check_that_it_can_commit(lease)
     await _commit(lease, begun, _patience(command_timeout), writes=not read_only)
 
@@ -87,6 +96,21 @@ def prelude(service: str, limits: Mapping[str, float]) -> str:
     return "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
 
 
+async def confirm_reads(transaction: Transaction) -> None:
+    """Have the COMMIT of this transaction wait for everything that it has read.
+
+    Where a synchronous standby is configured, COMMIT waits for it, but only if the transaction has written
+    something. One that has only read can see rows that no standby has: their own COMMIT was cut short, by a
+    crash or by somebody who cancelled its wait. A handler that answers from such rows as if they were its
+    own work - the replay of an idempotent request - calls this before it returns; then its answer leaves
+    after the COMMIT, and that after all that came before it in the write-ahead log.
+
+    It writes a message to the log, which takes one round trip, no privilege, and leaves no row. Raises
+    asyncpg.ReadOnlySQLTransactionError on a replica, which cannot promise this.
+    """
+    await transaction.fetchval(_CONFIRM_READS)
+
+
 def application_name(service: str, tag: str) -> str:
     """`service:tag`, as much of it as the server keeps, without what it would replace by `?`."""
     name = f"{service}:{tag}" if tag else service
@@ -103,10 +127,19 @@ async def _roll_back(begun: DriverTransaction) -> None:
             await begun.rollback()
 
 
+async def _read_last_words(lease: Lease) -> None:
+    """If the server has said something that nobody has read, let the event loop read it: it may be that the
+    session has ended, and a COMMIT sent after that would be of unknown outcome for nothing."""
+    for _ in range(_TURNS_TO_READ):
+        if lease.is_closed() or not lease.has_unread():
+            return
+        await asyncio.sleep(0)
+
+
 def _check_that_it_can_commit(lease: Lease) -> None:
     """What is raised here is certain: COMMIT has not been sent."""
     if lease.is_closed():
-        raise asyncpg.ConnectionDoesNotExistError("the session ended before COMMIT was sent")
+        raise StatementNotSent("the session ended before COMMIT was sent")
     if not lease.is_in_transaction():
         raise TransactionAborted("a statement inside had ended the transaction")
     deadline = current_deadline()
@@ -122,16 +155,34 @@ def _patience(limit: float) -> float:
     return min(limit, max(0.0, deadline - asyncio.get_running_loop().time()) + _GRACE)
 
 
-async def _commit(lease: Lease, begun: DriverTransaction, timeout: float, *, writes: bool) -> None:
-    answer = asyncio.create_task(lease.commit(begun, timeout=timeout), name="commit")
+async def _commit(lease: Lease, begun: DriverTransaction, patience: float, *, writes: bool) -> None:
+    answer = asyncio.create_task(_ask_to_commit(lease, begun, patience), name="commit")
     cancelled = await _wait_although_cancelled(answer)
     error = answer.exception()
-    if writes and isinstance(error, _NO_ANSWER):
-        raise CommitUnknown(f"COMMIT was sent, its answer did not arrive: {error!r}") from error
+    if writes and isinstance(error, _NO_ANSWER) and not isinstance(error, StatementNotSent):
+        raise CommitUnknown(f"COMMIT was sent and not confirmed: {error!r}") from error
     if cancelled is not None:
         raise cancelled
     if answer.result() != "COMMIT":
         raise TransactionAborted("COMMIT rolled back: a statement had failed and its error was swallowed")
+
+
+async def _ask_to_commit(lease: Lease, begun: DriverTransaction, patience: float) -> str:
+    """Send COMMIT and wait for its answer; cut the connection, without a cancel request, when it does not
+    come within `patience` seconds."""
+    cut = asyncio.get_running_loop().call_later(patience, lease.terminate)
+    started = asyncio.get_running_loop().time()
+    try:
+        return await lease.commit(begun, timeout=_WITHOUT_CANCEL)
+    except asyncio.CancelledError:
+        lease.terminate()  # before asyncpg's cancel request is on its way
+        raise
+    except asyncpg.PostgresConnectionError as error:
+        if asyncio.get_running_loop().time() - started >= patience:
+            raise TimeoutError(f"no answer to COMMIT within {patience:.3g} s") from error
+        raise
+    finally:
+        cut.cancel()
 
 
 async def _wait_although_cancelled(answer: asyncio.Task[str]) -> asyncio.CancelledError | None:

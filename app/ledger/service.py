@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from app.database import ReadConnection, Transaction
+from app.database import ReadConnection, Transaction, confirm_reads
 from app.ledger import queries
 from app.ledger.problems import (
     CurrencyMismatch,
@@ -43,14 +43,16 @@ async def open_account(transaction: Transaction, new: NewAccount) -> Account:
 
 
 async def book_transfer(transaction: Transaction, new: NewTransfer, key: str | None) -> Booking:
-    """Move money: four round trips, BEGIN and COMMIT among them; five with a key, three for a replay.
+    """Move money: four round trips, BEGIN and COMMIT among them; five with a key, four for a replay.
 
     A refused transfer is not remembered under its key; the same request may succeed later.
     """
     if key is not None:
         claim = await queries.claim_key(transaction, key, lock_number(key))
         if claim.transfer is not None:
-            return Booking(_checked_replay(claim.transfer, new), replayed=True)
+            replayed = _checked_replay(claim.transfer, new)
+            await confirm_reads(transaction)  # to say that it is done is to promise that it stays
+            return Booking(replayed, replayed=True)
         if not claim.granted:
             raise IdempotencyInProgress("Repeat the request when the first one has been answered.")
     accounts = await queries.lock_accounts(transaction, (new.from_account, new.to_account))

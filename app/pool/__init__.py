@@ -16,6 +16,7 @@ from app.pool.faults import Fault, NoHostServes, fault_of
 from app.pool.lease import Lease
 from app.pool.places import Caller, borrows_for_the_endpoint, look_through
 from app.pool.pool import Pool
+from app.pool.recovery import says_schema_changed
 from app.pool.stats import HistogramSnapshot, PoolStats
 
 NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
@@ -44,4 +45,5 @@ __all__ = [
     "borrows_for_the_endpoint",
     "fault_of",
     "look_through",
+    "says_schema_changed",
 ]

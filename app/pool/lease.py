@@ -138,6 +138,10 @@ class Lease(_Proxy):
 
     # -- what the pool has to know of ---------------------------------------------------------------
 
+    def has_unread(self) -> bool:
+        """Whether the server has said something, perhaps its last words, that nobody has read yet."""
+        return self._lent("has_unread").has_unread()
+
     def mark_dirty(self) -> None:
         """Have the session reset on return: for statements that change it where the pool cannot see."""
         self._lent("mark_dirty")

@@ -100,20 +100,35 @@ async def _on_another(
     return fresh
 
 
-def _blames_a_cache(pooled: PooledConnection, error: Exception, attempt: Attempt) -> bool:
-    """Whether the call may have failed for something that the connection had cached."""
-    if isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.InvalidSQLStatementNameError)):
+def says_schema_changed(error: BaseException) -> bool:
+    """Whether a statement failed because something that its connection had cached is no longer true. In a
+    transaction everything is undone by that. Outside of one, a statement that ends in
+    OutdatedSchemaCacheError has run; the others have not."""
+    if isinstance(
+        error,
+        (
+            asyncpg.InvalidCachedStatementError,
+            asyncpg.InvalidSQLStatementNameError,
+            asyncpg.OutdatedSchemaCacheError,
+        ),
+    ):
         return True
     if isinstance(error, asyncpg.InternalServerError):
         return str(error).startswith(_LOOKUP_FAILED)
     source = getattr(error, "server_source_function", None)
     if isinstance(error, asyncpg.UndefinedObjectError):
         return source in _TYPE_IS_GONE
-    if isinstance(error, asyncpg.DatatypeMismatchError):
-        return source == _TYPE_HAS_OTHER_COLUMNS
+    return isinstance(error, asyncpg.DatatypeMismatchError) and source == _TYPE_HAS_OTHER_COLUMNS
+
+
+def _blames_a_cache(pooled: PooledConnection, error: Exception, attempt: Attempt) -> bool:
+    """Whether the call may be made again for something that the connection had cached. Not after
+    OutdatedSchemaCacheError: the statement had run, and only its answer could not be read."""
+    if isinstance(error, asyncpg.OutdatedSchemaCacheError):
+        return False
     if _is_about_an_argument(error):
         return attempt.query is not None and driver.takes_composites(pooled.connection, attempt.query)
-    return False
+    return says_schema_changed(error)
 
 
 def _is_about_an_argument(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from fastapi_problem.error import Problem, StatusProblem
 from rfc9457.openapi import problem_response
 from starlette.exceptions import HTTPException
 
-from app.database import CommitUnknown, DatabaseUnavailable, call_scope
+from app.database import CommitUnknown, DatabaseUnavailable, SchemaChanged, call_scope
 from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from app.web.routes import methods_of
 
@@ -169,6 +169,13 @@ def _unavailable(error: PoolUnavailable | DatabaseUnavailable) -> Problem:
     return unavailable(error.retry_after)
 
 
+def _schema_changed(error: SchemaChanged) -> Problem:
+    return Unavailable(
+        "The database's schema changed under the request.",
+        headers=_retry_after(error.retry_after),
+    )
+
+
 def _connection_lost(_: Exception) -> Problem:
     return Unavailable(headers=_retry_after(1))
 
@@ -193,7 +200,7 @@ def _lock_timeout(_: Exception) -> Problem:
 
 def _outcome_unknown(_: Exception) -> Problem:
     return OutcomeUnknown(
-        "The connection was lost while committing. Repeat only what can be recognised as a"
+        "The commit was sent and was not confirmed in time. Repeat only what can be recognised as a"
         " repetition: with the same Idempotency-Key it will take effect once."
     )
 
@@ -238,6 +245,7 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     PoolUnavailable: _unavailable,
     PoolClosing: _shutting_down,
     DatabaseUnavailable: _unavailable,
+    SchemaChanged: _schema_changed,
     CommitUnknown: _outcome_unknown,
     TimeoutError: _statement_timeout,
     asyncpg.QueryCanceledError: _statement_timeout,

@@ -9,8 +9,10 @@ import structlog
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from app.database import CallScope, Database
+from app.database import CallScope, Database, ReadConnection
 from app.settings import Settings
+from tests.servers import PostgresServer
+from tests.waiting import eventually
 
 MakeDatabase = Callable[..., Awaitable[Database]]
 Log = list[MutableMapping[str, Any]]
@@ -57,6 +59,19 @@ async def table(database: Database) -> str:
 def within(seconds: float, tag: str = "test") -> CallScope:
     """The scope of a call that has so many seconds left."""
     return CallScope(tag, deadline=asyncio.get_running_loop().time() + seconds)
+
+
+async def kill_at_work(server: PostgresServer, connection: ReadConnection) -> None:
+    """End the session while its borrower waits for an answer; raises what the borrower is told."""
+    pid = await connection.fetchval("SELECT pg_backend_pid()")
+    sleeping = asyncio.create_task(connection.fetchval("SELECT pg_sleep(30)"))
+    await eventually(lambda: is_sleeping(server, pid))
+    await server.kill(pid)
+    await sleeping
+
+
+async def is_sleeping(server: PostgresServer, pid: int) -> bool:
+    return any(row["pid"] == pid and row["wait_event"] == "PgSleep" for row in await server.backends())
 
 
 @pytest.fixture

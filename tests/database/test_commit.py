@@ -1,13 +1,15 @@
 """What is known of a transaction when the answer to its COMMIT is late, lost or not awaited."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
-from app.database import CommitUnknown, Database, DatabaseUnavailable, call_scope
+from app.database import CommitUnknown, Database, DatabaseUnavailable, Transaction, call_scope
 from tests.database.commit_proxy import CommitProxy
 from tests.database.conftest import MakeDatabase, within
+from tests.servers import PostgresServer
 from tests.waiting import eventually
 
 
@@ -101,6 +103,51 @@ async def test_the_deadline_bounds_the_wait_for_the_answer(
     assert loop.time() - started < 0.45  # the deadline and 250 ms
     call_scope.set(None)
     assert await ids(database) == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["deadline", "task cancelled"])
+async def test_no_cancel_request_is_sent_for_a_commit(
+    distant: Database, proxy: CommitProxy, end: str
+) -> None:
+    """It would end the server's wait for a synchronous standby."""
+    proxy.at_commit = "hold"
+    call_scope.set(within(0.2))
+    inserting = asyncio.create_task(insert(distant))
+    await proxy.reached.wait()
+    if end == "task cancelled":  # as at the end of the event loop
+        (commit,) = (task for task in asyncio.all_tasks() if task.get_name() == "commit")
+        commit.cancel()
+    (error,) = await asyncio.gather(inserting, return_exceptions=True)
+    assert isinstance(error, CommitUnknown | asyncio.CancelledError)
+    call_scope.set(None)
+    proxy.at_commit = "pass"
+    assert await ids(distant) == [1, 2]
+    assert proxy.cancel_requests == 0
+
+
+async def test_a_commit_that_was_never_sent_is_no_unknown_one(
+    database: Database, table: str, postgres: PostgresServer
+) -> None:
+    """The session ends, and the event loop has not read of it when the block ends."""
+    calls = 0
+
+    async def work(transaction: Transaction) -> None:
+        nonlocal calls
+        calls += 1
+        await transaction.execute(f"INSERT INTO {table} VALUES (2, 0)")
+        pid = await transaction.fetchval("SELECT pg_backend_pid()")
+        if calls == 1:
+            killing = threading.Thread(target=asyncio.run, args=[postgres.kill(pid)])
+            killing.start()
+            killing.join()
+
+    with pytest.raises(DatabaseUnavailable):
+        async with database.transaction() as transaction:
+            await work(transaction)
+    assert await ids(database) == [1]
+    calls = 0
+    await database.run_in_transaction(work)
+    assert (calls, await ids(database)) == (2, [1, 2])
 
 
 async def test_a_cancel_during_commit_waits_for_the_answer_and_then_takes_effect(

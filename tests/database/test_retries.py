@@ -1,13 +1,24 @@
 """Transactions that lose against others are repeated: with a bound, and within the deadline."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import asyncpg
 import pytest
 
-from app.database import Database, Transaction, call_scope, retries
-from tests.database.conftest import within
+from app.database import (
+    Database,
+    DatabaseUnavailable,
+    SchemaChanged,
+    Transaction,
+    call_scope,
+    retries,
+    retry_idempotent,
+)
+from app.web.problems import problem_of
+from tests.database.conftest import MakeDatabase, kill_at_work, within
+from tests.servers import PostgresServer
 
 
 async def test_work_gives_its_result(database: Database) -> None:
@@ -120,6 +131,112 @@ async def test_no_attempt_begins_after_the_deadline(database: Database) -> None:
     with pytest.raises((asyncpg.SerializationError, TimeoutError)):
         await database.run_in_transaction(lose, attempts=1_000_000)
     assert loop.time() - started < 0.45
+
+
+async def be_killed(transaction: Transaction, postgres: PostgresServer) -> None:
+    """While it waits for an answer."""
+    await kill_at_work(postgres, transaction)
+
+
+async def become_read_only(transaction: Transaction, _: PostgresServer) -> None:
+    """As a server that was demoted says it."""
+    await transaction.execute("SET TRANSACTION READ ONLY; CREATE TABLE refused ()")
+
+
+async def see_a_type_change(transaction: Transaction, postgres: PostgresServer) -> None:
+    """Not in the first statement, which the pool repeats by itself."""
+    name = await transaction.fetchval("SELECT current_database()")
+    async with postgres.connect(name) as admin:
+        await admin.execute("ALTER TABLE others ALTER COLUMN n TYPE bigint")
+    await transaction.fetch("SELECT * FROM others")
+
+
+Trouble = Callable[[Transaction, PostgresServer], Awaitable[None]]
+TROUBLES = [be_killed, become_read_only, see_a_type_change]
+
+
+@pytest.fixture
+async def lone(make_database: MakeDatabase) -> Database:
+    """With a single connection, which has a plan for the table `others`."""
+    database = await make_database(pool_max_size=1)
+    async with database.connection() as connection:
+        await connection.execute("CREATE TABLE others (n int)")
+        await connection.fetch("SELECT * FROM others")
+    return database
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_what_befalls_a_transaction_before_its_commit_is_repeated(
+    lone: Database, table: str, postgres: PostgresServer, trouble: Trouble
+) -> None:
+    calls = 0
+
+    async def work(transaction: Transaction) -> int:
+        nonlocal calls
+        calls += 1
+        await transaction.execute(f"UPDATE {table} SET n = n + 1")
+        if calls == 1:
+            await trouble(transaction, postgres)
+        return calls
+
+    assert await lone.run_in_transaction(work) == 2
+    async with lone.connection() as connection:
+        assert await connection.fetchval(f"SELECT n FROM {table}") == 1
+
+
+async def test_a_changed_schema_is_a_reason_to_come_back_where_nothing_repeats(
+    lone: Database, postgres: PostgresServer
+) -> None:
+    async def endpoint() -> None:
+        async with lone.transaction() as transaction:
+            await transaction.execute("SELECT 1")
+            await see_a_type_change(transaction, postgres)
+
+    with pytest.raises(SchemaChanged) as caught:
+        await endpoint()
+    problem = problem_of(caught.value)
+    assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
+
+
+async def test_idempotent_reads_of_ones_own_are_repeated(
+    database: Database, postgres: PostgresServer
+) -> None:
+    pids: list[int] = []
+
+    async def read() -> int:
+        async with database.read() as connection:
+            pids.append(await connection.fetchval("SELECT pg_backend_pid()"))
+            if len(pids) == 1:
+                await kill_at_work(postgres, connection)
+            value: int = await connection.fetchval("SELECT 42")
+            return value
+
+    assert await retry_idempotent(read) == 42
+    assert len(pids) == 2
+
+
+async def test_an_open_breaker_is_not_asked_again(
+    make_database: MakeDatabase, postgres: PostgresServer
+) -> None:
+    database = await make_database(breaker_fail_max=1, breaker_reset_timeout=10)
+
+    async def lose_a_session() -> None:
+        async with database.connection() as connection:
+            await kill_at_work(postgres, connection)
+
+    with pytest.raises(DatabaseUnavailable):
+        await lose_a_session()
+    calls = 0
+
+    async def read() -> None:
+        nonlocal calls
+        calls += 1
+        async with database.read():
+            pass
+
+    with pytest.raises(DatabaseUnavailable, match="breaker is open"):
+        await retry_idempotent(read)
+    assert calls == 1
 
 
 async def test_other_errors_are_not_repeated(database: Database, table: str) -> None:
