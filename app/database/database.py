@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import structlog
+from asyncpg import Record
 
 from app.database.breaker import Breaker
 from app.database.connecting import (
@@ -43,7 +44,8 @@ class Database:
     async with database.read() as connection:           a replica if there is one, else the primary
     async with database.connection() as connection:     the primary, each statement for itself
     async with database.transaction() as transaction:   the primary, all or nothing
-    await database.run_in_transaction(work)             the same, repeated on conflicts
+    await database.run_in_transaction(work)             the same, repeated where that is safe
+    await database.fetch(...), execute(...), ...        one statement
 
     All follow the tag and the deadline of `call_scope`. They raise the pool's errors when there is no
     connection to be had, and DatabaseUnavailable when it is lost.
@@ -147,6 +149,33 @@ class Database:
                 return await work(transaction)
 
         return await retry_idempotent(attempt, attempts=attempts)
+
+    # One statement on a connection borrowed for it. `read=True` is `read()`: a replica if there is one that
+    # serves. Otherwise the primary, for a `fetchrow()` may well be an INSERT with RETURNING.
+
+    async def fetch(self, query: str, *args: object, read: bool = False) -> list[Record]:
+        """The rows of one statement, with the call's deadline and behind the breaker."""
+        async with self._any(read=read) as connection:
+            return await connection.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: object, read: bool = False) -> Record | None:
+        """The first row, if there is one."""
+        async with self._any(read=read) as connection:
+            return await connection.fetchrow(query, *args)
+
+    # Any: as `ReadConnection.fetchval()`.
+    async def fetchval(self, query: str, *args: object, column: int = 0, read: bool = False) -> Any:
+        """One column of the first row; None if there is no row."""
+        async with self._any(read=read) as connection:
+            return await connection.fetchval(query, *args, column=column)
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run a statement on the primary; what the server calls it, such as `UPDATE 1`."""
+        async with self.connection() as connection:
+            return await connection.execute(query, *args)
+
+    def _any(self, *, read: bool) -> AbstractAsyncContextManager[ReadConnection]:
+        return self.read() if read else self.connection()
 
     @property
     def guards(self) -> tuple[Guard, ...]:

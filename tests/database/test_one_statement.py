@@ -1,0 +1,31 @@
+"""Statements without a block around them: on the right pool, behind its breaker, within the deadline."""
+
+import pytest
+
+from app.database import Database, call_scope
+from tests.database.conftest import MakeDatabase, within
+from tests.servers import PostgresServer
+from tests.waiting import eventually
+
+
+async def test_each_goes_to_the_pool_it_is_meant_for(
+    make_database: MakeDatabase, database_url: str, postgres: PostgresServer
+) -> None:
+    replica = await postgres.create_database()
+    database = await make_database(database_replica_url=postgres.dsn(replica))
+    await eventually(lambda: database.guards[1].serves)
+    query = "SELECT current_database()"
+    primary = database_url.rpartition("/")[2]
+    assert await database.execute("CREATE TABLE written (n int)") == "CREATE TABLE"
+    assert await database.fetchval("INSERT INTO written VALUES (1) RETURNING n") == 1
+    for read, name in ((False, primary), (True, replica)):
+        assert await database.fetchval(query, read=read) == name
+        row = await database.fetchrow(query, read=read)
+        assert row is not None
+        assert [tuple(row)] == [tuple(row) for row in await database.fetch(query, read=read)] == [(name,)]
+
+
+async def test_the_deadline_ends_them(database: Database) -> None:
+    call_scope.set(within(0.1))
+    with pytest.raises(TimeoutError):
+        await database.fetchval("SELECT pg_sleep(30)")
