@@ -150,6 +150,8 @@ class Settings(BaseSettings):
     """The server ends a session that idles inside a transaction for so many seconds."""
     command_timeout: Seconds = 15.0
     """The client gives a statement up after so many seconds: for servers that fell silent."""
+    tag_statements: bool = False
+    """Whether `application_name` has the request's id outside of transactions too: two round trips more."""
 
     breaker_fail_max: Count = 5
     """Consecutive failures of the database that open the breaker."""

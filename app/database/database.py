@@ -23,9 +23,9 @@ from app.database.deadlines import DeadlineConnection
 from app.database.errors import DatabaseUnavailable, PoolOversized
 from app.database.guard import Guard
 from app.database.retries import ATTEMPTS, retry_idempotent
-from app.database.scope import current_deadline, time_left
+from app.database.scope import current_deadline, current_tag, time_left
 from app.database.sizing import fit
-from app.database.transactions import prelude, transaction
+from app.database.transactions import application_name, prelude, quoted, transaction
 from app.database.types import Connection, Isolation, ReadConnection, Transaction
 from app.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnavailable
 from app.settings import Settings
@@ -95,12 +95,15 @@ class Database:
         `connection()` or in the transaction. Without one that serves, the primary stands in.
         """
         async with AsyncExitStack() as stack:
-            yield self._bounded(await self._lend_for_reading(stack))
+            lease = await self._lend_for_reading(stack)
+            await self._tag(lease)
+            yield self._bounded(lease)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection to the primary; every statement commits by itself."""
         async with self._lend(self._primary) as lease:
+            await self._tag(lease)
             yield self._bounded(lease)
 
     @asynccontextmanager
@@ -257,6 +260,14 @@ class Database:
             _log.info("replica_serves_again")
         else:
             _log.warning("replica_out_of_service", reason=reason, reads="primary")
+
+    async def _tag(self, lease: Lease) -> None:
+        """Let the server show whose statements come now, if TAG_STATEMENTS is on. The pool sees the SET and
+        resets the session when it is returned."""
+        if self._settings.tag_statements and (tag := current_tag()):
+            name = quoted(application_name(self._settings.service_name, tag))
+            async with asyncio.timeout_at(current_deadline()):
+                await lease.execute(f"SET application_name = {name}")
 
     def _bounded(self, lease: Lease) -> Transaction:
         """The lease, or what ends its statements with the call. Callers narrow the type."""

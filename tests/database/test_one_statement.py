@@ -25,6 +25,19 @@ async def test_each_goes_to_the_pool_it_is_meant_for(
         assert [tuple(row)] == [tuple(row) for row in await database.fetch(query, read=read)] == [(name,)]
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+async def test_the_tag_reaches_the_server_if_it_is_wanted_and_nobody_else_sees_it(
+    make_database: MakeDatabase, tagged: bool
+) -> None:
+    database = await make_database(pool_max_size=1, tag_statements=tagged)
+    query = "SELECT current_setting('application_name')"
+    call_scope.set(within(5, "it's"))
+    seen = [await database.fetchval(query, read=read) for read in (True, False)]
+    assert seen == ["ledger:it's" if tagged else "ledger"] * 2
+    call_scope.set(None)
+    assert await database.fetchval(query) == "ledger"
+
+
 async def test_the_deadline_ends_them(database: Database) -> None:
     call_scope.set(within(0.1))
     with pytest.raises(TimeoutError):
