@@ -39,7 +39,8 @@ _LAST_SECONDS = 1.0
 
 _DESCRIPTION = """\
 Every answer carries `X-Request-ID`; a valid one of the request is kept. `X-Request-Timeout: <seconds>`
-says how long its client will wait, and ends its work by then. Errors are problems (RFC 9457).
+(0.01 or more, else 400) says how long its client will wait: its wait for the database and its statements
+end by then, and nothing else does. Errors are problems (RFC 9457).
 """
 
 _log = structlog.get_logger("app")

@@ -6,6 +6,9 @@ pybreaker keeps the states and counts the failures. What it leaves to every call
   half-open period asks the database.
 - what counts: errors that say the database is gone, by `isinstance`. A cancelled caller, a shed one, an
   error of the application's own say nothing.
+- suspicion: waits for a connection that used the whole time to wait may as well mean that everybody is
+  busy, or that this process was stopped. They open the circuit only after the database was asked on a
+  session outside the pool, and did not answer either.
 - staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
   caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
 - time: the open period doubles with jitter, on the event loop's clock, which no one can set.
@@ -32,6 +35,8 @@ from app.pool import PoolTimeout, PoolUnavailable
 LONGEST_OPEN = 10.0
 # A probe that has no answer by then has failed.
 PROBE_PATIENCE = 2.0
+# Seconds: a timer that rings so much too late says that this process stood still, and nothing of the server.
+_STOOD_STILL = 0.5
 
 _GONE = (
     PoolUnavailable,
@@ -67,9 +72,12 @@ class Clock(Protocol):
 
 def says_gone(error: BaseException) -> bool:
     """Whether the error means that the database is gone, not that this piece of work went wrong."""
-    if isinstance(error, PoolTimeout):
-        return error.stalled
     return isinstance(error, _GONE)
+
+
+def answers(error: BaseException) -> bool:
+    """Whether the error is the word of a server that is there: it is full, it does not know the database."""
+    return isinstance(error, asyncpg.PostgresError) and not says_gone(error)
 
 
 class Breaker:
@@ -78,6 +86,7 @@ class Breaker:
     ticket = breaker.admit()          raises DatabaseUnavailable unless closed
     breaker.succeeded(ticket)         what was admitted went well
     breaker.failed(ticket, error)     it did not; errors that do not say "gone" are ignored
+    breaker.stalled(ticket, error)    it waited for the whole POOL_ACQUIRE_TIMEOUT, in which nobody was served
     breaker.look_now()                there is reason to hope: probe before the open period is over
     """
 
@@ -88,13 +97,17 @@ class Breaker:
         fail_max: int,
         reset_timeout: float,
         probe: Callable[[], Awaitable[object]],
+        ask_aside: Callable[[], Awaitable[object]],
         on_open: Callable[[], object],
         clock: Clock | None = None,
     ) -> None:
-        """`probe` asks the database and raises if it does not answer; `on_open` turns waiters away."""
+        """`probe` asks the database and raises if it does not answer; `ask_aside` does so on a session that
+        is none of the pool's; `on_open` turns waiters away."""
         self.name = name
+        self._fail_max = fail_max
         self._reset_timeout = reset_timeout
         self._probe = probe
+        self._ask_aside = ask_aside
         self._on_open = on_open
         self._clock = clock
         self._circuit = pybreaker.CircuitBreaker(
@@ -109,6 +122,8 @@ class Breaker:
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = 0.0
         self._probing: asyncio.Task[None] | None = None
+        self._stalls = 0
+        self._checking: asyncio.Task[None] | None = None
         self._stopped = False
         self.state = BreakerState.CLOSED
         self.transitions: Counter[str] = Counter()
@@ -123,12 +138,26 @@ class Breaker:
         return self._epoch
 
     def succeeded(self, ticket: int) -> None:
-        if ticket == self._epoch and self._circuit.fail_counter:
-            self._circuit.call(_nothing)
+        if ticket == self._epoch:
+            self._stalls = 0
+            if self._circuit.fail_counter:
+                self._circuit.call(_nothing)
 
     def failed(self, ticket: int, error: BaseException) -> None:
         if ticket >= self._moved_in and says_gone(error):
             self._count_failure(error)
+
+    def stalled(self, ticket: int, error: PoolTimeout) -> None:
+        """Count a wait of the whole time to wait; enough of them have the database asked outside the pool."""
+        if ticket < self._moved_in or not error.stalled or self.state is not BreakerState.CLOSED:
+            return
+        self._epoch += 1
+        self._stalls += 1
+        enough = self._stalls + self._circuit.fail_counter >= self._fail_max
+        if enough and self._checking is None and not self._stopped:
+            self._checking = asyncio.get_running_loop().create_task(
+                self._check(error), name=f"breaker {self.name} check"
+            )
 
     def cannot_connect(self) -> None:
         """The pool, left without any connection, could not open one either."""
@@ -149,9 +178,11 @@ class Breaker:
         """End the timer and the probe; the state stays."""
         self._stopped = True
         self._cancel_timer()
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait({self._probing})
+        tasks = {task for task in (self._probing, self._checking) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     # -- the circuit -------------------------------------------------------------------------------
 
@@ -160,6 +191,7 @@ class Breaker:
         before, self.state = self.state, state
         self._epoch += 1
         self._moved_in = self._epoch
+        self._stalls = 0
         self.transitions[state.label] += 1
         self._cancel_timer()
         if state is BreakerState.OPEN:
@@ -212,6 +244,37 @@ class Breaker:
             self._circuit.call(_nothing)
         else:
             self._settle(outcome)
+
+    async def _check(self, stall: PoolTimeout) -> None:
+        """Ask outside the pool whether the waits mean that the database is gone; if so, let them count."""
+        try:
+            while await self._stood_still_while_asking():
+                pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
+            if not answers(error):
+                self._believe(stall)
+        finally:
+            self._stalls = 0
+            self._checking = None
+
+    async def _stood_still_while_asking(self) -> bool:
+        """Ask once. True: no answer came, but this process did not run in that time. Raises TimeoutError when
+        none came, and what the server or the network said."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + PROBE_PATIENCE
+        try:
+            async with asyncio.timeout_at(due):
+                await self._ask_aside()
+        except TimeoutError:
+            if loop.time() - due < _STOOD_STILL:
+                raise
+            return True
+        return False
+
+    def _believe(self, stall: PoolTimeout) -> None:
+        """Count the waits, unless somebody has been served in the meantime."""
+        for _ in range(self._stalls):
+            self._count_failure(stall)
 
     def _settle(self, error: BaseException) -> None:
         """Let pybreaker count the failure; it raises what it is given."""

@@ -17,6 +17,7 @@ from app.database.connecting import (
     connect_options,
     dsn,
     prepare_session,
+    quoted,
     session_limits,
 )
 from app.database.deadlines import DeadlineConnection
@@ -25,7 +26,7 @@ from app.database.guard import Guard
 from app.database.retries import ATTEMPTS, retry_idempotent
 from app.database.scope import current_deadline, current_tag, time_left
 from app.database.sizing import fit
-from app.database.transactions import application_name, prelude, quoted, transaction
+from app.database.transactions import application_name, prelude, transaction
 from app.database.types import Connection, Isolation, ReadConnection, Transaction
 from app.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnavailable
 from app.settings import Settings

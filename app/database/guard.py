@@ -10,7 +10,7 @@ import asyncpg
 from app.database.breaker import Breaker, BreakerState
 from app.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
 from app.database.scope import current_caller
-from app.pool import Lease, Pool, PoolError, PoolEvent, StatementNotSent, says_schema_changed
+from app.pool import Lease, Pool, PoolError, PoolEvent, PoolTimeout, StatementNotSent, says_schema_changed
 from app.settings import Settings
 
 PoolMaker = Callable[[Callable[[PoolEvent], None]], Pool]
@@ -27,12 +27,14 @@ class Guard:
     ) -> None:
         """`make_pool` gets what the pool is to call with its events; `on_event` hears of them too."""
         self._on_event = on_event
+        self._acquire_timeout = settings.pool_acquire_timeout
         self.pool = make_pool(self._hear)
         self.breaker = Breaker(
             self.pool.name,
             fail_max=settings.breaker_fail_max,
             reset_timeout=settings.breaker_reset_timeout,
             probe=self._probe,
+            ask_aside=self.pool.ask_aside,
             on_open=self.pool.refuse_waiting,
         )
 
@@ -54,6 +56,10 @@ class Guard:
         ticket = self.breaker.admit()
         try:
             lease = await self.pool.acquire(timeout=timeout, caller=current_caller())
+        except PoolTimeout as error:
+            if timeout is None or timeout >= self._acquire_timeout:
+                self.breaker.stalled(ticket, error)  # a shorter wait was the caller's haste
+            raise
         except Exception as error:
             self.breaker.failed(ticket, error)
             raise
@@ -82,6 +88,10 @@ class Guard:
         await self.breaker.stop()
 
     async def _probe(self) -> None:
+        """Ask over the pool, or beside it while all of its connections are in use, which says nothing."""
+        if self.pool.get_idle_size() == 0 and self.pool.get_size() >= self.pool.get_max_size():
+            await self.pool.ask_aside()
+            return
         async with self.pool.acquire() as lease:
             await lease.execute("SELECT 1")
 

@@ -213,6 +213,20 @@ class Pool(Queries):
         """Answer everybody in the queue with PoolUnavailable now; how many there were."""
         return self._circulation.refuse_queue(self._circulation.unavailable)
 
+    async def ask_aside(self) -> None:
+        """Ask the server for a sign of life on a session of its own, beside the pool's, and end that session.
+
+        For whoever must know whether the server is gone while all connections are in use. It is the one
+        session above `max_size`, for as long as the question takes; the caller bounds that.
+
+        Raises what `asyncpg.connect()`, `init` and the query raise.
+        """
+        connection = await self._circulation.connector.connect()
+        try:
+            await connection.execute("SELECT 1")
+        finally:
+            connection.terminate()
+
     # -- steering ----------------------------------------------------------------------------------
 
     async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 
+SHORTEST_TIMEOUT = 0.01
+"""Seconds: in less nothing can be asked of a database, so a client that states less has made a mistake."""
+
+_DECIMAL = re.compile(rb"[0-9]{1,9}(\.[0-9]{0,9})?")  # float() takes `inf`, `nan`, `1_0` and ` 1` as well
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -19,9 +22,6 @@ def new_id() -> str:
 
 
 def seconds(value: bytes) -> float | None:
-    """Read X-Request-Timeout; None if it is not a time that one can wait."""
-    try:
-        stated = float(value)
-    except ValueError:
-        return None
-    return stated if 0 < stated < math.inf else None
+    """Read X-Request-Timeout: seconds in plain decimals, `SHORTEST_TIMEOUT` at least; None for all else."""
+    stated = float(value) if _DECIMAL.fullmatch(value) else 0.0
+    return stated if stated >= SHORTEST_TIMEOUT else None

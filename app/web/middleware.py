@@ -14,7 +14,6 @@ from types import CodeType
 
 import structlog
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +31,7 @@ UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
 # can must not hold a request open for ever.
 _BODY_PATIENCE = 10.0
 _SLOWEST_BODY = 8192
+_NO_TIMEOUT = f"X-Request-Timeout must be seconds, {heading.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
 _PAYLOAD_TOO_LARGE = 413
@@ -113,12 +113,7 @@ class Exchange:
         if seconds is not None:
             self.call.deadline = asyncio.get_running_loop().time() + seconds
         else:
-            fault = {
-                "loc": ("header", "x-request-timeout"),
-                "msg": "must be seconds above 0",
-                "type": "value",
-            }
-            self._refusal = RequestValidationError([fault])
+            self._refusal = problems.BadRequest(_NO_TIMEOUT)
 
     async def run(self) -> None:
         """Have the request served, and answer it in any case."""

@@ -18,6 +18,7 @@ from app.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
 
 STATS = cast("PoolStats", None)  # the breaker does not look at them
 GONE = PoolUnavailable("refused", STATS, retry_after=0.1)
+STALLED = PoolTimeout("hangs", STATS, stalled=True)
 
 
 class FakeTimer:
@@ -60,12 +61,14 @@ class Rig:
         self.clock = FakeClock()
         self.answers = asyncio.Queue[Exception | None]()
         self.probes = 0
+        self.asked_aside = 0
         self.turned_away = 0
         self.breaker = Breaker(
             "primary",
             fail_max=fail_max,
             reset_timeout=1.0,
             probe=self.probe,
+            ask_aside=self.ask_aside,
             on_open=self.turn_away,
             clock=self.clock,
         )
@@ -75,6 +78,17 @@ class Rig:
         answer = await self.answers.get()
         if answer is not None:
             raise answer
+
+    async def ask_aside(self) -> None:
+        self.asked_aside += 1
+        answer = await self.answers.get()
+        if answer is not None:
+            raise answer
+
+    async def stall(self, times: int) -> None:
+        for _ in range(times):
+            self.breaker.stalled(self.breaker.admit(), STALLED)
+        await asyncio.sleep(0)
 
     def turn_away(self) -> None:
         self.turned_away += 1
@@ -131,7 +145,6 @@ class TestTripping:
         "error",
         [
             GONE,
-            PoolTimeout("hangs", STATS, stalled=True),
             asyncpg.AdminShutdownError("57P01"),
             asyncpg.CrashShutdownError("57P02"),
             asyncpg.CannotConnectNowError("57P03"),
@@ -147,7 +160,7 @@ class TestTripping:
         "error",
         [
             PoolSaturated("busy", STATS, reason="queue_target", retry_after=0.1),
-            PoolTimeout("busy", STATS, stalled=False),
+            STALLED,
             asyncio.CancelledError(),
             asyncpg.UniqueViolationError("23505"),
             asyncpg.QueryCanceledError("57014"),
@@ -159,6 +172,74 @@ class TestTripping:
     async def test_what_does_not_say_gone_never_counts(self, error: BaseException) -> None:
         rig = Rig(fail_max=1)
         rig.breaker.failed(rig.breaker.admit(), error)
+        assert rig.state() is BreakerState.CLOSED
+
+
+class TestStalls:
+    """Waits of the whole time to wait: all are busy, or nobody is there."""
+
+    @pytest.mark.parametrize(
+        "answer", [None, asyncpg.TooManyConnectionsError("53300"), asyncpg.InvalidCatalogNameError("3D000")]
+    )
+    async def test_a_server_that_answers_beside_the_pool_keeps_it_closed(
+        self, answer: Exception | None
+    ) -> None:
+        rig = Rig(fail_max=3)
+        for asked in range(1, 4):
+            await rig.stall(3)
+            assert rig.asked_aside == asked
+            await rig.answer(answer)
+        assert not rig.breaker.transitions
+
+    @pytest.mark.parametrize(
+        "answer", [OSError("refused"), asyncpg.CannotConnectNowError("57P03"), TimeoutError("connect")]
+    )
+    async def test_a_server_that_does_not_answer_there_either_is_gone(self, answer: Exception) -> None:
+        rig = Rig(fail_max=3)
+        await rig.stall(7)
+        assert rig.state() is BreakerState.CLOSED
+        assert rig.asked_aside == 1
+        await rig.answer(answer)
+        assert rig.state() is BreakerState.OPEN
+        assert rig.breaker.transitions == {"open": 1}
+
+    async def test_a_question_that_does_not_come_back_is_no_answer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.database.breaker.PROBE_PATIENCE", 0.01)
+        rig = Rig(fail_max=1)
+        await rig.stall(1)
+        checking = next(task for task in asyncio.all_tasks() if task.get_name().endswith("check"))
+        await asyncio.wait({checking})
+        assert rig.state() is BreakerState.OPEN
+
+    async def test_who_is_served_while_it_asks_proves_more_than_no_answer(self) -> None:
+        rig = Rig(fail_max=3)
+        await rig.stall(3)
+        rig.breaker.succeeded(rig.breaker.admit())
+        await rig.answer(OSError("refused"))
+        assert not rig.breaker.transitions
+
+    async def test_fewer_than_it_takes_ask_nothing(self) -> None:
+        rig = Rig(fail_max=3)
+        for _ in range(5):
+            await rig.stall(2)
+            rig.breaker.succeeded(rig.breaker.admit())
+        assert rig.asked_aside == 0
+
+    async def test_failures_and_stalls_add_up(self) -> None:
+        rig = Rig(fail_max=3)
+        rig.breaker.failed(rig.breaker.admit(), GONE)
+        await rig.stall(2)
+        assert rig.asked_aside == 1
+        await rig.answer(OSError("refused"))
+        assert rig.state() is BreakerState.OPEN
+
+    async def test_stop_ends_the_question(self) -> None:
+        rig = Rig(fail_max=1)
+        await rig.stall(1)
+        await rig.breaker.stop()
+        assert not [task for task in asyncio.all_tasks() if task.get_name().endswith("check")]
         assert rig.state() is BreakerState.CLOSED
 
 

@@ -101,7 +101,8 @@ async def settled(database: Database) -> None:
     pool = database.primary
     await eventually(lambda: at_rest(pool.stats()) and pool.get_size() >= pool.get_min_size())
     assert_balanced(pool.stats())
-    assert database.breaker.state is BreakerState.CLOSED
+    # Sessions that were silent serve their users before a probe has closed it.
+    await eventually(lambda: database.breaker.state is BreakerState.CLOSED)
 
 
 async def is_open(database: Database) -> None:
@@ -344,6 +345,68 @@ class TestOtherErrors:
         assert not users.errors
         assert not database.breaker.transitions
         await settled(database)
+
+
+class TestBusy:
+    """Everybody waits in vain, and the server is well."""
+
+    async def test_a_long_query_that_six_wait_for_does_not_trip_it(
+        self, make_database: MakeDatabase, postgres: PostgresServer
+    ) -> None:
+        database = await make_database(pool_max_size=1, pool_acquire_timeout=0.3, breaker_fail_max=5)
+        async with database.connection() as connection:
+            running = asyncio.create_task(connection.execute("SELECT pg_sleep(10)"))
+            for _ in range(2):
+                errors = await asyncio.gather(*(borrow(database) for _ in range(6)), return_exceptions=True)
+                assert {type(error) for error in errors} == {PoolTimeout}
+            assert all(isinstance(error, PoolTimeout) and error.stalled for error in errors)
+            await eventually(lambda: not checks(database))
+            sessions = await postgres.backends(application_name="ledger")
+            assert len(sessions) == 1  # the one that asked is gone
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+        await borrow(database)
+        assert not database.breaker.transitions
+
+    async def test_a_role_without_a_session_to_spare_does_not_trip_it(
+        self, make_database: MakeDatabase, postgres: PostgresServer
+    ) -> None:
+        async with postgres.connect() as admin:
+            await admin.execute("DROP ROLE IF EXISTS single")
+            await admin.execute("CREATE ROLE single LOGIN PASSWORD 'x' CONNECTION LIMIT 1")
+        url = f"postgresql://single:x@127.0.0.1:{postgres.port}/postgres"
+        database = await make_database(url, pool_max_size=1, pool_acquire_timeout=0.3, breaker_fail_max=1)
+        async with database.connection():
+            with pytest.raises(PoolTimeout):
+                await borrow(database)
+            await eventually(lambda: not checks(database))
+        await borrow(database)
+        assert not database.breaker.transitions
+
+    async def test_impatient_calls_do_not_trip_it(self, make_database: MakeDatabase) -> None:
+        """Whoever gives a wait less time than POOL_ACQUIRE_TIMEOUT learns nothing about the server."""
+        database = await make_database(pool_max_size=1, breaker_fail_max=1, pool_queue_target=0)
+        async with database.connection():
+            token = call_scope.set(within(0.02))
+            errors = await asyncio.gather(*(borrow(database) for _ in range(20)), return_exceptions=True)
+            call_scope.reset(token)
+            assert all(isinstance(error, PoolTimeout) and error.stalled for error in errors)
+            assert not checks(database)
+        await borrow(database)
+        assert not database.breaker.transitions
+
+    async def test_connections_in_use_do_not_keep_it_open(self, make_database: MakeDatabase) -> None:
+        database = await make_database(pool_max_size=1, breaker_reset_timeout=0.1)
+        async with database.connection():
+            while database.breaker.state is BreakerState.CLOSED:
+                database.breaker.cannot_connect()
+            await eventually(lambda: database.breaker.state.label == "closed", 1.5)
+
+
+def checks(database: Database) -> list[str]:
+    """Questions beside the pool that are under way."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().endswith(" check")]
 
 
 async def borrow(database: Database) -> None:
