@@ -23,9 +23,11 @@ from app.web import dependencies, docs_page, pool_pages, probes, problems
 from app.web.drain import Drain
 from app.web.gate import Gate, GateMiddleware
 from app.web.hangup import HangupMiddleware
+from app.web.head import HeadAsGet
 from app.web.history import History
 from app.web.middleware import RequestMiddleware
 from app.web.readiness import ReadinessWatch
+from app.web.routes import Routing
 from app.web.service import Service
 from app.web.signals import StopSignals
 from app.web.stale import StaleIfError
@@ -72,10 +74,11 @@ def create_app(settings: Settings | None = None) -> Service:
     service.add_middleware(GateMiddleware, gate=state["gate"])
     service.add_middleware(
         StaleIfError,
-        service=service,
+        routing=state["gate"].routing,
         name=settings.service_name,
         note=state["metrics"].note_stale_answer,
     )
+    service.add_middleware(HeadAsGet, routing=state["gate"].routing)
     service.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,
@@ -111,7 +114,7 @@ def _parts(settings: Settings, service: Service) -> State:
         settings=settings,
         database=database,
         drain=drain,
-        gate=Gate(service, database, dependencies.NEEDING_DATABASE),
+        gate=Gate(Routing(service), database, dependencies.NEEDING_DATABASE),
         readiness=readiness,
         metrics=Metrics(
             target={"service_name": settings.service_name, "service_version": settings.service_version},

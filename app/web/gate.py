@@ -2,8 +2,9 @@
 
 Ten times the load is not ten times the work only if refusing is cheap. A refusal inside an endpoint has
 been through routing, validation and dependencies; here it is one look at the breaker, one at the queue
-and a ready-made answer. Which routes need the database is read from their dependencies: whoever asks
-for a connection, a transaction or the `Database` stands behind the gate, and nobody else.
+and a ready-made answer. Which route it would be is asked before the router is (`app.web.routes`), and whether
+that needs the database is read from its dependencies: who asks for a connection, a transaction or the
+`Database` stands behind the gate, and nobody else.
 
 It stands twice: in `app.web.protocol`, before a request has cost a task, and as a middleware, for what
 the protocol leaves to it and for servers that do not use the protocol.
@@ -13,18 +14,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
 import structlog
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.database import BreakerState, Database, Guard, call_scope
 from app.web import problems
 from app.web.ready_made import ReadyMade
-from app.web.routes import PathsThatAsk
+from app.web.routes import Routing, Served
 from app.web.stale import may_be_stale
 
 TURNED_AWAY = "app.turned_away"
@@ -50,36 +50,42 @@ class Refusal:
 class Gate:
     """Says who is turned away, and writes a log line for all of a second."""
 
-    def __init__(self, service: FastAPI, database: Database, needing: Collection[object]) -> None:
+    def __init__(self, routing: Routing, database: Database, needing: Iterable[object]) -> None:
         """It is for the routes that depend on one of `needing`."""
+        self.routing = routing
         self._database = database
-        self._guarded = PathsThatAsk(service, needing.__contains__)
-        self._forgiving = PathsThatAsk(service, may_be_stale)
+        self._needing = frozenset(needing)
         self._saturated = ReadyMade(problems.saturated(0))
         self._unavailable = ReadyMade(problems.unavailable(0))
         self._refused: Counter[str] = Counter()
         self._on_their_way: Counter[Guard] = Counter()
         """How many were let through on arrival, and join the queue later in this turn of the event loop."""
 
-    def has_final_say(self, path: str) -> bool:
-        """Whether a refusal is the answer: not where an older answer may take its place."""
-        return self._forgiving.template_of(path) is None
-
-    def refusal_on_arrival(self, method: str, path: str, budget: float | None) -> Refusal | None:
+    def refusal_on_arrival(
+        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], budget: float | None
+    ) -> Refusal | None:
         """As `refusal_of`, for a request that will need another turn of the event loop to get to the pool.
+
+        None also where the refusal would not be the answer: an older one may take its place.
 
         Those that arrive together would otherwise find the same vacancy, and all but one of them go in vain.
         """
-        return self._judge(method, path, budget, on_arrival=True)
-
-    def refusal_of(self, method: str, path: str, budget: float | None) -> Refusal | None:
-        """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many."""
-        return self._judge(method, path, budget, on_arrival=False)
-
-    def _judge(self, method: str, path: str, budget: float | None, *, on_arrival: bool) -> Refusal | None:
-        template = self._guarded.template_of(path)
-        if template is None:
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        served = self.routing.find({**scope, "root_path": self.routing.root_path})
+        if method == "GET" and may_be_stale(served):
             return None
+        return self._judge(method, served, budget, on_arrival=True)
+
+    def refusal_of(self, method: str, served: Served | None, budget: float | None) -> Refusal | None:
+        """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many."""
+        return self._judge(method, served, budget, on_arrival=False)
+
+    def _judge(
+        self, method: str, served: Served | None, budget: float | None, *, on_arrival: bool
+    ) -> Refusal | None:
+        if served is None or self._needing.isdisjoint(served.asks):
+            return None
+        template = served.template
         guard = self._database.guard_of(reads_only=method in _READING)
         if guard.breaker.state is not BreakerState.CLOSED:
             return self._refuse(template, self._unavailable, guard.breaker.retry_after())
@@ -131,4 +137,5 @@ class GateMiddleware:
         call = call_scope.get()
         deadline = call.deadline if call else None
         budget = None if deadline is None else deadline - asyncio.get_running_loop().time()
-        return self._gate.refusal_of(scope["method"], scope["path"], budget)
+        served = self._gate.routing.choice(scope).served
+        return self._gate.refusal_of(scope["method"], served, budget)

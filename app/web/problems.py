@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from app.database import CommitUnknown, DatabaseUnavailable, SchemaChanged, call_scope
 from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from app.web.routes import methods_of
+from app.web.routes import choice_of
 
 TYPE_URI = "/problems/{type}"
 MEDIA_TYPE = "application/problem+json"
@@ -118,8 +118,10 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
     call = call_scope.get()
     content["request_id"] = call.tag if call else None
     headers = {**(problem.headers or {})}
-    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(methods_of(request.app, request.scope["path"]))
+    choice = choice_of(request.scope)
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED and choice and choice.served is None:
+        asked = {**request.scope, "root_path": choice.root_path}
+        headers["Allow"] = ", ".join(choice.routing.methods_of(asked))
     return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
 
 

@@ -189,7 +189,8 @@ class Protocol(HttpToolsProtocol):
                 budget = heading.seconds(value)
                 if budget is None:
                     return False
-        if not gate.has_final_say(path) or not (refusal := gate.refusal_on_arrival(method, path, budget)):
+        refusal = gate.refusal_on_arrival(method, path, self.headers, budget)
+        if refusal is None:
             return False
         parts["metrics"].count(method, refusal.template, refusal.problem.status)
         retry_after = b"retry-after: %d\r\n" % refusal.retry_after

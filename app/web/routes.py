@@ -1,48 +1,200 @@
-"""Which paths belong to routes that depend on something: middleware asks before there is a route."""
+"""Which route the router will choose: middleware asks before the router has.
+
+The router's own answer costs a `matches()` a route, for every request. So its rules are compiled once, to one
+pattern a method: routes in their order, prefixes resolved, what is mounted in its place. A pattern gives
+the first route that takes path and method, as the router does. What cannot be compiled (a `Host`, a route
+class with rules of its own) is asked at its place.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette._utils import get_route_path
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
+
+_SCOPE_KEY = "app.choice"
+_MOUNT_TAIL = "/(?P<path>.*)$"
+_ANY = ""  # stands for the methods that no route names
 
 
-class PathsThatAsk:
-    """The paths of the routes among whose dependencies, at any depth, is one that `asks_for` accepts."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """What serves a request."""
 
-    def __init__(self, service: FastAPI, asks_for: Callable[[object], bool]) -> None:
+    template: str
+    """The whole path, placeholders unfilled; `none` where only the one who serves knows."""
+    asks: frozenset[object]
+    """What its dependencies call, at any depth."""
+
+
+_BY_OTHERS = Served("none", frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the router will choose for one request, and what it has looked at."""
+
+    routing: Routing
+    root_path: str
+    served: Served | None
+    """None: no route takes this path and method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    pattern: str
+    methods: frozenset[str] | None
+    """None takes all."""
+    served: Served
+
+
+class Routing:
+    """The routes of a service, as its router goes through them."""
+
+    def __init__(self, service: FastAPI) -> None:
         self._service = service
-        self._asks_for = asks_for
-        self._pattern: re.Pattern[str] | None = None
-        self._templates: list[str] = []
+        self._compiled_routes = -1
+        self._rules: dict[bool, list[_Rule | BaseRoute]] = {}
+        self._tables: dict[tuple[str, bool], list[_Table | BaseRoute]] = {}
+        self._methods: frozenset[str] = frozenset()
 
-    def template_of(self, path: str) -> str | None:
-        """The template of the route that serves this path, if it is one of those."""
-        match = (self._pattern or self._read()).fullmatch(path)
-        return self._templates[match.lastindex - 1] if match and match.lastindex else None
+    @property
+    def root_path(self) -> str:
+        """The service's own."""
+        return self._service.root_path
 
-    def _read(self) -> re.Pattern[str]:
-        """One pattern, a group for each path; made at the first request, when all routes are there."""
-        paths: dict[str, str] = {}
-        for route in iter_route_contexts(self._service.routes):
-            if any(map(self._asks_for, _calls(getattr(route, "dependant", None)))):
-                unnamed = re.sub(r"\(\?P<\w+>", "(?:", route.path_regex.pattern)
-                paths[str(route.path)] = f"({unnamed})"
-        self._templates = list(paths)
-        self._pattern = re.compile("|".join(paths.values()) or r"(?!)")
-        return self._pattern
+    def choice(self, scope: Any) -> Choice:
+        """What the router will choose for the request of this scope; found out once a request.
+
+        Ask before the router has begun: what it mounts changes the scope.
+        """
+        made: Choice | None = scope.get(_SCOPE_KEY)
+        if made is None or made.routing is not self:
+            made = Choice(self, scope.get("root_path", ""), self.find(scope))
+            scope[_SCOPE_KEY] = made
+        return made
+
+    def find(self, scope: Mapping[str, Any]) -> Served | None:
+        """What serves `method` and `path` of an HTTP scope, of which `root_path` and `headers` count too."""
+        if self._compiled_routes != len(self._service.routes):
+            self._read()
+        path: str = get_route_path(scope)  # type: ignore[arg-type]  # reads it only
+        # A root path that the path does not begin with: what is mounted then sees the whole path.
+        detached = bool(scope.get("root_path")) and path == scope["path"]
+        method = scope["method"]
+        key = (method if method in self._methods else _ANY, detached)
+        for table in self._tables.get(key) or self._compile(*key):
+            if isinstance(table, _Table):
+                if served := table.find(path):
+                    return served
+            elif table.matches(dict(scope))[0] is Match.FULL:
+                return _BY_OTHERS
+        return None
+
+    def methods_of(self, scope: Mapping[str, Any]) -> list[str]:
+        """The methods that this path knows, which may belong to several routes; HEAD wherever GET is."""
+        known = {method for method in self._methods if self.find({**scope, "method": method})}
+        return sorted(known | {"HEAD"} if "GET" in known else known)
+
+    def _read(self) -> None:
+        self._compiled_routes = len(self._service.routes)
+        self._tables.clear()
+        routes = self._service.routes
+        self._rules = {detached: list(_rules(routes, detached=detached)) for detached in (False, True)}
+        rules = (rule for rule in self._rules[False] if isinstance(rule, _Rule))
+        self._methods = frozenset().union(*(rule.methods or () for rule in rules))
+
+    def _compile(self, method: str, detached: bool) -> list[_Table | BaseRoute]:
+        tables: list[_Table | BaseRoute] = []
+        rules: list[_Rule] = []
+        for rule in self._rules[detached]:
+            if isinstance(rule, BaseRoute):
+                tables += [_Table(rules), rule]
+                rules = []
+            elif rule.methods is None or method in rule.methods:
+                rules.append(rule)
+        tables.append(_Table(rules))
+        self._tables[method, detached] = tables
+        return tables
 
 
-def methods_of(service: FastAPI, path: str) -> list[str]:
-    """The methods that this path knows, which may belong to several routes."""
-    found: set[str] = set()
-    for route in iter_route_contexts(service.routes):
-        if route.path_regex.match(path):
-            found |= route.methods or set()
-    return sorted(found)
+class _Table:
+    """Rules of one method in one pattern, a group for each."""
+
+    def __init__(self, rules: Sequence[_Rule]) -> None:
+        self._served: dict[int, Served] = {}
+        group = 1
+        for rule in rules:
+            self._served[group] = rule.served
+            group += 1 + re.compile(rule.pattern).groups  # converters may have groups of their own
+        self._match = re.compile("|".join(f"({rule.pattern})" for rule in rules) or r"(?!)").match
+
+    def find(self, path: str) -> Served | None:
+        match = self._match(path)
+        return self._served[match.lastindex] if match and match.lastindex else None
+
+
+def choice_of(scope: Mapping[str, Any]) -> Choice | None:
+    """Give what some middleware has had found out for this request."""
+    choice: Choice | None = scope.get(_SCOPE_KEY)
+    return choice
+
+
+def _rules(
+    routes: Sequence[BaseRoute], *, detached: bool, above: str = "", prefix: str = ""
+) -> Iterator[_Rule | BaseRoute]:
+    """Yield a rule a route, in their order; `above` is the pattern of what they are mounted under."""
+    for context in iter_route_contexts(routes):
+        route = context.original_route
+        if isinstance(route, WebSocketRoute):
+            continue
+        if isinstance(route, Route) and type(route).matches in {Route.matches, APIRoute.matches}:
+            methods = frozenset(context.methods) if context.methods else None
+            asks = frozenset(_calls(getattr(context, "dependant", None)))
+            pattern = _below(above, _unnamed(context.path_regex.pattern), detached=detached)
+            yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks))
+        elif isinstance(route, Mount) and type(route).matches is Mount.matches:
+            yield from _mounted(context, route, detached=detached, above=above, prefix=prefix)
+        elif above:  # to ask it, one would have to change the scope as a Mount does
+            yield _Rule(above, None, _BY_OTHERS)
+            return
+        else:
+            yield _route_of(context)
+
+
+def _mounted(
+    context: RouteContext, mount: Mount, *, detached: bool, above: str, prefix: str
+) -> Iterator[_Rule | BaseRoute]:
+    """What is mounted, and after it nothing: the router does not come back from there."""
+    head = _unnamed(context.path_regex.pattern.removesuffix(_MOUNT_TAIL))
+    tail = "(?=/.*$)"
+    # Atomic: the mount has taken its part of the path before anybody below it looks at the rest.
+    taken = f"(?>{_below(above, head, detached=False)}{tail})"
+    below = f"{above}(?={head}{tail})" if detached else taken
+    if not getattr(mount.app, "root_path", ""):  # else it does not see the path that it is mounted at
+        yield from _rules(mount.routes, detached=detached, above=below, prefix=f"{prefix}{context.path}")
+    yield _Rule(below, None, _BY_OTHERS)
+
+
+def _below(above: str, pattern: str, *, detached: bool) -> str:
+    return above + (pattern if detached or not above else pattern.removeprefix("^"))
+
+
+def _unnamed(pattern: str) -> str:
+    return re.sub(r"\(\?P<\w+>", "(?:", pattern)
+
+
+def _route_of(context: RouteContext) -> BaseRoute:
+    """The route with the prefixes it is included under."""
+    route = context._effective_route  # noqa: SLF001 - see app.web.internals
+    return route if isinstance(route, BaseRoute) else context.original_route
 
 
 def _calls(dependant: Dependant | None) -> Iterator[object]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from rfc9457.openapi import problem_component, problem_response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from app.web import problems
+from app.web.mounted import answer_errors_of_mounted
 
 _INVALID_EXAMPLE = problems.Invalid(
     "1 of its values cannot be used.",
@@ -35,6 +36,11 @@ class Service(FastAPI):
             await send(message)
 
         await super().__call__(scope, receive, send_refusal)
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        answer_errors_of_mounted(self.routes)
+        return super().build_middleware_stack()
 
     @override
     def openapi(self) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 import structlog
-from fastapi import Depends, FastAPI, Request, params
+from fastapi import Depends, Request, params
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web import problems
-from app.web.routes import PathsThatAsk
+from app.web.routes import Routing, Served
 
 MOST_ANSWERS = 1000
 MOST_BYTES = 8 * 2**20
@@ -75,9 +75,9 @@ def stale_if_error(seconds: float) -> params.Depends:
     return dependency
 
 
-def may_be_stale(dependency: object) -> bool:
-    """Whether this is what `stale_if_error` has made."""
-    return isinstance(dependency, _Keep)
+def may_be_stale(served: Served | None) -> bool:
+    """Whether among what it depends on is what `stale_if_error` has made."""
+    return served is not None and any(isinstance(call, _Keep) for call in served.asks)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class StaleIfError:
         self,
         app: ASGIApp,
         *,
-        service: FastAPI,
+        routing: Routing,
         name: str,
         note: Callable[[str], None],
         most_answers: int = MOST_ANSWERS,
@@ -114,13 +114,15 @@ class StaleIfError:
         self.clock = clock
         self.shelf = _Shelf(most_answers, most_bytes)
         self.note = note
-        self._paths = PathsThatAsk(service, may_be_stale)
+        self._routing = routing
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http" and (template := self._paths.template_of(scope["path"])):
+        if scope["type"] == "http":
+            served = self._routing.choice(scope).served
             if scope["method"] == "GET":
-                return _Exchange(self, template, scope, send).run(receive)
-            if scope["method"] not in _SAFE:
+                if served is not None and may_be_stale(served):
+                    return _Exchange(self, served.template, scope, send).run(receive)
+            elif scope["method"] not in _SAFE and self.shelf:
                 send = self._forgetting(_target(scope), send)
         return self.app(scope, receive, send)
 

@@ -70,7 +70,7 @@ class TestHeaders:
 class TestMethods:
     async def test_allow_names_the_methods_of_all_routes_of_the_path(self, serving: Service) -> None:
         answer = await serving.client.put("/test/things/1")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, HEAD")
 
     async def test_no_redirect_repeats_the_host_header(self, serving: Service) -> None:
         answer = await serving.client.get("/healthz/", headers={"Host": "elsewhere.example"})

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from app.database import BreakerState
 from app.pool import PoolUnavailable
 from app.web import DatabaseDep, problems, stale_if_error
+from app.web.routes import Routing
 from app.web.stale import LARGEST_ANSWER, StaleIfError
 from tests.inside import Service
 from tests.waiting import eventually
@@ -267,7 +268,7 @@ class Bench:
 
         layer = StaleIfError(
             service,
-            service=service,
+            routing=Routing(service),
             name="test",
             note=self.noted.append,
             most_answers=most_answers,
