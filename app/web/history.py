@@ -41,8 +41,10 @@ class PoolSample(TypedDict):
 class Sample(TypedDict):
     """One second of all pools."""
 
+    number: int
+    """One more than that of the sample before: what a reader resumes by. Clocks are set back."""
     at: float
-    """Unix time."""
+    """Unix time, to be shown."""
     loop_lag: float
     pools: list[PoolSample]
 
@@ -54,6 +56,7 @@ class History:
         self._pools = pools
         self._loop_lag = loop_lag
         self._samples: deque[Sample] = deque(maxlen=LENGTH)
+        self._taken = 0
         self._before: dict[str, PoolStats] = {}
         self._taken_at = time.monotonic()
 
@@ -69,11 +72,13 @@ class History:
         seconds = max(now - self._taken_at, 0.001)
         self._taken_at = now
         pools = [self._sample(numbers, seconds) for numbers in self._pools()]
-        self._samples.append({"at": time.time(), "loop_lag": self._loop_lag(), "pools": pools})
+        self._taken += 1
+        lag = self._loop_lag()
+        self._samples.append({"number": self._taken, "at": time.time(), "loop_lag": lag, "pools": pools})
 
-    def since(self, moment: float = 0.0) -> list[Sample]:
-        """The samples taken after `moment`, a sample's `at`."""
-        return [sample for sample in self._samples if sample["at"] > moment]
+    def since(self, number: int = 0) -> list[Sample]:
+        """The samples taken after the one of that number."""
+        return [sample for sample in self._samples if sample["number"] > number]
 
     def _sample(self, numbers: PoolNumbers, seconds: float) -> PoolSample:
         now = numbers.stats
@@ -103,7 +108,9 @@ class History:
 def quantile(q: float, histogram: HistogramSnapshot, counts: list[int]) -> float:
     """Estimate the `q` quantile of `counts` in the histogram's buckets, in seconds.
 
-    Linear within a bucket, as Prometheus's `histogram_quantile`; above all bounds the last of them.
+    Linear within a bucket, as Prometheus's `histogram_quantile`; above all bounds the last of them. In the
+    first bucket it is that bucket's bound: nobody has measured where in it the values are, so all that can
+    be said is "below".
     """
     total = sum(counts)
     if not total:
@@ -112,6 +119,8 @@ def quantile(q: float, histogram: HistogramSnapshot, counts: list[int]) -> float
     lower = 0.0
     for bound, upto, count in zip(histogram.bounds, accumulate(counts), counts, strict=False):
         if upto >= rank:
+            if not lower:
+                return bound
             return lower + (bound - lower) * (rank - (upto - count)) / count
         lower = bound
     return lower

@@ -104,10 +104,10 @@ async def live_events(request: Request) -> StreamingResponse:
 async def _events(history: History, drain: Drain) -> AsyncIterator[str]:
     """Yield until the service drains: a stream that did not end would hold the shutdown up."""
     yield "retry: 2000\n\n"
-    latest = 0.0
+    latest = 0
     while True:
         if samples := history.since(latest):
-            latest = samples[-1]["at"]
+            latest = samples[-1]["number"]
             yield f"data: {json.dumps(samples, separators=(',', ':'))}\n\n"
         if await drain.wait(INTERVAL):
             return

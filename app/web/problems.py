@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from math import ceil
+from traceback import walk_tb
 from typing import Any
 
 import asyncpg
@@ -23,7 +24,7 @@ from fastapi_problem.error import Problem, StatusProblem
 from rfc9457.openapi import problem_response
 from starlette.exceptions import HTTPException
 
-from app.database import CommitUnknown, DatabaseUnavailable, SchemaChanged, call_scope
+from app.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded, SchemaChanged, call_scope
 from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from app.web.routes import choice_of
 
@@ -126,8 +127,11 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
 
 
 def handled() -> Iterable[type[Exception]]:
-    """Give the exceptions that `answer` has a word for."""
-    return (Problem, *_TABLE)
+    """Give the exceptions that `answer` has a word for.
+
+    Not TimeoutError: if it is nobody's that is known, it is for the log, where unforeseen errors arrive.
+    """
+    return (Problem, *(kind for kind in _TABLE if kind is not TimeoutError))
 
 
 def documented(*problems: type[StatusProblem]) -> dict[int | str, dict[str, Any]]:
@@ -219,18 +223,40 @@ def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str
     return {"detail": message, "in": str(place), "pointer": "#/" + "/".join(escaped)}
 
 
-def _http_error(error: HTTPException) -> Problem:
-    headers = dict(error.headers or {})
-    if make := _STATUS_PROBLEMS.get(error.status_code):
-        return make(headers=headers)
-    phrase = HTTPStatus(error.status_code).phrase
-    return Problem(
-        title=phrase,
-        type_=phrase.lower().replace(" ", "-"),
-        status=error.status_code,
-        headers=headers,
-    )
+def _timed_out(error: TimeoutError) -> Problem:
+    """Tell a statement's time from an endpoint's own `asyncio.timeout`, which is no fault of the database.
 
+    Both are a plain TimeoutError. A statement's was raised in asyncpg, an endpoint's where it stood.
+    """
+    places = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    if any(place.startswith(_RAISING_STATEMENT_TIMEOUTS) for place in places):
+        return _statement_timeout(error)
+    return Internal()
+
+
+def _http_error(error: HTTPException) -> Problem:
+    """Keep what the endpoint said: status, headers and detail; of a 500 nothing, as of every other."""
+    status = error.status_code
+    phrase = HTTPStatus(status).phrase if status in _KNOWN_STATUSES else f"Error {status}"
+    said: dict[str, Any] = {"headers": dict(error.headers or {})}
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Internal(**said)
+    detail: object = error.detail  # Starlette says str, FastAPI lets it be anything
+    if isinstance(detail, Mapping):
+        said |= {str(name): value for name, value in detail.items() if str(name) not in _OURS}
+    elif isinstance(detail, str):
+        said["detail"] = None if detail == phrase else detail
+    else:
+        said["errors"] = detail
+    if make := _STATUS_PROBLEMS.get(status):
+        return make(**said)
+    return Problem(title=phrase, type_=phrase.lower().replace(" ", "-"), status=status, **said)
+
+
+_RAISING_STATEMENT_TIMEOUTS = ("asyncpg", "app.pool", "app.database.deadlines", "app.database.transactions")
+_KNOWN_STATUSES = frozenset(HTTPStatus)
+_OURS = frozenset(("type", "type_", "title", "status", "headers", "request_id", "self"))
+"""Members of a problem that a `HTTPException.detail` does not replace."""
 
 _STATUS_PROBLEMS: dict[int, type[StatusProblem]] = {
     400: BadRequest,
@@ -249,7 +275,8 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     DatabaseUnavailable: _unavailable,
     SchemaChanged: _schema_changed,
     CommitUnknown: _outcome_unknown,
-    TimeoutError: _statement_timeout,
+    DeadlineExceeded: _statement_timeout,
+    TimeoutError: _timed_out,
     asyncpg.QueryCanceledError: _statement_timeout,
     asyncpg.LockNotAvailableError: _lock_timeout,
     asyncpg.SerializationError: _conflicting,

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import asyncpg
+import httpx
 import pytest
 
 from app.database import PoolOversized, ReadConnection, schema
@@ -227,3 +228,31 @@ class TestMetrics:
         answer = await serving.client.get("/metrics", headers={"Accept": accept})
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert answer.text.endswith("# EOF\n")
+
+
+class TestHead:
+    """HEAD answers wherever GET does, as GET without the body."""
+
+    @pytest.mark.parametrize(
+        "path", ["/healthz", "/readyz", "/metrics", "/pool", "/pool/live", "/items", "/items/7", "/nowhere"]
+    )
+    async def test_is_get_without_the_body(self, serving: Service, path: str) -> None:
+        got, asked = await serving.client.get(path), await serving.client.head(path)
+        assert (asked.status_code, asked.content) == (got.status_code, b"")
+        assert asked.headers["content-type"] == got.headers["content-type"]
+
+    async def test_of_a_stream_ends(self, serving: Service) -> None:
+        answer = await serving.client.head("/pool/live/events")
+        assert answer.status_code == httpx.codes.OK
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+    async def test_is_not_what_only_post_takes(self, serving: Service) -> None:
+        answer = await serving.client.head("/v1/transfers")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+    async def test_is_counted_as_what_it_is(self, serving: Service) -> None:
+        await serving.client.head("/items")
+        lines = (await serving.client.get("/metrics")).text.splitlines()
+        assert any(
+            "http_requests_total" in line and 'handler="/items",method="HEAD"' in line for line in lines
+        )

@@ -1,5 +1,6 @@
 """Every error as a problem: what the contract promises of each, and nothing more."""
 
+import asyncio
 from typing import Any
 
 import asyncpg
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded
 from app.pool import Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from app.web import problems
+from app.web import ReadConnectionDep, problems
 from tests.inside import Service
 
 STATS = Pool().stats()
@@ -45,7 +46,7 @@ async def query(request: Request, limit: int) -> int:
         (PoolClosing("draining", STATS), "shutting-down", 503, "1"),
         (DatabaseUnavailable("lost", retry_after=3), "database-unavailable", 503, "3"),
         (CommitUnknown("who knows"), "commit-unknown", 503, None),
-        (TimeoutError(), "statement-timeout", 504, None),
+        (TimeoutError(), "internal", 500, None),
         (DeadlineExceeded(), "statement-timeout", 504, None),
         (asyncpg.QueryCanceledError(), "statement-timeout", 504, None),
         (asyncpg.LockNotAvailableError(), "statement-timeout", 504, None),
@@ -74,6 +75,54 @@ def test_each_error_has_its_name(error: Exception, name: str, status: int, retry
     assert (problem.headers or {}).get("Retry-After") == retry_after
     assert "inside" not in str(problem.marshal())
     assert "a bug" not in str(problem.marshal())
+
+
+@routes.get("/own-timeout")
+async def own_timeout(connection: ReadConnectionDep) -> None:
+    async with asyncio.timeout(0.01):
+        await connection.fetchval("SELECT pg_sleep(5)")
+
+
+@routes.get("/statement-timeout")
+async def slow_statement(connection: ReadConnectionDep) -> None:
+    await connection.fetchval("SELECT pg_sleep(5)", timeout=0.01)
+
+
+class TestWhoseTimeItWas:
+    async def test_an_endpoints_own_timeout_is_not_the_databases(self, serving: Service) -> None:
+        answer = await serving.client.get("/test/own-timeout")
+        assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal")
+
+    @pytest.mark.parametrize("headers", [{}, {"X-Request-Timeout": "3"}])
+    async def test_a_statements_timeout_is(self, serving: Service, headers: dict[str, str]) -> None:
+        answer = await serving.client.get("/test/statement-timeout", headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/statement-timeout")
+
+
+class TestHTTPExceptions:
+    """What an endpoint says with FastAPI's own exception."""
+
+    @pytest.mark.parametrize("status", [400, 401, 404, 409, 418, 422, 451, 460, 499, 503, 520, 599])
+    def test_keep_status_detail_and_headers(self, status: int) -> None:
+        error = HTTPException(status, "Not before noon.", headers={"X-Until": "12:00"})
+        problem = problems.problem_of(error)
+        assert (problem.status, problem.detail) == (status, "Not before noon.")
+        assert (problem.headers or {})["X-Until"] == "12:00"
+
+    @pytest.mark.parametrize("status", [404, 409, 460])
+    def test_a_dict_becomes_members(self, status: int) -> None:
+        detail = {"detail": "Not before noon.", "until": 12, "status": 200, "type": "x", "headers": 1}
+        told = problems.problem_of(HTTPException(status, detail)).marshal()  # type: ignore[arg-type]
+        assert (told["detail"], told["until"], told["status"]) == ("Not before noon.", 12, status)
+        assert told["type"] != "x"
+        assert "headers" not in told
+
+    def test_a_list_becomes_errors(self) -> None:
+        told = problems.problem_of(HTTPException(422, ["a", "b"])).marshal()  # type: ignore[arg-type]
+        assert told["errors"] == ["a", "b"]
+
+    def test_the_phrase_alone_is_no_detail(self) -> None:
+        assert problems.problem_of(HTTPException(404)).detail is None
 
 
 class TestValidation:
@@ -117,7 +166,7 @@ class TestRouting:
     async def test_another_method(self, serving: Service) -> None:
         answer = await serving.client.delete("/pool")
         assert (answer.status_code, answer.json()["type"]) == (405, "/problems/method-not-allowed")
-        assert answer.headers["allow"] == "GET"
+        assert answer.headers["allow"] == "GET, HEAD"
 
 
 @pytest.fixture(scope="module")
