@@ -10,6 +10,9 @@ of the last line (2.6 µs on Python 3.11; the lines were measured in two runs):
     its metrics, the labels looked up once              1   <- this
 
 Pool metrics cost a request nothing: the pool counts anyway, and is read when Prometheus asks.
+
+What a service adds with `prometheus_client.Counter(...)` and its like is in the library's own registry, and
+served as well. Where it has the name of a metric of ours, ours is served, and an event says so once.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import structlog
 from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -28,6 +36,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import metrics as instrumentator
 from typing_extensions import override
@@ -37,6 +46,7 @@ from app.observability.pool_metrics import PoolCollector
 
 # The bounds of OpenTelemetry's http.server.request.duration, in seconds.
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_log = structlog.get_logger("app.metrics")
 _Metric = TypeVar("_Metric", Counter, Histogram)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -76,6 +86,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self._all = _All(self.registry, REGISTRY)
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(name, text, registry=self.registry).set_function(read)
@@ -113,7 +124,37 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """Give the exposition and its content type: OpenMetrics where `accept` asks for it."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(self._all), content_type
+
+
+class _All(CollectorRegistry):
+    """Our metrics, and those of `theirs` that are not called like one of ours."""
+
+    def __init__(self, ours: CollectorRegistry, theirs: CollectorRegistry) -> None:
+        super().__init__()
+        self._ours = ours
+        self._theirs = theirs
+        builtin = (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR)  # ours has these of its own
+        self._known = {metric.name for collector in builtin for metric in collector.collect()}
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        taken: set[str] = set()
+        for metric in self._ours.collect():
+            taken |= _names(metric)
+            yield metric
+        for metric in self._theirs.collect():
+            if taken.isdisjoint(_names(metric)):
+                yield metric
+            elif metric.name not in self._known:
+                self._known.add(metric.name)
+                _log.error(
+                    "metric_not_served", metric=metric.name, reason="this service has one of that name"
+                )
+
+
+def _names(metric: Metric) -> set[str]:
+    return {metric.name, *(sample.name for sample in metric.samples)}
 
 
 class _Registry(CollectorRegistry):

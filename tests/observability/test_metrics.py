@@ -4,8 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
+import structlog
+from prometheus_client import REGISTRY, Counter
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from structlog.testing import capture_logs
 
 from app.observability import BreakerNumbers, Metrics, PoolNumbers
 from app.pool import Pool, PoolStats
@@ -194,3 +197,37 @@ class TestHttp:
             metrics.observe(method, "none", 405, 0.0)
         (sample,) = samples(metrics)["http_requests_total"]
         assert (sample.labels["method"], sample.value) == ("other", 3)
+
+
+class TestOfTheServicesOwn:
+    """Made as prometheus_client's documentation says, in its own registry."""
+
+    @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+    def test_are_served_once_beside_ours(self, accept: str) -> None:
+        invoices = Counter("invoices_sent", "Invoices sent.", ["country"])
+        try:
+            invoices.labels("pl").inc(3)
+            for metrics in (metrics_of(stats()), metrics_of(stats())):  # two apps in a process
+                lines = metrics.render(accept)[0].decode().splitlines()
+                assert [line for line in lines if line.startswith("invoices_sent_total")] == [
+                    'invoices_sent_total{country="pl"} 3.0'
+                ]
+                types = [line for line in lines if line.startswith("# TYPE ")]
+                assert len(types) == len(set(types))
+                assert len([line for line in lines if line.startswith("process_start_time_seconds ")]) == 1
+        finally:
+            REGISTRY.unregister(invoices)
+
+    def test_with_the_name_of_one_of_ours_are_not_and_an_event_says_so_once(self) -> None:
+        requests = Counter("http_requests", "Mine.")
+        metrics = metrics_of(stats())
+        configuration = structlog.get_config()
+        structlog.reset_defaults()
+        try:
+            with capture_logs() as log:
+                for _ in range(2):
+                    assert b"Mine." not in metrics.render("")[0]
+        finally:
+            REGISTRY.unregister(requests)
+            structlog.configure(**configuration)
+        assert [(line["event"], line["metric"]) for line in log] == [("metric_not_served", "http_requests")]

@@ -1,0 +1,115 @@
+"""What app/web and app/serving.py use of uvicorn, FastAPI and Starlette beyond their documentation.
+
+The one list of it. These packages are pinned below their next minor in pyproject.toml; whoever raises a
+pin runs this first. A name that moves fails here, with the name, and not under load.
+"""
+
+import inspect
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import APIRouter, FastAPI, routing
+from fastapi.dependencies.models import Dependant
+from starlette import _utils
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from uvicorn import _types
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+HOOKS = (
+    *("connection_made", "connection_lost", "data_received", "on_message_begin", "on_header"),
+    *("on_headers_complete", "on_body", "on_message_complete", "on_response_complete", "send_400_response"),
+    *("timeout_keep_alive_handler", "pause_writing", "resume_writing", "_start_asgi_task"),
+)
+ATTRIBUTES = (
+    *("app_state", "cycle", "expect_100_continue", "flow", "headers", "logger", "loop", "parser"),
+    *("root_path", "scope", "server_state", "timeout_keep_alive", "timeout_keep_alive_task", "transport"),
+)
+OF_A_CYCLE = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started")
+
+
+async def nothing(*_: object) -> Response:
+    return Response()
+
+
+def scope_of(app: Any, path: str) -> dict[str, Any]:
+    return {"type": "http", "method": "GET", "path": path, "headers": [], "app": app}
+
+
+class TestUvicorn:
+    @pytest.mark.parametrize("name", HOOKS)
+    def test_calls_the_hooks_that_the_protocol_overrides(self, name: str) -> None:
+        assert callable(getattr(HttpToolsProtocol, name))
+
+    @pytest.mark.parametrize("name", ATTRIBUTES)
+    def test_keeps_these_on_a_connection(self, name: str) -> None:
+        assert name in HttpToolsProtocol.__init__.__code__.co_names
+
+    @pytest.mark.parametrize("name", OF_A_CYCLE)
+    def test_keeps_these_of_a_request(self, name: str) -> None:
+        assert name in RequestResponseCycle.__init__.__code__.co_names
+
+    def test_starts_a_cycle_with_its_app(self) -> None:
+        assert [*inspect.signature(HttpToolsProtocol._start_asgi_task).parameters] == ["self", "cycle", "app"]
+
+    def test_has_status_lines_default_headers_and_its_types(self) -> None:
+        assert httptools_impl.STATUS_LINE[503].startswith(b"HTTP/1.1 503 ")
+        assert ServerState().default_headers == []
+        assert hasattr(_types, "ASGI3Application")
+
+    def test_notes_the_url_when_a_request_begins(self) -> None:
+        assert "url" in HttpToolsProtocol.on_message_begin.__code__.co_names
+
+    @pytest.mark.parametrize("name", ["startup", "handle_exit", "serve", "should_exit"])
+    def test_has_these_of_a_server(self, name: str) -> None:
+        assert hasattr(uvicorn.Server(uvicorn.Config("none:none", log_config=None)), name)
+
+
+class TestFastAPI:
+    def test_says_what_a_route_is_with_the_prefixes_it_is_included_under(self) -> None:
+        app, router = FastAPI(openapi_url=None, docs_url=None, redoc_url=None), APIRouter()
+        router.add_api_route("/x", nothing, methods=["GET"])
+        router.routes.append(Mount("/m", app=FastAPI()))
+        app.include_router(router, prefix="/p")
+        route, mount = routing.iter_route_contexts(app.routes)
+        assert (route.path, route.methods, route.path_regex.pattern) == ("/p/x", {"GET"}, "^/p/x$")
+        assert isinstance(route.dependant, Dependant)
+        assert mount.path_regex.pattern == "^/p/m/(?P<path>.*)$"
+        assert isinstance(mount._effective_route, Mount)
+
+    def test_tells_what_a_dependant_calls(self) -> None:
+        assert {"dependencies", "call"} <= set(inspect.signature(Dependant).parameters)
+
+    async def test_notes_in_the_scope_which_route_serves(self) -> None:
+        app, router = FastAPI(openapi_url=None), APIRouter()
+        router.add_api_route("/x", nothing, methods=["GET"])
+        app.include_router(router, prefix="/p")
+        scope = {**scope_of(app, "/p/x"), "query_string": b""}
+
+        async def send(_: object) -> None: ...
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        await app(scope, receive, send)
+        assert scope["fastapi"]["effective_route_context"].path == "/p/x"
+
+
+class TestStarlette:
+    def test_takes_the_root_path_from_the_path(self) -> None:
+        assert _utils.get_route_path({"path": "/api/x", "root_path": "/api"}) == "/x"
+
+    def test_matches_a_mount_by_what_the_routes_take_off_its_pattern(self) -> None:
+        assert Mount("/a", app=FastAPI()).path_regex.pattern.endswith("/(?P<path>.*)$")
+
+    def test_has_one_way_to_match_a_route(self) -> None:
+        assert {"path_regex", "methods", "path"} <= vars(Route("/a", nothing)).keys()
+        assert routing.APIRoute.matches is not Route.matches
+
+    def test_builds_its_middleware_once_in_a_method_that_can_be_overridden(self) -> None:
+        app = Starlette()
+        assert app.middleware_stack is None
+        assert callable(app.build_middleware_stack)
