@@ -1,7 +1,9 @@
 """Where a page ended, as an opaque token: eight bytes of an id in base64url.
 
 A keyset and not an offset: page 1000 costs what page 1 does, and what is added meanwhile neither
-repeats nor hides a row.
+repeats nor hides a row, with one exception. Ids are drawn when a row is inserted and rows are seen when
+their transaction commits: one that commits late can appear below an id that a reader has passed. Who
+pages to copy everything reads the last pages again, or the table in one transaction.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode

@@ -60,7 +60,7 @@ async def open_account(new: NewAccount, database: DatabaseDep) -> Account:
 async def list_accounts(
     connection: ReadConnectionDep, limit: Limit = 20, cursor: Cursor = None
 ) -> Page[Account]:
-    """Accounts in the order they were opened."""
+    """Accounts in the order of their ids. One whose opening commits late can appear before a cursor."""
     after = cursors.decode(cursor) if cursor else 0
     rows = await queries.list_accounts(connection, after=after, limit=limit + 1)
     items = [Account.model_validate(row) for row in rows[:limit]]

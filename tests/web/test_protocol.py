@@ -171,7 +171,7 @@ async def test_what_is_out_of_the_ordinary_is_left_to_the_app(
 async def test_a_bad_timeout_is_the_clients_fault_all_the_same(serving: Service) -> None:
     async with saturated(serving), wire(serving) as client:
         client.send(ORDINARY.replace(b"\r\n\r\n", b"\r\nX-Request-Timeout: soon\r\n\r\n"))
-        assert (await client.answer())[0] == httpx.codes.UNPROCESSABLE_ENTITY
+        assert (await client.answer())[0] == httpx.codes.BAD_REQUEST
 
 
 async def test_of_those_that_arrive_together_no_more_pass_than_there_are_places(
