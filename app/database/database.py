@@ -24,7 +24,7 @@ from app.database.deadlines import DeadlineConnection
 from app.database.errors import DatabaseUnavailable, PoolOversized
 from app.database.guard import Guard
 from app.database.retries import ATTEMPTS, retry_idempotent
-from app.database.scope import current_deadline, current_tag, time_left
+from app.database.scope import current_deadline, current_tag, time_left, within_deadline
 from app.database.sizing import fit
 from app.database.transactions import application_name, prelude, transaction
 from app.database.types import Connection, Isolation, ReadConnection, Transaction
@@ -267,8 +267,7 @@ class Database:
         resets the session when it is returned."""
         if self._settings.tag_statements and (tag := current_tag()):
             name = quoted(application_name(self._settings.service_name, tag))
-            async with asyncio.timeout_at(current_deadline()):
-                await lease.execute(f"SET application_name = {name}")
+            await within_deadline(lease.execute(f"SET application_name = {name}"))
 
     def _bounded(self, lease: Lease) -> Transaction:
         """The lease, or what ends its statements with the call. Callers narrow the type."""

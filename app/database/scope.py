@@ -10,11 +10,15 @@ The web middleware sets a scope per request; a job or a script may set one of it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 from app.database.errors import DeadlineExceeded
 from app.pool import Caller
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -56,3 +60,17 @@ def time_left(deadline: float) -> float:
     if left <= 0:
         raise DeadlineExceeded("the call's time was up before the statement could be sent")
     return left
+
+
+async def within_deadline(work: Awaitable[T]) -> T:
+    """Await what precedes the call's own statements, a BEGIN for instance, until its deadline.
+
+    Raises DeadlineExceeded then, which says that it was the call's time that was up.
+    """
+    try:
+        async with asyncio.timeout_at(current_deadline()) as bound:
+            return await work
+    except TimeoutError as error:
+        if bound.expired():
+            raise DeadlineExceeded("the call's time was up before the statement could be sent") from error
+        raise

@@ -12,7 +12,7 @@ import asyncpg
 
 from app.database.connecting import milliseconds, quoted
 from app.database.errors import SESSION_ENDED, CommitUnknown, TransactionAborted
-from app.database.scope import current_deadline, current_tag, time_left
+from app.database.scope import current_deadline, current_tag, time_left, within_deadline
 from app.database.types import Isolation, Transaction
 from app.pool import Lease, StatementNotSent
 
@@ -61,13 +61,9 @@ async def transaction(
     Raises CommitUnknown, TransactionAborted, and what the server says to BEGIN, to COMMIT (deferred
     constraints, serialization failures) and to the statements inside.
     """
-    async with asyncio.timeout_at(current_deadline()):
-        begun = await lease.begin(
-            isolation=isolation,
-            read_only=read_only,
-            deferrable=deferrable,
-            prelude=prelude,
-        )
+    begun = await within_deadline(
+        lease.begin(isolation=isolation, read_only=read_only, deferrable=deferrable, prelude=prelude)
+    )
     try:
         yield cast("Transaction", lease)
     except TimeoutError:

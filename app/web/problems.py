@@ -253,7 +253,7 @@ def _http_error(error: HTTPException) -> Problem:
     return Problem(title=phrase, type_=phrase.lower().replace(" ", "-"), status=status, **said)
 
 
-_RAISING_STATEMENT_TIMEOUTS = ("asyncpg", "app.pool", "app.database.deadlines", "app.database.transactions")
+_RAISING_STATEMENT_TIMEOUTS = ("asyncpg", "app.pool", "app.database.deadlines")
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _OURS = frozenset(("type", "type_", "title", "status", "headers", "request_id", "self"))
 """Members of a problem that a `HTTPException.detail` does not replace."""
