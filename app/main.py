@@ -102,7 +102,7 @@ def _parts(settings: Settings, service: Service) -> State:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
     connecting.check(settings)
     database = Database(settings, on_event=log_pool_event)
-    drain = Drain(settings.drain_timeout)
+    drain = Drain(settings.drain_timeout, settings.drain_streams)
     loop_lag = LoopLag()
     readiness = ReadinessWatch(
         database,

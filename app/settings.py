@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     """Seconds of service after SIGTERM while load balancers notice; 0, in production 5."""
     drain_timeout: Seconds = 20.0
     """Seconds to finish requests and return connections before they are cut."""
+    drain_streams: SecondsOrZero = 1.0
+    """Seconds that event streams and WebSockets have once the drain has begun."""
 
     max_body_bytes: Annotated[int, Field(ge=1, le=2**30)] = 1_048_576
     """Largest request body; larger ones are answered 413."""

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from app.pool import look_through
 from app.web import problems
-from app.web.dependencies import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep
+from app.web.dependencies import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep
 from app.web.stale import stale_if_error
 
 __all__ = [
     "ConnectionDep",
     "DatabaseDep",
+    "DrainDep",
     "ReadConnectionDep",
     "TransactionDep",
     "problems",

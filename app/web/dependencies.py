@@ -13,18 +13,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from app.database import Connection, Database, ReadConnection, Transaction
 from app.pool import borrows_for_the_endpoint
+from app.web.drain import Drain
 from app.web.state import state_of
 
 
-async def database(request: Request) -> Database:
-    return state_of(request)["database"]
+async def database(connection: HTTPConnection) -> Database:
+    return state_of(connection)["database"]
+
+
+async def drain(connection: HTTPConnection) -> Drain:
+    return state_of(connection)["drain"]
 
 
 DatabaseDep = Annotated[Database, Depends(database)]
+DrainDep = Annotated[Drain, Depends(drain)]
+"""For what has no end of its own, like event streams: `await drain.wait()` returns when the service stops."""
 
 
 @borrows_for_the_endpoint

@@ -3,6 +3,9 @@
 A server does not do this by itself: the handler goes on, holds its connection, and computes an answer
 that nobody reads. Under load those are most of the requests, for clients give up when they wait. What
 was begun is rolled back; a COMMIT that has been sent is waited for.
+
+What runs after the last of the answer is nobody's to end: background tasks, dependencies that finish
+after the answer. A client that has its answer hangs up, and that is no change of mind.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ class HangupMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        line = _Line(scope, receive)
+        line = _Line(scope, receive, send)
         try:
-            await self.app(scope, line.receive, send)
+            await self.app(scope, line.receive, line.send)
         except asyncio.CancelledError:
             if not line.hung_up:
                 raise
@@ -40,8 +43,9 @@ class HangupMiddleware:
 class _Line:
     """The client's end of a request: gives its messages to the app, and listens when the app does not."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
+        self._send = send
         self._ahead: Message | None = None
         self._complete = not any(
             name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
@@ -68,8 +72,15 @@ class _Line:
             self._listen()
         return message
 
+    async def send(self, message: Message) -> None:
+        """The app's `send`. Closes before the last message: the server takes its end for a hanging up."""
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.close()
+        await self._send(message)
+
     def close(self) -> None:
-        """Stop listening. Leaves no circle of references, over which the collector would pause under load."""
+        """Listen no more. Leaves no circle of references, over which the collector would pause under load."""
+        self._patient = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -7,8 +7,10 @@ headers of the answer, turns unforeseen errors into `internal`, counts, and writ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
+from collections.abc import Iterable
 from time import perf_counter
 from types import CodeType
 
@@ -32,6 +34,7 @@ UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
 _BODY_PATIENCE = 10.0
 _SLOWEST_BODY = 8192
 _NO_TIMEOUT = f"X-Request-Timeout must be seconds, {heading.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
+_EVENT_STREAM = b"text/event-stream"
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
 _PAYLOAD_TOO_LARGE = 413
@@ -56,7 +59,7 @@ class RequestMiddleware:
         token = call_scope.set(exchange.call)
         task = self.drain.enter(f"{scope['method']} {scope['path']} {exchange.call.tag}")
         try:
-            await exchange.run()
+            await exchange.run(task)
         finally:
             self.drain.leave(task)
             exchange.note()
@@ -64,19 +67,22 @@ class RequestMiddleware:
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request, its answer, and what its endpoint does after that."""
 
     __slots__ = (
         "_body_bytes",
         "_body_is_awaited",
         "_complete",
+        "_ended",
         "_middleware",
+        "_noted",
         "_receive",
         "_refusal",
         "_scope",
         "_send",
         "_started",
         "_status",
+        "_task",
         "call",
     )
 
@@ -88,6 +94,9 @@ class Exchange:
         self._started = perf_counter()
         self._status = 0  # until the answer begins
         self._complete = False
+        self._noted = False
+        self._ended = False
+        """Whether it is a stream that the drain has ended."""
         self._body_bytes = 0
         self._body_is_awaited = False
         self._refusal: Exception | None = None
@@ -115,8 +124,9 @@ class Exchange:
         else:
             self._refusal = problems.BadRequest(_NO_TIMEOUT)
 
-    async def run(self) -> None:
-        """Have the request served, and answer it in any case."""
+    async def run(self, task: asyncio.Task[object]) -> None:
+        """Have the request served in `task`, the current one, and answer it in any case."""
+        self._task = task
         if self._refusal:
             await self._answer(self._refusal)
             return
@@ -124,13 +134,33 @@ class Exchange:
             receive = self.receive if self._body_is_awaited else self._receive
             await self._middleware.app(self._scope, receive, self.send)
         except asyncio.CancelledError:
-            if self._status or not self._middleware.drain.time_is_up:
+            if not await self._comes_to_an_end():
                 raise
-            await self._answer(problems.ShuttingDown(headers={"Retry-After": "1"}))
-        except Exception as error:  # noqa: BLE001 - here it becomes an answer and a log line
+            task.uncancel()
+        except Exception as error:
             await self._answer(error)
 
+    async def _comes_to_an_end(self) -> bool:
+        """Finish what the drain has cancelled. False: let it break off, half an answer must not look whole."""
+        if self._ended and not self._complete:
+            with contextlib.suppress(asyncio.CancelledError):  # the time is up, and the client does not read
+                await self.send({"type": "http.response.body", "body": b""})
+            return True
+        if not self._middleware.drain.time_is_up:
+            return False
+        if not self._status:
+            await self._answer(problems.ShuttingDown(headers={"Retry-After": "1"}))
+        return self._complete
+
+    def _end(self) -> None:
+        self._ended = True
+        if not self._complete:
+            self._task.cancel("the service is shutting down")
+
     async def _answer(self, error: Exception) -> None:
+        if self._complete:
+            self._middleware.log.error("work_after_answer_failed", exc_info=error)
+            return
         if self._status:
             # Too late for another answer. The server ends the connection, so that the client
             # does not take what it has for the whole.
@@ -168,12 +198,17 @@ class Exchange:
             if self._middleware.drain.draining:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
+            if _is_event_stream(headers):
+                self._middleware.drain.end_in_time(self._task, self._end)
         try:
             await self._send(message)
         except RuntimeError:  # uvloop's, of a connection whose end uvicorn has not heard of yet
             if self._complete or not await self._has_hung_up():
                 raise
-        self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._complete = True
+            self.call.deadline = None  # nobody waits for what is done after the answer
+            self.note()
 
     async def _has_hung_up(self) -> bool:
         """Whether the client is gone. The server may learn that only in the next turn of the event loop."""
@@ -187,7 +222,10 @@ class Exchange:
         return True
 
     def note(self) -> None:
-        """Count and log what came of it."""
+        """Count and log what came of it, once: when the answer is out, or will not come any more."""
+        if self._noted:
+            return
+        self._noted = True
         seconds = perf_counter() - self._started
         status = self._status or _CLIENT_CLOSED_REQUEST
         if TURNED_AWAY in self._scope:  # the gate writes a line for all of a second
@@ -236,6 +274,10 @@ class RequestCaller:
     def endpoint(self) -> CodeType | None:
         endpoint = inspect.unwrap(self._scope["endpoint"]) if "endpoint" in self._scope else None
         return getattr(endpoint, "__code__", None)
+
+
+def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"content-type" and value.startswith(_EVENT_STREAM) for name, value in headers)
 
 
 def _cut_off(status: int) -> HTTPException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict, cast
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from app.database import Database
 from app.observability import LoopLag, Metrics
@@ -28,6 +28,6 @@ class State(TypedDict):
     loop_lag: LoopLag
 
 
-def state_of(request: Request) -> State:
-    """Give the state with its types, which `request.state` does not have."""
-    return cast("State", request.scope["state"])
+def state_of(connection: HTTPConnection) -> State:
+    """Give the state with its types, which `state` of a request or a WebSocket does not have."""
+    return cast("State", connection.scope["state"])
