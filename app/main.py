@@ -30,6 +30,7 @@ from app.web.readiness import ReadinessWatch
 from app.web.routes import Routing
 from app.web.service import Service
 from app.web.signals import StopSignals
+from app.web.sockets import SocketMiddleware
 from app.web.stale import StaleIfError
 from app.web.state import State
 
@@ -79,6 +80,7 @@ def create_app(settings: Settings | None = None) -> Service:
         note=state["metrics"].note_stale_answer,
     )
     service.add_middleware(HeadAsGet, routing=state["gate"].routing)
+    service.add_middleware(SocketMiddleware, drain=state["drain"], metrics=state["metrics"])
     service.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,
@@ -87,6 +89,7 @@ def create_app(settings: Settings | None = None) -> Service:
     )
     if telemetry.get("tracing"):
         service.add_middleware(traces.WithoutQueries)
+    service.own_middlewares = len(service.user_middleware)
     for kind in problems.handled():
         service.add_exception_handler(kind, problems.answer)
     service.include_router(probes.router)
@@ -137,8 +140,9 @@ async def _lifespan(service: Service, state: State) -> AsyncIterator[State]:
     for warning in state["settings"].warnings:
         _log.warning("settings", warning=warning)
     try:
+        dependencies.refuse_pinning(service)
         await database.open()
-    except PoolOversized as error:
+    except (PoolOversized, dependencies.PinsConnection) as error:
         service.refusal = str(error)
         await database.close()
         raise

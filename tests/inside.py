@@ -5,7 +5,7 @@ With a feature of the tests' own: they hold for a service whose example feature 
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -71,14 +71,25 @@ def settings_for(url: str, **values: object) -> Settings:
 
 
 @asynccontextmanager
-async def service(settings: Settings, *, routes: APIRouter | None = None) -> AsyncIterator[Service]:
+async def service(
+    settings: Settings, *, routes: APIRouter | None = None, prepare: Callable[[FastAPI], None] | None = None
+) -> AsyncIterator[Service]:
     """Serve the app, with `items` and `routes` besides its own, until the block ends."""
     app = create_app(settings)
+    if prepare:
+        prepare(app)
     app.include_router(items)
     if routes:
         app.include_router(routes)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="on", log_config=None)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="websockets-sansio",
+        ws_max_size=settings.max_body_bytes,
+        lifespan="on",
+        log_config=None,
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     await eventually(lambda: server.started or serving.done())

@@ -23,13 +23,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.database import BreakerState, Database, Guard, call_scope
 from app.web import problems
-from app.web.ready_made import ReadyMade
-from app.web.routes import Routing, Served
+from app.web.ready_made import ReadyMade, answer_types
+from app.web.routes import WEBSOCKET, Routing, Served
 from app.web.stale import may_be_stale
 
 TURNED_AWAY = "app.turned_away"
 """In the scope of a request that the gate has refused: its route's template, and no log line of its own."""
 
+_JUDGED = frozenset(("http", "websocket"))
 _READING = frozenset(("GET", "HEAD"))
 # Seconds between two log lines about refusals: one a request would be a second overload.
 _SUMMARY_INTERVAL = 1.0
@@ -118,7 +119,7 @@ class GateMiddleware:
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal_of(scope) if scope["type"] == "http" else None
+        refusal = self._refusal_of(scope) if scope["type"] in _JUDGED else None
         if refusal is None:
             await self.app(scope, receive, send)
             return
@@ -130,12 +131,13 @@ class GateMiddleware:
             (b"content-type", problems.MEDIA_TYPE.encode()),
             (b"retry-after", b"%d" % refusal.retry_after),
         ]
-        await send({"type": "http.response.start", "status": refusal.problem.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        start, rest = answer_types(scope)
+        await send({"type": start, "status": refusal.problem.status, "headers": headers})
+        await send({"type": rest, "body": body})
 
     def _refusal_of(self, scope: Scope) -> Refusal | None:
         call = call_scope.get()
         deadline = call.deadline if call else None
         budget = None if deadline is None else deadline - asyncio.get_running_loop().time()
         served = self._gate.routing.choice(scope).served
-        return self._gate.refusal_of(scope["method"], served, budget)
+        return self._gate.refusal_of(scope.get("method", WEBSOCKET), served, budget)

@@ -24,7 +24,7 @@ from app.observability import Metrics
 from app.web import heading, problems
 from app.web.drain import Drain
 from app.web.gate import TURNED_AWAY
-from app.web.ready_made import ALWAYS, UNLESS_SAID
+from app.web.ready_made import complete
 
 # Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
 # fail, logged.
@@ -137,11 +137,11 @@ class Exchange:
             if not await self._comes_to_an_end():
                 raise
             task.uncancel()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - here it becomes an answer and a log line
             await self._answer(error)
 
     async def _comes_to_an_end(self) -> bool:
-        """Finish what the drain has cancelled. False: let it break off, half an answer must not look whole."""
+        """Finish what the drain has cancelled. False: half an answer must not look whole."""
         if self._ended and not self._complete:
             with contextlib.suppress(asyncio.CancelledError):  # the time is up, and the client does not read
                 await self.send({"type": "http.response.body", "body": b""})
@@ -191,10 +191,7 @@ class Exchange:
         """Send, and complete the headers."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            headers = [*message.get("headers", ()), *ALWAYS]
-            said = {name for name, _ in headers}
-            headers += [header for header in UNLESS_SAID if header[0] not in said]
-            headers.append((b"x-request-id", self.call.tag.encode("ascii")))
+            headers = complete(message.get("headers", ()), self.call.tag)
             if self._middleware.drain.draining:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
@@ -289,4 +286,6 @@ def route_template(scope: Scope) -> str:
     """Give the path of the route that served, placeholders unfilled; `none` without a route."""
     # FastAPI's own note holds the whole path, the route only that below `include_router(prefix=...)`.
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(route, "path", "none")
+    # For a WebSocket, FastAPI keeps that in Starlette's route below its note.
+    path: str = getattr(route, "path", "") or getattr(getattr(route, "starlette_route", None), "path", "none")
+    return path

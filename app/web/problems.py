@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse
 from fastapi_problem.error import Problem, StatusProblem
 from rfc9457.openapi import problem_response
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from app.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded, SchemaChanged, call_scope
 from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
@@ -112,7 +113,17 @@ def problem_of(error: Exception) -> Problem:
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:
-    """Answer `request` with the problem that `error` means: the handler of every exception."""
+    """Answer `request` with the problem that `error` means: the handler of every exception.
+
+    A WebSocket's goes on to `app.web.sockets`: Starlette sends nobody what this would return for one.
+    """
+    if request.scope["type"] != "http":
+        raise error
+    return rendered(request, error)
+
+
+def rendered(request: HTTPConnection, error: Exception) -> JSONResponse:
+    """Render the problem that `error` means, for a request or for a WebSocket's handshake."""
     problem = problem_of(error)
     request.scope[SCOPE_KEY] = (error, problem)
     content = problem.marshal(uri=TYPE_URI)

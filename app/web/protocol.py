@@ -15,17 +15,21 @@ middleware as well), and whatever stands in front of it must bound slow clients.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.web import heading, problems
 from app.web.ready_made import ReadyMade
+from app.web.service import Service
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
+    from uvicorn._types import ASGI3Application, ASGISendEvent
 
     from app.web.state import State
 
@@ -46,6 +50,12 @@ _CLOSE = b"connection: close\r\n"
 _MAY_BE_REFUSED = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))  # not HEAD: its answer has no body
 
 
+# uvicorn and websockets write lines for each socket, with the query, where secrets travel. The service
+# writes its own.
+_socket_log = logging.getLogger("uvicorn.error.websocket")
+_socket_log.setLevel(logging.WARNING)
+
+
 class _Answered:
     """Stands where uvicorn keeps a connection's request: all are answered, what still comes is ignored."""
 
@@ -63,6 +73,9 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._parts = cast("State", self.app_state) if "gate" in self.app_state else None
         """Without them, which another app does not have, nobody is refused."""
+        self._may_refuse = _meets_requests_first(self.app)
+        if self.ws_protocol_class is not None:
+            self.ws_protocol_class = SocketProtocol
         self.cycle = _ANSWERED
         self._running = _ANSWERED
         """The request whose task runs. `cycle` is the one that came last, and may have to wait for it."""
@@ -89,6 +102,12 @@ class Protocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
+
+    @override
+    def shutdown(self) -> None:
+        if self._parts:
+            self._parts["drain"].begin()  # unless a signal has: uvicorn now waits for streams to end
+        super().shutdown()
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -159,6 +178,14 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     @override
+    def handle_websocket_upgrade(self) -> None:
+        self._deaf = True  # another protocol has the connection from here on
+        if self._is_answering:
+            self.transport.close()  # what is under way would be written into the socket
+        else:
+            super().handle_websocket_upgrade()
+
+    @override
     def send_400_response(self, msg: str) -> None:
         self._give_up(_UNREADABLE)
 
@@ -177,7 +204,7 @@ class Protocol(HttpToolsProtocol):
 
     def _asks_the_gate(self) -> bool:
         parts = self._parts
-        if parts is None or not self._is_ordinary:
+        if parts is None or not self._may_refuse or not self._is_ordinary:
             return False
         gate = parts["gate"]
         method, path = self._method, self.url.partition(b"?")[0].decode("ascii")
@@ -328,3 +355,37 @@ class Protocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _meets_requests_first(app: object) -> bool:
+    """Whether a request that `app` refuses would meet nothing on its way but the house's own middleware.
+
+    Where it would, for instance CORS, without whose headers a browser shows the refusal to nobody, the
+    app refuses: dearer, and in the words of all.
+    """
+    while isinstance(app, ProxyHeadersMiddleware):  # uvicorn's, which changes no answer
+        app = app.app
+    return isinstance(app, Service) and app.meets_requests_first
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket, for `Protocol` has no use for a connection once it is one."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
+        super().__init__(*args, **options)
+        self.close_timeout = LINGER
+        self.logger = self.conn.logger = _socket_log
+
+    @override
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self.close_sent:  # uvicorn forgets it where an answer took the place of the handshake
+            self.handshake_complete = True
+
+    @override
+    def shutdown(self) -> None:
+        """Leave it to the service's drain to close this, if the app has one: uvicorn gives no time."""
+        if "drain" in self.app_state:
+            cast("State", self.app_state)["drain"].begin()  # unless a signal has
+        else:
+            super().shutdown()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from fastapi_problem.error import Problem
+from starlette.types import Scope
 
 from app.web import problems
 
@@ -18,6 +20,21 @@ UNLESS_SAID = (
 
 Strict-Transport-Security is not among them: that is for who ends TLS to say, the proxy.
 """
+
+
+def answer_types(scope: Scope) -> tuple[str, str]:
+    """Give the types of the two messages that answer this request, or this WebSocket's handshake."""
+    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+    return f"{kind}.start", f"{kind}.body"
+
+
+def complete(headers: Iterable[tuple[bytes, bytes]], tag: str) -> list[tuple[bytes, bytes]]:
+    """Add what every answer says to what this one says, the answer to the request `tag`."""
+    completed = [*headers, *ALWAYS]
+    said = {name for name, _ in completed}
+    completed += [header for header in UNLESS_SAID if header[0] not in said]
+    completed.append((b"x-request-id", tag.encode("ascii")))
+    return completed
 
 
 class ReadyMade:

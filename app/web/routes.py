@@ -15,13 +15,19 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 
 _SCOPE_KEY = "app.choice"
 _MOUNT_TAIL = "/(?P<path>.*)$"
 _ANY = ""  # stands for the methods that no route names
+WEBSOCKET = "WEBSOCKET"
+"""Stands for the method of a handshake, which has none in its scope."""
+
+
+_COMPILED = {Route.matches, APIRoute.matches, WebSocketRoute.matches, APIWebSocketRoute.matches}
+"""Whose rules these are; a class of its own may have others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,13 +88,13 @@ class Routing:
         return made
 
     def find(self, scope: Mapping[str, Any]) -> Served | None:
-        """What serves `method` and `path` of an HTTP scope, of which `root_path` and `headers` count too."""
+        """What serves `method` and `path` of a scope, of which `root_path` and `headers` count too."""
         if self._compiled_routes != len(self._service.routes):
             self._read()
         path: str = get_route_path(scope)  # type: ignore[arg-type]  # reads it only
         # A root path that the path does not begin with: what is mounted then sees the whole path.
         detached = bool(scope.get("root_path")) and path == scope["path"]
-        method = scope["method"]
+        method = scope.get("method", WEBSOCKET)
         key = (method if method in self._methods else _ANY, detached)
         for table in self._tables.get(key) or self._compile(*key):
             if isinstance(table, _Table):
@@ -100,7 +106,7 @@ class Routing:
 
     def methods_of(self, scope: Mapping[str, Any]) -> list[str]:
         """The methods that this path knows, which may belong to several routes; HEAD wherever GET is."""
-        known = {method for method in self._methods if self.find({**scope, "method": method})}
+        known = {m for m in self._methods - {WEBSOCKET} if self.find({**scope, "method": m})}
         return sorted(known | {"HEAD"} if "GET" in known else known)
 
     def _read(self) -> None:
@@ -153,10 +159,9 @@ def _rules(
     """Yield a rule a route, in their order; `above` is the pattern of what they are mounted under."""
     for context in iter_route_contexts(routes):
         route = context.original_route
-        if isinstance(route, WebSocketRoute):
-            continue
-        if isinstance(route, Route) and type(route).matches in {Route.matches, APIRoute.matches}:
-            methods = frozenset(context.methods) if context.methods else None
+        if isinstance(route, (Route, WebSocketRoute)) and type(route).matches in _COMPILED:
+            handshake = isinstance(route, WebSocketRoute)
+            methods = frozenset([WEBSOCKET] if handshake else context.methods or ()) or None
             asks = frozenset(_calls(getattr(context, "dependant", None)))
             pattern = _below(above, _unnamed(context.path_regex.pattern), detached=detached)
             yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks))

@@ -21,8 +21,15 @@ _INVALID_EXAMPLE = problems.Invalid(
 class Service(FastAPI):
     """A FastAPI app whose errors are problems and that can decline to start in one line."""
 
+    own_middlewares = 0
+    """How many came with it; those that its owner adds stand before them."""
     refusal: str | None = None
     """Why the lifespan gave up, for whoever reads the log: shown instead of a traceback."""
+
+    @property
+    def meets_requests_first(self) -> bool:
+        """Whether nothing of its owner's (CORS, for one) has something to say about a refusal as well."""
+        return len(self.user_middleware) <= self.own_middlewares
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
