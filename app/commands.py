@@ -25,6 +25,7 @@ from app.web.service import Service
 
 EXPECTED_FAULTS = (
     serving.CannotListen,
+    serving.CutOff,
     checkup.Unreachable,
     EmbeddedServerError,
     MigrationError,
@@ -129,10 +130,15 @@ def _refusal_as_a_fault(service: Service) -> Iterator[None]:
 @contextmanager
 def _good_end() -> Iterator[None]:
     """Being told to stop is no failure: exit code 0, also when uvicorn passes its signal on."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def leave(*_: object) -> None:
+        sys.exit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(code=0) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is leave:  # once stopped, it is ignored
+            signal.signal(signal.SIGTERM, before)

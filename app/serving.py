@@ -8,6 +8,7 @@ import errno
 import gc
 import math
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from typing_extensions import override
 
 from app.settings import Settings
+from app.web.drain import Drain
 from app.web.protocol import Protocol
 
 # Seconds that uvicorn waits longer than the service itself, which cuts its requests off first.
@@ -28,6 +30,10 @@ _KEEP_ALIVE = 75
 
 class CannotListen(Exception):
     """The address is not to be had; the message is one line."""
+
+
+class CutOff(Exception):
+    """The drain ran out of time for some requests; the message is one line."""
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -64,6 +70,9 @@ def run(
     """Serve until a signal says stop, and drain. `beside` runs on the same loop meanwhile.
 
     A second signal ends the process at once: nothing is waited for, except `on_second_signal`.
+
+    Raises KeyboardInterrupt when a signal has stopped it, CutOff if requests had to be cut off then.
+    From there on SIGTERM is ignored: it may still come a second time, from a supervisor.
     """
     config = uvicorn.Config(
         app,
@@ -79,8 +88,15 @@ def run(
     )
     gc.freeze()  # as in app.main: a full collection would stop every request for 0.1 s
     server = _Server(config, on_listening, on_second_signal)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, beside))
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(server, listener, beside))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if number := server.cut_off:
+            told = f"DRAIN_TIMEOUT={settings.drain_timeout:g} was too short: requests cut off: {number}"
+            raise CutOff(told) from None
+        raise
 
 
 async def _serve(
@@ -106,6 +122,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_listening = on_listening
         self._on_second_signal = on_second_signal
+
+    @property
+    def cut_off(self) -> int:
+        """How many requests the service's drain has cut off; 0 for an app without one."""
+        drain: Drain | None = self.lifespan.state.get("drain")
+        return drain.cut_off if drain else 0
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

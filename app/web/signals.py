@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,9 +14,12 @@ from typing import Self
 from app.web.drain import Drain
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Seconds in which a second signal to a worker is the first one again: a terminal or systemd signals
-# the supervisor and its workers, and the supervisor passes it on to the workers.
-_ECHO = 2.0
+ECHO = 2.0
+"""Seconds in which a second signal is the first one again.
+
+A terminal or systemd signals the whole group, and a supervisor (gunicorn, uvicorn, npm, make) passes the
+signal on to the processes of its group, who have it already.
+"""
 
 
 class StopSignals:
@@ -25,7 +27,8 @@ class StopSignals:
 
     The server's handlers are in place before the lifespan starts. They are put off because uvicorn
     stops listening and closes idle connections as soon as it knows, while clients still come. A second
-    signal ends the process at once, with exit code 128 + its number.
+    signal ends the process at once, with exit code 128 + its number, unless it comes within `ECHO`
+    seconds: then it is the first one, which came in two ways.
     """
 
     def __init__(self, drain: Drain, delay: float) -> None:
@@ -45,6 +48,8 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         if self._timer:
             self._timer.cancel()
+        if self._first_at is not None:
+            return  # the process ends, and an echo is still none of the server's business
         for number, before in self._previous.items():
             # Somebody may have put a handler on top of ours; that one stays.
             if signal.getsignal(number) == self._handle:
@@ -58,7 +63,7 @@ class StopSignals:
             self._loop.call_soon_threadsafe(self._begin, number, context=Context())
             if not self._delay:
                 self._pass_on(number)
-        elif multiprocessing.parent_process() is None or now - self._first_at > _ECHO:
+        elif now - self._first_at > ECHO:
             self._end_at_once(number, frame)
 
     def _begin(self, number: int) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from app.database import CallScope, call_scope
 from app.web.drain import Drain
-from app.web.signals import StopSignals
+from app.web.signals import ECHO, StopSignals
 from tests.processes import ROOT, ServiceProcess, running
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -75,11 +75,12 @@ class Held:
 
 @asynccontextmanager
 async def held(
-    database: str, directory: Path, program: str = SERVE, *, delay: float = DELAY
+    database: str, directory: Path, program: str = SERVE, *, delay: float = DELAY, timeout: float = 20
 ) -> AsyncIterator[Held]:
     variables = {
         "DATABASE_URL": database,
         "DRAIN_DELAY": str(delay),
+        "DRAIN_TIMEOUT": str(timeout),
         "POOL_MIN_SIZE": "1",
         "POOL_MAX_SIZE": "1",
         "POOL_QUEUE_TARGET": "0",
@@ -136,11 +137,52 @@ class TestTheEnd:
             request = asyncio.create_task(service.request())
             await eventually(lambda: service.has(used=1, waiting=0))
             await service.stop()
+            await asyncio.sleep(ECHO)  # before that it would be the first one again
             second = time.monotonic()
             assert await service.service.end(signal.SIGTERM) == 128 + signal.SIGTERM
             assert time.monotonic() - second < 1
             with pytest.raises(httpx.TransportError):
                 await request
+
+    async def test_is_not_hastened_by_a_supervisor_that_passes_the_signal_on(
+        self, program: str, ledger_database: str, tmp_path: Path
+    ) -> None:
+        async with held(ledger_database, tmp_path, program, delay=0) as service:
+            request = asyncio.create_task(service.request())
+            await eventually(lambda: service.has(used=1, waiting=0))
+            for _ in range(2):
+                service.service.process.send_signal(signal.SIGTERM)
+                await eventually(lambda: service.service.refuses("/healthz"))
+            await service.let_go()
+            assert (await request).json() == "done"
+            assert await service.exit_code() == 0
+
+
+class TestExitCode:
+    async def test_is_0_however_late_the_signal_comes_again(
+        self, ledger_database: str, tmp_path: Path
+    ) -> None:
+        async with held(ledger_database, tmp_path, delay=0) as service:
+
+            async def signalled_again_at_its_end() -> bool:
+                service.service.process.send_signal(signal.SIGTERM)
+                return service.service.process.poll() is not None
+
+            started = time.monotonic()
+            await eventually(signalled_again_at_its_end, interval=0.002)
+            assert service.service.process.returncode == 0
+            assert time.monotonic() - started < ECHO
+
+    async def test_is_1_when_requests_were_cut_off_and_their_number_is_said(
+        self, ledger_database: str, tmp_path: Path
+    ) -> None:
+        async with held(ledger_database, tmp_path, delay=0, timeout=0.3) as service:
+            requests = [asyncio.create_task(service.request()) for _ in range(2)]
+            await eventually(lambda: service.has(used=1, waiting=1))
+            assert await service.service.end(signal.SIGTERM) == 1
+            assert "DRAIN_TIMEOUT=0.3 was too short: requests cut off: 2" in service.service.output
+            assert "Traceback" not in service.service.output
+            assert {(await request).status_code for request in requests} == {503}
 
 
 class TestDelay:
@@ -208,8 +250,8 @@ class TestHandlers:
             signal.raise_signal(sign)
             assert await drain.wait(1)
             assert told == [signal.SIGINT]
-        signal.raise_signal(sign)
-        assert told == [signal.SIGINT, sign]
+        signal.raise_signal(sign)  # once more, from a supervisor, when all is over
+        assert told == [signal.SIGINT]
 
     async def test_tell_the_server_after_the_delay(self, told: list[int]) -> None:
         drain = Drain(timeout=1)
