@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from contextlib import suppress
 from time import perf_counter
 
 import structlog
@@ -148,7 +149,8 @@ class SocketExchange:
 
     async def _close(self, code: int) -> None:
         self._closed = True
-        await self._send({"type": "websocket.close", "code": code})
+        with suppress(OSError):  # the client is gone already
+            await self._send({"type": "websocket.close", "code": code})
 
     async def _fail(self, error: Exception) -> None:
         """Say that it failed: by a problem instead of the handshake, or by a close code."""

@@ -238,6 +238,19 @@ class TestDrain:
         assert running.state["drain"].cut_off == 0
         assert not [line for line in log() if line["level"] in {"warning", "error"}]
 
+    async def test_ends_an_endpoint_that_has_not_noticed_that_its_client_is_gone(
+        self, ledger_database: str, log: Log
+    ) -> None:
+        ended.clear()
+        async with service(settings_for(ledger_database, drain_streams=0.1), routes=routes) as running:
+            await until_ready(running)
+            log()
+            async with open_socket(running, "until/never"):
+                pass
+            await running.stop()
+        assert ended == ["cancelled"]
+        assert not [line for line in log() if line["level"] in {"warning", "error"}]
+
     async def test_lets_an_endpoint_say_goodbye(self, ledger_database: str) -> None:
         async with (
             service(settings_for(ledger_database, drain_streams=5), routes=routes) as running,
