@@ -274,7 +274,10 @@ class RequestCaller:
 
 
 def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" and value.startswith(_EVENT_STREAM) for name, value in headers)
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(_EVENT_STREAM)
+    return False
 
 
 def _cut_off(status: int) -> HTTPException:
