@@ -157,9 +157,10 @@ class _Exchange:
             await self._layer.app(self._scope, receive, self.send)
         except Exception as error:
             problem = problems.problem_of(error)
+            # Before the answer, with whose last byte the log line is written.
+            self._scope[problems.SCOPE_KEY] = (error, problem)
             if self._started or not await self._stand_in(problem.status):
                 raise
-            self._scope[problems.SCOPE_KEY] = (error, problem)
             if problem.status == _INTERNAL:
                 _log.error("unforeseen_error", exc_info=error)
 
