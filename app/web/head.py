@@ -28,7 +28,12 @@ class HeadAsGet:
         await self.app(scope, receive, send)
 
     async def _serve(self, scope: Scope, as_get: Scope, receive: Receive, send: Send) -> None:
+        def tell() -> None:
+            """What was learned on the way is for the log line and the metrics, which know the HEAD."""
+            scope.update({name: value for name, value in as_get.items() if name != "method"})
+
         async def send_head(message: Message) -> None:
+            tell()
             if message["type"] == "http.response.body":
                 if message.get("more_body", False):
                     await send({"type": "http.response.body", "body": b""})
@@ -41,5 +46,4 @@ class HeadAsGet:
         except _Enough:
             pass
         finally:
-            # What was learned on the way is for the log line and the metrics, which know the HEAD.
-            scope.update({name: value for name, value in as_get.items() if name != "method"})
+            tell()

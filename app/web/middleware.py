@@ -25,6 +25,7 @@ from app.web import heading, problems
 from app.web.drain import Drain
 from app.web.gate import TURNED_AWAY
 from app.web.ready_made import complete
+from app.web.routes import WEBSOCKET
 
 # Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
 # fail, logged.
@@ -265,7 +266,7 @@ class RequestCaller:
 
     @property
     def route(self) -> str:
-        return f"{self._scope['method']} {route_template(self._scope)}"
+        return f"{self._scope.get('method', WEBSOCKET)} {route_template(self._scope)}"
 
     @property
     def endpoint(self) -> CodeType | None:

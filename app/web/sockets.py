@@ -28,7 +28,7 @@ from app.observability import Metrics
 from app.web import heading, problems
 from app.web.drain import Drain
 from app.web.gate import TURNED_AWAY
-from app.web.middleware import route_template
+from app.web.middleware import RequestCaller, route_template
 from app.web.ready_made import answer_types, complete
 
 _SWITCHING = 101
@@ -62,7 +62,10 @@ class SocketMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         tag = dict(scope["headers"]).get(b"x-request-id", b"")
-        call = CallScope(tag.decode("ascii") if heading.is_valid_id(tag) else heading.new_id())
+        call = CallScope(
+            tag=tag.decode("ascii") if heading.is_valid_id(tag) else heading.new_id(),
+            caller=RequestCaller(scope),
+        )
         token = call_scope.set(call)
         task = self.drain.enter(f"WEBSOCKET {scope['path']} {call.tag}")
         try:

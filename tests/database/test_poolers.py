@@ -76,7 +76,7 @@ async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
             return REMEDY in (await running.client.get("/readyz")).text
 
         await eventually(told)
-    said = [line for line in capsys.readouterr().out.splitlines() if "open_failed" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "open_blocked" in line]
     assert REMEDY in said[0]
     findings = [finding async for finding in checkup.examine(settings_for(pooler.dsn))]
     assert any(finding.verdict == "FAIL" and REMEDY in finding.text for finding in findings)
