@@ -226,7 +226,7 @@ class Circulation(Books):
             self.discard(pooled, reason)
             return
         pooled.status = Status.RETURNING
-        self.jobs.start(self._return(pooled), "return")
+        self.jobs.start(self._return(pooled), "return", partial(self._cut, pooled, "broken_off"))
 
     async def _return(self, pooled: PooledConnection) -> None:
         config = self.config
@@ -342,7 +342,7 @@ class Circulation(Books):
     def _check(self, pooled: PooledConnection) -> None:
         pooled.status = Status.CHECKING
         self.checking.add(pooled)
-        self.jobs.start(self._ping(pooled), "check")
+        self.jobs.start(self._ping(pooled), "check", partial(self._cut, pooled, "broken_off"))
 
     def probe(self, pooled: PooledConnection) -> None:
         """Check an idle connection for its own sake."""
@@ -500,15 +500,41 @@ class Circulation(Books):
         self.members.discard(pooled)
         self.closing.add(pooled)
         self.tally.closed[reason] += 1
-        self.jobs.start(self._close(pooled, reason), "close")
+        gone = partial(self._gone, pooled, reason)
+        if not pooled.connection.is_closed():
+            self.jobs.start(self._close(pooled, reason), "close", gone)
+        elif self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon(gone)  # not now: whoever discards may be in the middle of something
 
     async def _close(self, pooled: PooledConnection, reason: str) -> None:
         try:
             await pooled.connection.close(timeout=CLOSE_BOUND)
         except Exception:  # noqa: BLE001 - there is nothing more to do for it than to cut it
             pooled.connection.terminate()
-        finally:
-            self.closing.discard(pooled)
+        self._gone(pooled, reason)
+
+    def cut_off(self) -> None:
+        """Cut every connection; nobody need wait for anything. Works without a running loop, too."""
+        for pooled in (*self.members, *self.closing):
+            driver.cut(pooled.connection)
+            self.discard(pooled, "cut_off")
+        for pooled in tuple(self.closing):
+            self._gone(pooled, "cut_off")
+
+    def _cut(self, pooled: PooledConnection, reason: str) -> None:
+        """The job that had the connection was broken off: nobody knows what state the session is in."""
+        self.checking.discard(pooled)
+        if pooled.status is not Status.CLOSING:
+            pooled.connection.terminate()
+            self.discard(pooled, reason)
+
+    def _gone(self, pooled: PooledConnection, reason: str) -> None:
+        """Its place is free. Cuts the connection if its goodbye was broken off."""
+        if pooled not in self.closing:
+            return
+        self.closing.discard(pooled)
+        if not pooled.connection.is_closed():
+            pooled.connection.terminate()
         age = monotonic() - pooled.opened_at
         self.report("debug", "connection_closed", about=pooled, reason=reason, age=age)
         self.pump()

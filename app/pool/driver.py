@@ -129,6 +129,16 @@ def settle(connection: Session) -> bool:
     return protocol.is_connected() and not (protocol.is_in_transaction() or protocol._is_cancelling())
 
 
+def cut(connection: Session) -> None:
+    """`Connection.terminate()`, also when its event loop is closed (`_loop`): the socket is then closed by
+    whoever frees it."""
+    try:
+        connection.terminate()
+    except RuntimeError:
+        if not connection._loop.is_closed():
+            raise
+
+
 def forget_listeners(connection: Session) -> None:
     """Call nobody any more for a notification (`_listeners`); the server is not told."""
     connection._listeners.clear()

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 
 class Jobs:
-    """A set of tasks that nobody awaits one by one. A job handles its own errors."""
+    """A set of tasks that nobody awaits one by one. A job handles its own errors. What it cannot handle,
+    a cancel by whoever it may be, is for its `broken_off`."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, job: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def start(
+        self, job: Coroutine[Any, Any, None], name: str, broken_off: Callable[[], None]
+    ) -> asyncio.Task[None]:
+        """Run it in the background. `broken_off` is called when it ended in any other way than by returning,
+        also before its first step."""
         task = asyncio.get_running_loop().create_task(job, name=f"{self._owner}: {name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._ended, broken_off))
         return task
+
+    def _ended(self, broken_off: Callable[[], None], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # it had none that it knew of
+            task.get_loop().call_exception_handler(
+                {"message": f"{task.get_name()} failed", "exception": error, "task": task}
+            )
+        if task.cancelled() or error is not None:
+            broken_off()
 
     async def settle_one(self, timeout: float) -> None:
         """Wait until any of them has ended, for at most `timeout` seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(0)
 
     async def finish(self, timeout: float) -> None:
         """Wait for all of them; whoever needs more than `timeout` seconds is cancelled."""
@@ -36,5 +54,5 @@ class Jobs:
             await asyncio.wait(late, timeout=timeout)
 
     def cancel(self) -> None:
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             task.cancel()

@@ -98,7 +98,18 @@ class Opener:
         while (
             not self.stopped and self._retry is None and self.under_way < self._at_once and self._wanted() > 0
         ):
-            self._attempts.add(self._jobs.start(self._attempt(), "open"))
+            self._begin()
+
+    def _begin(self) -> None:
+        def broken_off() -> None:
+            if attempt not in self._attempts:
+                return
+            self._attempts.discard(attempt)
+            self._fail(asyncpg.InterfaceError("the attempt to connect was cancelled from within"))
+            self.pump()
+
+        attempt = self._jobs.start(self._attempt(), "open", broken_off)
+        self._attempts.add(attempt)
 
     def hasten(self) -> None:
         """There is reason to hope: try soon, as early in an outage. Spread over a quarter of a second, for
@@ -126,14 +137,17 @@ class Opener:
             connection = await self._connector.connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
             self._attempts.discard(this)
-            self._back_off(error)
-            self._failed(error)
+            self._fail(error)
         else:
             self._attempts.discard(this)
             self._failures = 0
             self._at_once = min(self._at_once * 2, MOST_AT_ONCE)
             self._opened(connection, monotonic() - started)
         self.pump()
+
+    def _fail(self, error: Exception) -> None:
+        self._back_off(error)
+        self._failed(error)
 
     def _back_off(self, error: Exception) -> None:
         if self._retry is not None or self.stopped:

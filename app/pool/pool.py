@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Generator
 from dataclasses import replace
 from time import monotonic
@@ -26,6 +27,8 @@ from app.pool.stats import PoolStats
 
 # Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
 CLOSE_PATIENCE = 60.0
+_farewells: set[asyncio.Task[None]] = set()
+"""Pools that were dropped, on their way out."""
 
 
 class Pool(Queries):
@@ -123,6 +126,8 @@ class Pool(Queries):
         check_seconds("timeout", timeout)
         started = monotonic()
         circulation = self._circulation
+        if circulation.loop not in {None, asyncio.get_running_loop()}:
+            return self._end_from_elsewhere()
         if circulation.state in {State.NEW, State.OPEN}:
             circulation.state = State.DRAINING
             circulation.note_progress()
@@ -148,16 +153,25 @@ class Pool(Queries):
         )
         return report
 
+    def _end_from_elsewhere(self) -> DrainReport:
+        """On another event loop than its own nothing can be waited for."""
+        circulation = self._circulation
+        if circulation.loop is not None and circulation.loop.is_running():
+            raise asyncpg.InterfaceError("the pool belongs to another event loop, which runs: end it there")
+        cut_off = self.leases()
+        self.terminate()
+        return DrainReport(0.0, cut_off, 0)
+
     async def close(self) -> None:
         """`drain()` with a minute's patience; does nothing on a closed pool."""
         if self._circulation.state is not State.CLOSED:
             await self.drain(CLOSE_PATIENCE)
 
     def terminate(self) -> None:
-        """Cut every connection now; waiters get PoolClosing."""
+        """Cut every connection now; waiters get PoolClosing. Works without a running loop, too."""
         self._end()
         circulation = self._circulation
-        if circulation.loop is not None:
+        if circulation.loop is not None and not circulation.loop.is_closed():
             circulation.loop.call_soon(circulation.jobs.cancel)  # once they have noticed by themselves
 
     def _end(self) -> int:
@@ -166,11 +180,32 @@ class Pool(Queries):
         self._housekeeping.stop()
         circulation.opener.stop()
         refused = circulation.refuse_queue(circulation.closed_to_all)
-        for pooled in (*circulation.members, *circulation.closing):
-            pooled.connection.terminate()
-            circulation.discard(pooled, "cut_off")
+        circulation.cut_off()
         circulation.settled.set()
         return refused
+
+    def __del__(self) -> None:
+        circulation = getattr(self, "_circulation", None)  # which a wrong argument may have prevented
+        if circulation is None or circulation.state is not State.OPEN:
+            return
+        message = f"the pool {self.name!r} was dropped without being closed"
+        warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+        loop = circulation.loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._close_dropped, circulation, self._housekeeping)
+
+    @classmethod
+    def _close_dropped(cls, circulation: Circulation, housekeeping: Housekeeping) -> None:
+        """Close what is left of a pool that was garbage-collected; its leases may still be in use."""
+        if circulation.state is not State.OPEN:
+            return
+        self = cls.__new__(cls)
+        self._circulation, self._housekeeping = circulation, housekeeping
+        circulation.state = State.DRAINING  # or this one would be dropped unclosed as well
+        circulation.note_progress()
+        task = asyncio.get_running_loop().create_task(self.close(), name=f"pool {self.name}: close")
+        _farewells.add(task)
+        task.add_done_callback(_farewells.discard)
 
     # -- borrowing ---------------------------------------------------------------------------------
 

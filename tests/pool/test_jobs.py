@@ -1,0 +1,141 @@
+"""Whatever ends a task of the pool, its place is free again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.pool import Pool, PoolUnavailable
+from tests.pool.borrowers import pid_of_next
+from tests.pool.conftest import Events, MakePool
+from tests.pool.test_ending import jobs_of
+from tests.proxy import Proxy
+from tests.waiting import eventually
+
+Hook = Callable[..., Awaitable[Any]]
+
+
+def cancelled_once() -> Hook:
+    """Awaits a task that somebody else has cancelled, the first time."""
+    times = 0
+
+    async def hook(*_: object) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise asyncio.CancelledError
+
+    return hook
+
+
+def password_cancelled_once(pool_password: str) -> Hook:
+    once = cancelled_once()
+
+    async def password() -> str:
+        await once()
+        return pool_password
+
+    return password
+
+
+class TestACancellationFromInside:
+    async def test_of_init_is_a_failed_attempt(self, make_pool: MakePool, events: Events) -> None:
+        pool = await make_pool(max_size=1, init=cancelled_once())
+        assert await pid_of_next(pool)
+        assert pool.stats().open_failures == 1
+        assert [event.details["error"] for event in events.named("open_failed")]
+
+    async def test_of_the_password_is_told_to_those_who_wait(self, make_pool: MakePool) -> None:
+        async def password() -> str:
+            raise asyncio.CancelledError
+
+        pool = await make_pool(min_size=0, max_size=1, password=password, ready=False)
+        with pytest.raises(PoolUnavailable, match="no connection can be opened") as caught:
+            await pool.acquire()
+        assert "cancelled from within" in str(caught.value.__cause__)
+
+    async def test_of_a_reset_hook_costs_the_connection(self, make_pool: MakePool, events: Events) -> None:
+        pool = await make_pool(max_size=1, reset=cancelled_once())
+        first = await pid_of_next(pool)
+        assert await pid_of_next(pool) != first
+        assert pool.stats().closed == {"broken_off": 1}
+        started = monotonic()
+        assert (await pool.drain(4)).cut_off == ()
+        assert monotonic() - started < 1
+
+
+async def resetting(make_pool: MakePool, proxy: Proxy) -> Pool:
+    proceed = asyncio.Event()
+
+    async def hang_once(_: object) -> None:
+        if not proceed.is_set():
+            proceed.set()
+            await asyncio.Event().wait()
+
+    pool = await make_pool(proxy.dsn, max_size=1, reset=hang_once)
+    await pid_of_next(pool)
+    await proceed.wait()
+    return pool
+
+
+async def checking(make_pool: MakePool, proxy: Proxy) -> Pool:
+    pool = await make_pool(proxy.dsn, max_size=1, health_check_interval=0.02)
+    proxy.silence()
+    await eventually(lambda: pool.stats().validating == 1)
+    return pool
+
+
+async def closing(make_pool: MakePool, proxy: Proxy) -> Pool:
+    pool = await make_pool(proxy.dsn, max_size=1)
+    proxy.silence()
+    await pool.expire_connections()
+    assert pool.stats().closing == 1
+    return pool
+
+
+async def opening(make_pool: MakePool, proxy: Proxy) -> Pool:
+    proxy.hold_new = True
+    pool = await make_pool(proxy.dsn, max_size=1, ready=False)
+    await eventually(lambda: proxy.links)
+    return pool
+
+
+@pytest.mark.parametrize("task", [resetting, checking, closing, opening])
+async def test_a_cancel_of_all_tasks_leaves_every_place_free(
+    task: Callable[[MakePool, Proxy], Coroutine[Any, Any, Pool]], make_pool: MakePool, proxy: Proxy
+) -> None:
+    pool = await task(make_pool, proxy)
+    cancelled = [each for each in asyncio.all_tasks() if each.get_name().startswith(f"pool {pool.name}:")]
+    assert cancelled
+    for each in cancelled:
+        each.cancel()
+    await asyncio.wait(cancelled)
+    proxy.resume()
+    stats = pool.stats()
+    assert stats.returning == stats.validating == 0
+    started = monotonic()
+    async with asyncio.timeout(5):
+        await pool.wait_ready(4)
+        lease = await pool.acquire()
+        assert await lease.fetchval("SELECT 1") == 1
+        lease.terminate()
+        await pool.release(lease)
+    await pool.drain(4)
+    assert monotonic() - started < 3
+    assert jobs_of(pool) == []
+
+
+async def test_a_cancel_before_the_first_step_counts_as_well(make_pool: MakePool) -> None:
+    pool = await make_pool(max_size=1, reset="always")
+    lease = await pool.acquire()
+    await pool.release(lease)
+    for task in asyncio.all_tasks():
+        if task.get_name().startswith(f"pool {pool.name}:"):
+            task.cancel()
+    assert await pid_of_next(pool)
+    assert pool.stats().closed == {"broken_off": 1}
+    with pytest.raises(asyncpg.InterfaceError):
+        await lease.fetchval("SELECT 1")
