@@ -50,6 +50,8 @@ class Books:
         self.done: asyncio.Future[None]
         self.state = State.NEW
         self.suspended = False
+        self.first_size = 0
+        """Connections to open at the start; 0 once they are there."""
         self.members: set[PooledConnection] = set()
         self.idle: list[PooledConnection] = []
         self.checking: set[PooledConnection] = set()

@@ -177,6 +177,7 @@ class Circulation(Books):
         try:
             async with asyncio.timeout(asked_at + budget - monotonic()):
                 await self.config.setup(lease)
+            driver.check_transaction_ended(pooled.connection, "setup")
         except BaseException:
             pooled.retire("setup_failed")  # nobody knows what state it is in
             lease.end()
@@ -192,12 +193,13 @@ class Circulation(Books):
         self.holders.pop(pooled.task, None)
         if pooled.overdue:
             self.leaks.returned_late(pooled, now)
-        pooled.caller = None
         pooled.idle_since = now
         at_rest = driver.settle(pooled.connection)
         if not at_rest or pooled.needs_care or pooled.busy or self.resets_every_time:
             self._take_care(pooled)
+            pooled.caller = None
         else:
+            pooled.caller = None
             self._pass_on(pooled, now)
 
     def reclaim(self, pooled: PooledConnection) -> None:
@@ -213,6 +215,8 @@ class Circulation(Books):
     def _take_care(self, pooled: PooledConnection) -> None:
         if pooled.status is Status.CLOSING:  # lost or cut off meanwhile; its place is free already
             return
+        for what in driver.left_open(pooled.connection):
+            self.leaks.left_behind(pooled, what)
         for undo in pooled.undo:
             undo()
         reason = self._objection_to(pooled, pooled.idle_since)
@@ -433,7 +437,7 @@ class Circulation(Books):
             return 0
         coming = self.opener.under_way
         waiting = 0 if self.suspended else self.queue.length - len(self.checking) - coming
-        missing = self.config.min_size if self.state is State.OPEN else 0
+        missing = max(self.config.min_size, self.first_size) if self.state is State.OPEN else 0
         if self.opener.failing:
             missing = max(missing, 1)  # somebody has to find out when the server is back
         if self.read_only_since is not None and self.state is State.OPEN:
@@ -451,6 +455,8 @@ class Circulation(Books):
         now = monotonic()
         pooled = PooledConnection(connection, now, now + self._lifetime(), self.generation)
         self.members.add(pooled)
+        if len(self.members) >= self.first_size:
+            self.first_size = 0
         connection.add_termination_listener(partial(self._lost, pooled))
         self.report("debug", "connection_opened", about=pooled, seconds=seconds)
         if self.surplus():  # the maximum was higher when the attempt began

@@ -50,6 +50,9 @@ class PoolConfig:
     min_size: int = 5
     """Connections kept open even when nobody asks; 0 or more."""
 
+    init_size: int | None = None
+    """Connections opened at the start; `min_size` if None, and not below it."""
+
     max_size: int = 20
     """Server sessions never exceeded, those opening and closing included; 1 or more."""
 
@@ -96,6 +99,10 @@ class PoolConfig:
     """Awaited with every lease before its borrower gets it."""
 
     @property
+    def first_size(self) -> int:
+        return self.min_size if self.init_size is None else self.init_size
+
+    @property
     def reset_hook(self) -> Hook | None:
         return self.reset if callable(self.reset) else None
 
@@ -116,10 +123,22 @@ class PoolConfig:
             )
         if self.keepalive < 1:
             raise ValueError(f"keepalive must be at least 1 second, got {self.keepalive}")
+        if self.init_size is not None and not self.min_size <= self.init_size <= self.max_size:
+            raise ValueError(
+                f"init_size must be between min_size ({self.min_size}) and max_size ({self.max_size}),"
+                f" got {self.init_size}"
+            )
         for name in ("acquire_timeout", "connect_timeout"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
-        if isinstance(self.reset, str) and self.reset not in _NAMED_RESETS:
+        self._check_hooks()
+
+    def _check_hooks(self) -> None:
+        for name in ("init", "setup"):
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} must be a coroutine function or None, got {hook!r}")
+        if not callable(self.reset) and self.reset not in _NAMED_RESETS:
             raise ValueError(f"reset must be 'dirty', 'always', 'never' or a hook, got {self.reset!r}")
 
 

@@ -53,12 +53,20 @@ class Connector:
         *,
         keepalive: int = KEEPALIVE,
     ) -> None:
-        signature(asyncpg.connect).bind(dsn, **options)  # told now, not by every attempt in the background
-        self._dsn = dsn
+        self._keepalive = keepalive
         self._timeout = timeout
         self._init = init
+        self.configure(dsn, options)
+
+    def configure(self, dsn: str | None, options: dict[str, Any]) -> None:
+        """Connect with these from now on; `timeout` among them is the new one for each host. Raises as the
+        constructor does."""
+        signature(asyncpg.connect).bind(dsn, **options)  # told now, not by every attempt in the background
+        _check(**options)
+        timeout = options.pop("timeout", None)
+        self._timeout = self._timeout if timeout is None else timeout
+        self._dsn = dsn
         self._options = options
-        self._keepalive = keepalive
         self._password = options.get("password")
         self._tried_password: object = None
         if callable(self._password):
@@ -90,8 +98,9 @@ class Connector:
             return
         async with asyncio.timeout(self._timeout):
             await self._init(connection)
-        if driver.is_in_transaction(connection):
-            raise asyncpg.InterfaceError("the init hook left a transaction open")
+        if connection.is_closed():
+            raise asyncpg.ConnectionDoesNotExistError("the connection was closed in the init hook")
+        driver.check_transaction_ended(connection, "init")
 
     async def ask(self, connection: asyncpg.Connection, timeout: float) -> bool:
         """One round trip: whether the server is still of the kind that was asked for, as far as writing
@@ -269,3 +278,24 @@ def _joined(reasons: dict[str, Exception], order: Iterable[str]) -> NoHostServes
         error = reasons[name]
         flat |= error.reasons if isinstance(error, NoHostServes) else {name: error}
     return NoHostServes(flat)
+
+
+def _check(
+    command_timeout: object = None,
+    connection_class: object = asyncpg.Connection,
+    record_class: object = asyncpg.Record,
+    **_: object,
+) -> None:
+    """Refuse what asyncpg would refuse at every connect."""
+    if command_timeout is not None and not (
+        isinstance(command_timeout, (int, float))
+        and not isinstance(command_timeout, bool)
+        and command_timeout > 0
+    ):
+        raise ValueError(f"command_timeout must be above 0 seconds or None, got {command_timeout!r}")
+    for name, given, base in (
+        ("connection_class", connection_class, asyncpg.Connection),
+        ("record_class", record_class, asyncpg.Record),
+    ):
+        if not (isinstance(given, type) and issubclass(given, base)):
+            raise TypeError(f"{name} must be a subclass of asyncpg.{base.__name__}, got {given!r}")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import asyncpg
 from asyncpg import connect_utils, transaction
+from asyncpg.connresource import guarded
 from asyncpg.transaction import TransactionState
 
 # asyncpg's stubs leave its private names out, rightly.
@@ -127,6 +128,22 @@ def settle(connection: Session) -> bool:
         return False
     protocol = connection._protocol
     return protocol.is_connected() and not (protocol.is_in_transaction() or protocol._is_cancelling())
+
+
+def check_transaction_ended(connection: Session, hook: str) -> None:
+    """Raise InterfaceError when the hook has left a transaction open."""
+    if is_in_transaction(connection):
+        raise asyncpg.InterfaceError(f"the {hook} hook left a transaction open")
+
+
+def left_open(connection: Session) -> list[str]:
+    """What a borrower has left on it that it surely meant to end (`_listeners`, `_log_listeners`)."""
+    found = {
+        "a transaction": is_in_transaction(connection),
+        "notification listeners": bool(connection._listeners),
+        "log listeners": bool(connection._log_listeners),
+    }
+    return [] if connection.is_closed() else [what for what, there in found.items() if there]
 
 
 def cut(connection: Session) -> None:
@@ -266,6 +283,7 @@ class Transaction(transaction.Transaction):
         super().__init__(connection, isolation, readonly, deferrable)
         self.begin_on_lease = begin
 
+    @guarded
     async def start(self) -> None:
         """Begin it, or make a savepoint inside another one."""
         this: Any = self

@@ -14,6 +14,17 @@ class PoolError(Exception):
         super().__init__(message)
         self.stats = stats
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[PoolError], arguments: tuple[object, ...], state: dict[str, object]) -> PoolError:
+    """What pickle makes of an error; the constructors take more than their message."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
+
 
 class PoolTimeout(PoolError, TimeoutError):
     """The borrower waited for its whole budget."""
@@ -34,8 +45,11 @@ class PoolSaturated(PoolError):
         """Seconds after which trying again is reasonable."""
 
 
-class PoolUnavailable(PoolError):
-    """There is no connection and none can be opened; `__cause__` is why the last attempt failed."""
+class PoolUnavailable(PoolError, ConnectionError):
+    """There is no connection and none can be opened; `__cause__` is why the last attempt failed.
+
+    A ConnectionError, for code that knows what `asyncpg.connect()` raises when no server answers.
+    """
 
     def __init__(self, message: str, stats: PoolStats, *, retry_after: float) -> None:
         super().__init__(message, stats)

@@ -47,6 +47,7 @@ class LeakWatch:
         """Which task holds which connection; the last one, if it holds several."""
         self._nested_places: set[tuple[Place | None, str | None]] = set()
         """Places and routes that have been reported."""
+        self._left_behind: set[tuple[Place | None, str | None, str]] = set()
 
     def nested(self, pooled: PooledConnection) -> None:
         """Its borrower holds one already. Tasks that do so can wait for each other for ever: if `Tn` tasks
@@ -64,6 +65,21 @@ class LeakWatch:
             borrowed_at=borrowed_at(pooled.place, pooled.caller),
             already_holding_from=borrowed_at(held.place, held.caller),
             already_holding_pid=held.backend_pid,
+            route=_route_of(pooled),
+        )
+
+    def left_behind(self, pooled: PooledConnection, what: str) -> None:
+        """It came back with something that its borrower should have ended. Told once for a place and route."""
+        key = (pooled.place, _route_of(pooled), what)
+        if key in self._left_behind:
+            return
+        self._left_behind.add(key)
+        self._report(
+            "warning",
+            "left_behind",
+            about=pooled,
+            what=what,
+            borrowed_at=borrowed_at(pooled.place, pooled.caller),
             route=_route_of(pooled),
         )
 

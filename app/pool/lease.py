@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import current_task
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
-from functools import partial
+from functools import partial, update_wrapper
 from sys import _getframe
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,6 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 from asyncpg.transaction import Transaction as AsyncpgTransaction
 
 from app.pool import driver
+from app.pool.callbacks import with_lease
 from app.pool.connection import CLOSED_BY_BORROWER, Begun
 from app.pool.driver import Isolation, Transaction
 from app.pool.hygiene import Effect, effect_of, known_clean
@@ -69,7 +70,7 @@ class Lease(_Proxy):
     Dropped without being returned, it is reclaimed and reported.
     """
 
-    __slots__ = ("_caller", "_circulation", "_pooled", "_spent", "_timeout")
+    __slots__ = ("__weakref__", "_caller", "_circulation", "_pooled", "_spent", "_timeout")
 
     _con: asyncpg.Connection | None  # asyncpg's proxy raises whatever is called while this is None
 
@@ -179,22 +180,34 @@ class Lease(_Proxy):
         return await self._call(commit, self._attempt(pooled, None, repeatable=False))
 
     if not TYPE_CHECKING:  # typed by the base class
-        # Not coroutines themselves: each layer of those costs a small query one part in twenty.
-        def fetch(self, query, *args, timeout=None, record_class=None):
-            if record_class is not None:
-                return self._watch("fetch", query, *args, timeout=timeout, record_class=record_class)
+        # Not coroutines themselves: each layer of those costs a small query one part in twenty. `own` are
+        # parameters that only a `connection_class` knows.
+        def fetch(self, query, *args, timeout=None, record_class=None, **own):
+            if self._con is None:
+                raise _returned("fetch")
+            if record_class is not None or own:
+                return self._watch("fetch", query, *args, timeout=timeout, record_class=record_class, **own)
             return self._run(query, args, timeout, _ALL)
 
-        def fetchrow(self, query, *args, timeout=None, record_class=None):
-            if record_class is not None:
-                return self._watch("fetchrow", query, *args, timeout=timeout, record_class=record_class)
+        def fetchrow(self, query, *args, timeout=None, record_class=None, **own):
+            if self._con is None:
+                raise _returned("fetchrow")
+            if record_class is not None or own:
+                return self._watch(
+                    "fetchrow", query, *args, timeout=timeout, record_class=record_class, **own
+                )
             return self._run(query, args, timeout, _ROW)
 
-        def fetchval(self, query, *args, column=0, timeout=None):
+        def fetchval(self, query, *args, column=0, timeout=None, **own):
+            if self._con is None:
+                raise _returned("fetchval")
+            if own:
+                return self._watch("fetchval", query, *args, column=column, timeout=timeout, **own)
             return self._run(query, args, timeout, column)
 
-        def execute(self, query, *args, timeout=None):
-            return self._watch("execute", query, *args, timeout=timeout)
+        def execute(self, query, *args, timeout=None, **own):
+            self._lent("execute")
+            return self._watch("execute", query, *args, timeout=timeout, **own)
 
         def executemany(self, command, args, *, timeout=None):
             return self._watch("executemany", command, _readable(args), timeout=timeout)
@@ -247,17 +260,31 @@ class Lease(_Proxy):
             pooled = self._lent("add_listener")
             pooled.changed_by(Effect.DIRTY)
             pooled.undo_on_return(partial(driver.forget_listeners, self._con))
-            await self._con.add_listener(channel, callback)
+            await self._con.add_listener(channel, with_lease(self, callback))
+
+        async def remove_listener(self, channel, callback):
+            self._lent("remove_listener")
+            await self._con.remove_listener(channel, with_lease(self, callback))
 
         def add_log_listener(self, callback):
             pooled = self._lent("add_log_listener")
+            callback = with_lease(self, callback)
             pooled.undo_on_return(partial(self._con.remove_log_listener, callback))
             self._con.add_log_listener(callback)
 
+        def remove_log_listener(self, callback):
+            self._lent("remove_log_listener")
+            self._con.remove_log_listener(with_lease(self, callback))
+
         def add_termination_listener(self, callback):
             pooled = self._lent("add_termination_listener")
+            callback = with_lease(self, callback)
             pooled.undo_on_return(partial(self._con.remove_termination_listener, callback))
             self._con.add_termination_listener(callback)
+
+        def remove_termination_listener(self, callback):
+            self._lent("remove_termination_listener")
+            self._con.remove_termination_listener(with_lease(self, callback))
 
         def add_query_logger(self, callback):
             pooled = self._lent("add_query_logger")
@@ -348,7 +375,8 @@ class Lease(_Proxy):
             return self._watch("fetch", query, *args, timeout=timeout, bore_traces=bore_traces)
         if part is _ROW:
             return self._watch("fetchrow", query, *args, timeout=timeout, bore_traces=bore_traces)
-        return self._watch("fetchval", query, *args, timeout=timeout, column=part, bore_traces=bore_traces)
+        column = {"column": part} if part else {}  # only what was asked for, as in `_watch`
+        return self._watch("fetchval", query, *args, timeout=timeout, bore_traces=bore_traces, **column)
 
     async def _watch(
         self, name: str, query: str, /, *args: Any, bore_traces: bool | None = None, **kwargs: Any
@@ -361,7 +389,9 @@ class Lease(_Proxy):
         if bore_traces is not None:
             attempt.bore_traces = bore_traces
         pooled.changed_by(effect_of(query))
-        return await self._call(lambda session: getattr(session, name)(query, *args, **kwargs), attempt)
+        # Only what was asked for: the method of a `connection_class` may take less.
+        given = {option: value for option, value in kwargs.items() if value is not None}
+        return await self._call(lambda session: getattr(session, name)(query, *args, **given), attempt)
 
     async def _copy(self, name: str, query: str | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call one of the COPY methods. One that was broken off leaves asyncpg and server of two minds, so
@@ -433,3 +463,9 @@ async def _counted(pooled: PooledConnection, call: Callable[[driver.Session], Aw
 def _condition(where: str | None) -> str | None:
     """What the WHERE of a COPY would be as a statement, to see what it does to the session."""
     return None if where is None else f"SELECT {where}"
+
+
+# Help, names and signatures are those of the methods that these stand for.
+for _name, _method in vars(Lease).items():
+    if callable(_method) and not _name.startswith("_") and hasattr(asyncpg.Connection, _name):
+        update_wrapper(_method, getattr(asyncpg.Connection, _name))

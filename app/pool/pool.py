@@ -51,6 +51,7 @@ class Pool(Queries):
         *,
         min_size: int = 5,
         max_size: int = 20,
+        init_size: int | None = None,
         acquire_timeout: float = 5.0,
         max_waiting: int = 1000,
         queue_target: float = 0.25,
@@ -61,17 +62,21 @@ class Pool(Queries):
         health_check_interval: float = 15.0,
         validate_after: float = 1.0,
         leak_threshold: float = 30.0,
-        reset: ResetPolicy | Hook = "dirty",
+        reset: ResetPolicy | Hook | None = "dirty",
         init: Hook | None = None,
         setup: Hook | None = None,
         name: str = "primary",
         on_event: Listener | None = None,
         **connect_options: Any,  # asyncpg.connect() checks them
     ) -> None:
+        timeout = connect_options.pop("timeout", None)  # as asyncpg.connect() calls it
+        if timeout is not None:
+            connect_timeout = timeout
         config = PoolConfig(
             name=name,
             min_size=min_size,
             max_size=max_size,
+            init_size=init_size,
             acquire_timeout=acquire_timeout,
             max_waiting=max_waiting,
             queue_target=queue_target,
@@ -82,7 +87,7 @@ class Pool(Queries):
             health_check_interval=health_check_interval,
             validate_after=validate_after,
             leak_threshold=leak_threshold,
-            reset=reset,
+            reset="dirty" if reset is None else reset,  # None: as asyncpg.Pool has it
             init=init,
             setup=setup,
         )
@@ -103,6 +108,7 @@ class Pool(Queries):
         if circulation.state is not State.NEW:
             raise asyncpg.InterfaceError("a closed pool cannot be opened again; make a new one")
         circulation.bind(asyncio.get_running_loop())
+        circulation.first_size = circulation.config.first_size
         circulation.state = State.OPEN
         self._housekeeping.start()
         circulation.pump()
@@ -273,12 +279,18 @@ class Pool(Queries):
             config,
             min_size=config.min_size if min_size is None else min_size,
             max_size=config.max_size if max_size is None else max_size,
+            init_size=None,  # the start is over
         )
         circulation.configure(changed)
         circulation.retire(circulation.surplus(), "resized")
         circulation.pump()
         while circulation.closing and circulation.sessions > changed.max_size:
             await circulation.jobs.settle_one(CLOSE_BOUND)
+
+    def set_connect_args(self, dsn: str | None = None, **connect_options: Any) -> None:
+        """Open connections with these arguments of `asyncpg.connect()` from now on; those that are open stay
+        (see `expire_connections`). Raises as the constructor does."""
+        self._circulation.connector.configure(dsn, connect_options)
 
     async def expire_connections(self) -> None:
         """Replace every connection: idle ones at once, the others when they are returned."""
@@ -316,6 +328,9 @@ class Pool(Queries):
 
     def get_idle_size(self) -> int:
         return len(self._circulation.idle)
+
+    def get_init_size(self) -> int:
+        return self._circulation.config.first_size
 
     def get_min_size(self) -> int:
         return self._circulation.config.min_size

@@ -83,8 +83,7 @@ async def make_fit(
     if hook is not None:
         async with asyncio.timeout(STEP_BOUND):
             await hook(connection)
-        if driver.is_in_transaction(connection):
-            raise asyncpg.InterfaceError("the reset hook left a transaction open")
+        driver.check_transaction_ended(connection, "reset")
         return True, answered
     if resets or effect is Effect.DIRTY:
         await reset(connection)
