@@ -69,7 +69,7 @@ class LeakWatch:
         )
 
     def left_behind(self, pooled: PooledConnection, what: str) -> None:
-        """It came back with something that its borrower should have ended. Told once for a place and route."""
+        """It came back with something that its borrower should have ended. Told once a place and route."""
         key = (pooled.place, _route_of(pooled), what)
         if key in self._left_behind:
             return

@@ -34,6 +34,7 @@ NAMES: dict[str, object] = {
     "_is_cancelling": "protocol",
     "_isolation": Transaction,
     "_listeners": asyncpg.Connection,
+    "_log_listeners": asyncpg.Connection,
     "_loop": asyncpg.Connection,
     "_parse_connect_dsn_and_args": connect_utils,
     "_pool_release_ctr": asyncpg.Connection,
