@@ -284,18 +284,22 @@ class Circulation(Books):
 
     def schema_changed(self, pooled: PooledConnection, error: Exception | None = None) -> None:
         """Something that the connection had cached is no longer true. The first to find out begins a new
-        generation, and every other connection renews its caches before it is lent again; what they report of
-        the old one is no news."""
-        if pooled.generation == self.generation:
-            self.generation += 1
-            self.report("info", "schema_changed", about=pooled, error=error, generation=self.generation)
-            for member in self.members:
-                member.grow_old()
-            for idle in tuple(self.idle):
-                self.probe(idle)
-        driver.forget_caches(pooled.connection)
+        generation: every connection forgets what it has cached, those in use too, and renews it before it is
+        lent again. What is reported of the old one is no news."""
+        if pooled.generation != self.generation:
+            driver.forget_caches(pooled.connection)
+            pooled.generation = self.generation
+            return
+        self.generation += 1
         pooled.generation = self.generation
-        pooled.grow_old()
+        self.report("info", "schema_changed", about=pooled, error=error, generation=self.generation)
+        for member in self.members:
+            driver.forget_caches(member.connection)
+            if not member.busy:  # else a statement is under way that knows the old one
+                member.generation = self.generation
+            member.grow_old()
+        for idle in tuple(self.idle):
+            self.probe(idle)
 
     # -- a connection is free ----------------------------------------------------------------------
 

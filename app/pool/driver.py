@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
 import asyncpg
 from asyncpg import connect_utils, transaction
-from asyncpg.connresource import guarded
 from asyncpg.transaction import TransactionState
 
 # asyncpg's stubs leave its private names out, rightly.
@@ -70,6 +69,8 @@ def run_statement(
 def forget_caches(connection: Session) -> None:
     """Forget prepared statements and types: they are read again when they are needed, and the server is told
     with the next new statement (`_drop_local_statement_cache`, `_drop_local_type_cache`)."""
+    if connection._protocol is None:  # it was cut
+        return
     connection._drop_local_statement_cache()
     connection._drop_local_type_cache()
 
@@ -283,9 +284,15 @@ class Transaction(transaction.Transaction):
         super().__init__(connection, isolation, readonly, deferrable)
         self.begin_on_lease = begin
 
-    @guarded
-    async def start(self) -> None:
-        """Begin it, or make a savepoint inside another one."""
+    def start(self) -> Coroutine[Any, Any, None]:
+        """Begin it, or make a savepoint inside another one. Raises InterfaceError at once if the connection
+        was returned (`_con_release_ctr`, `_check_conn_validity`); one that has ended is another matter."""
+        this: Any = self
+        if this._con_release_ctr != this._connection._pool_release_ctr:
+            this._check_conn_validity("start")
+        return self._start()
+
+    async def _start(self) -> None:
         this: Any = self
         if this._connection._top_xact is None and self.begin_on_lease is not None:
             begin, self.begin_on_lease = self.begin_on_lease, None

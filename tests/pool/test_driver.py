@@ -23,6 +23,7 @@ from tests.waiting import eventually
 NAMES: dict[str, object] = {
     "_aborted": asyncpg.Connection,
     "_cancellations": asyncpg.Connection,
+    "_check_conn_validity": Transaction,
     "_cleanup_stmts": asyncpg.Connection,
     "_con_release_ctr": Transaction,
     "_connection": Transaction,
@@ -41,6 +42,7 @@ NAMES: dict[str, object] = {
     "_protocol": asyncpg.Connection,
     "_query_loggers": asyncpg.Connection,
     "_readonly": Transaction,
+    "_start": driver.Transaction,
     "_state": Transaction,
     "_stmt_cache": asyncpg.Connection,
     "_top_xact": asyncpg.Connection,
