@@ -202,7 +202,7 @@ class Lease(_Proxy):
             if self._con is None:
                 raise _returned("fetchval")
             if own:
-                return self._watch("fetchval", query, *args, column=column, timeout=timeout, **own)
+                return self._watch("fetchval", query, *args, column=column or None, timeout=timeout, **own)
             return self._run(query, args, timeout, column)
 
         def execute(self, query, *args, timeout=None, **own):

@@ -9,7 +9,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-import uvloop
 
 from app.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from tests.pool.borrowers import pid_of_next
@@ -150,9 +149,8 @@ def test_errors_can_be_pickled(make: Callable[[object], Exception]) -> None:
 
 async def test_an_unreachable_server_is_a_connection_error(make_pool: MakePool) -> None:
     pool = await make_pool(f"postgresql://x@127.0.0.1:{unused_port()}/x", ready=False)
-    with pytest.raises(OSError, match="no connection can be opened") as caught:
-        await pool.wait_ready(0)
-    assert isinstance(caught.value, ConnectionError | TimeoutError)
+    with pytest.raises(ConnectionError, match="no connection can be opened"):
+        await pool.acquire()
 
 
 class TestHooks:
@@ -194,22 +192,26 @@ async def leave_open(dsn: str) -> Pool:
 
 
 class TestOtherLoops:
-    def test_terminate_works_between_and_after_them(self, postgres: PostgresServer) -> None:
-        for closed in (False, True):
-            loop = uvloop.new_event_loop()  # which closes what is open when it is closed
-            pool = loop.run_until_complete(leave_open(postgres.dsn()))
-            lease = loop.run_until_complete(self.borrow(pool))
-            if closed:
-                loop.close()
-            pool.terminate()
-            stats = pool.stats()
-            assert stats.size == stats.closing == stats.used == 0
-            assert pool.is_closing()
-            with pytest.raises(asyncpg.InterfaceError):
-                asyncio.run(self.use(lease))
-            if not closed:
-                loop.run_until_complete(asyncio.sleep(0))
-                loop.close()
+    # asyncio closes no sockets with its loop: the garbage collector does, and says so.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("closed", [False, True], ids=["between", "after"])
+    def test_terminate_works_outside_of_them(self, postgres: PostgresServer, closed: bool) -> None:
+        loop = asyncio.new_event_loop()
+        pool = loop.run_until_complete(leave_open(postgres.dsn()))
+        lease = loop.run_until_complete(self.borrow(pool))
+        if closed:
+            loop.close()
+        pool.terminate()
+        stats = pool.stats()
+        assert stats.size == stats.closing == stats.used == 0
+        assert pool.is_closing()
+        with pytest.raises(asyncpg.InterfaceError):
+            asyncio.run(self.use(lease))
+        if not closed:
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+        del lease, pool, loop
+        gc.collect()
 
     async def borrow(self, pool: Pool) -> Lease:
         return await pool.acquire()
