@@ -46,6 +46,8 @@ def ledger(ledger_database: str) -> None:
     service.url = ledger_database
 
 
+# Hypothesis sees the jitter that the service draws meanwhile, in a thread of its own.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 # /pool/live: a page for people, and a stream that never ends.
 @api.exclude(path_regex="^/pool/live").parametrize()
 @settings(max_examples=30, deadline=None)

@@ -138,6 +138,6 @@ class GateMiddleware:
     def _refusal_of(self, scope: Scope) -> Refusal | None:
         call = call_scope.get()
         deadline = call.deadline if call else None
-        budget = None if deadline is None else deadline - asyncio.get_running_loop().time()
+        budget = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
         served = self._gate.routing.choice(scope).served
         return self._gate.refusal_of(scope.get("method", WEBSOCKET), served, budget)

@@ -6,7 +6,6 @@ import asyncpg
 import pytest
 
 from app.database import BreakerState, Connection, Database, DatabaseUnavailable, SchemaChanged, Transaction
-from app.pool import PoolTimeout
 from tests.database.conftest import MakeDatabase, kill_at_work
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -80,24 +79,6 @@ async def test_a_session_that_ends_under_the_work_is_charged_if_its_borrower_did
         async with fragile.connection() as connection:
             await ending(postgres, connection)
     assert charged(fragile) == (["primary"] if counts else [])
-
-
-async def test_a_pool_that_stalls_inside_a_read_is_not_charged_to_the_replica(
-    make_database: MakeDatabase, database_url: str
-) -> None:
-    database = await make_database(
-        database_replica_url=database_url,
-        breaker_fail_max=1,
-        pool_max_size=1,
-        pool_acquire_timeout=0.05,
-        pool_queue_target=0,
-    )
-    await eventually(lambda: database.guards[1].serves)
-    async with database.connection():
-        with pytest.raises(PoolTimeout):
-            async with database.read(), database.connection():
-                pass
-    assert charged(database) == ["primary"]
 
 
 @pytest.mark.parametrize("inner", ["primary", "replica"])

@@ -69,11 +69,13 @@ class TestKilledBackends:
             link = await link_of(other, proxy)
             pid = other.get_server_pid()
             doomed = await pid_of_next(pool)
+            proxy.hold_new = True  # so that no new one takes its place
             await postgres.kill(doomed)
             await eventually(lambda: pool.stats().closed == {"lost": 1})
         asked = link.asked
         assert await pid_of_next(pool) == pid
         assert link.asked == asked + 1
+        proxy.resume()
 
     async def test_the_server_s_own_words_retire_the_connection(
         self, make_pool: MakePool, events: Events

@@ -53,10 +53,10 @@ async def test_five_connections_in_a_hurry_open_no_breaker(
     serving: Service, timeout: str, expected: set[int]
 ) -> None:
     url = str(serving.client.base_url)
-    hasty, normal = Clients(url, "/items", timeout), Clients(url, "/items?limit=2000")
+    hasty, normal = Clients(url, "/items", timeout), Clients(url, "/items?limit=1000")
     async with hasty.asking(5), normal.asking(5):
-        await hasty.answers(200)
-        await normal.answers(50)
+        await hasty.answers(100)
+        await normal.answers(20)
     assert set(hasty.statuses) <= expected
     assert normal.statuses.count(200) > 0.9 * len(normal.statuses)
     assert not serving.state["database"].breaker.transitions

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route
@@ -136,9 +136,12 @@ def _says(name: str) -> Callable[..., Awaitable[PlainTextResponse]]:
 
 
 @given(table=tables, root_path=st.sampled_from(("", "", "/api", "/a")), host=st.sampled_from(("test", HOST)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str) -> None:
-    made = Made(table, root_path)
+    try:
+        made = Made(table, root_path)
+    except ValueError:  # the same parameter twice in a path, which no service starts with
+        reject()
     routing = Routing(made.app)
 
     async def compare(method: str, path: str) -> None:
