@@ -88,6 +88,7 @@ def run(
     )
     gc.freeze()  # as in app.main: a full collection would stop every request for 0.1 s
     server = _Server(config, on_listening, on_second_signal)
+    signal.signal(signal.SIGTERM, server.note_term)
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve(server, listener, beside))
@@ -122,6 +123,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_listening = on_listening
         self._on_second_signal = on_second_signal
+
+    def note_term(self, number: int, _: FrameType | None) -> None:
+        """Handle SIGTERM while uvicorn does not: end before it serves; afterwards it is ending already."""
+        if not self.started:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     @property
     def cut_off(self) -> int:
