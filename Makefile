@@ -45,13 +45,14 @@ test-slow: $(READY)  ## run what takes longer, and the event loop that the servi
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
 	@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio tests/pool tests/database
 
-check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, generated files
+check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, revisions, generated files
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry app migrations
 	$(BIN)/pylint app migrations tests bench deploy
+	$(BIN)/python -m migrations.lint
 	@stale() { echo 'stale: make generated'; exit 1; }; \
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
 	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \

@@ -39,7 +39,7 @@ def migrate(connection: Connection) -> None:
 
 
 def print_sql() -> None:
-    context.configure(dialect_name="postgresql", literal_binds=True)
+    context.configure(dialect_name="postgresql", literal_binds=True, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -3,12 +3,16 @@
 Alembic speaks SQLAlchemy; the connection under it is the one this service makes everywhere, so the
 URL, its TLS and the password file mean the same here. A pooler in transaction mode must not be in
 between: the lock that keeps others out belongs to the session.
+
+Who waits for a lock on a table makes everybody wait who comes after it. So a revision gives up its wait
+soon, is rolled back, and is tried again a little later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,9 +28,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.database import schema
-from app.database.connecting import check, connect_options, dsn, prepare_session, with_remedy
+from app.database.blockers import Blockers, blockers_of
+from app.database.concurrently import prepare_concurrent_statements
+from app.database.connecting import check, connect_options, dsn, milliseconds, prepare_session, with_remedy
 from app.database.errors import MigrationError
-from app.database.schema import SchemaState, schema_state
+from app.database.schema import SchemaState, current_revision, schema_state
 from app.pool import Connector
 from app.settings import Settings
 
@@ -36,6 +42,14 @@ _LOCK = 0x6D6967726174696F  # "migratio"
 _LOCK_INTERVAL = 0.2
 _LOCK_PATIENCE = 300.0
 
+# Seconds that a revision waits for a table, and everybody else behind it. Then it lets them pass for up to
+# so long, twice as long after each try, half of it by chance, and until it is given up. What holds a table
+# that long is a dump or a forgotten transaction, which somebody has to look at.
+TABLE_WAIT = 0.2
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
+_TABLE_PATIENCE = 300.0
+_SHOWN = 120  # characters of a statement, in events and errors
+
 _log = structlog.get_logger("app.database")
 
 
@@ -43,8 +57,9 @@ async def upgrade(settings: Settings) -> SchemaState:
     """Bring the schema up to date and say where it stands.
 
     Looks first and takes no lock when there is nothing to do. Of several that start at once, one
-    migrates and the others wait for it. Every revision is committed by itself. Raises MigrationError,
-    and SettingsError if no connection could ever be made.
+    migrates and the others wait for it. Every revision is committed by itself. One that meets a table in
+    use is tried again for up to five minutes. Raises MigrationError, and SettingsError if no connection
+    could ever be made.
     """
     check(settings)
     try:
@@ -53,10 +68,10 @@ async def upgrade(settings: Settings) -> SchemaState:
                 await _lock(connection)
                 if (state := await schema_state(connection)).is_old:
                     _log.info("migration_starts", current=state.current, head=state.head)
-                    await _apply(connection)
+                    await _apply(connection, settings)
                     state = SchemaState(state.head, state.head, known=True)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, CommandError, DBAPIError, OSError) as error:
-        raise MigrationError(_explain(error, settings)) from error
+        raise MigrationError(_explain(error)) from error
     _log.info("schema_ready", current=state.current, head=state.head)
     return state
 
@@ -79,9 +94,9 @@ def _config(connection: SyncConnection | None = None) -> Config:
 async def _session(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
     others = {
         "application_name": f"{settings.service_name}:migrate",
-        # A revision may take its time. Only its waits for locks stay short, because everybody else
-        # queues behind them.
+        # A revision may take its time. Only its waits for locks stay short.
         "statement_timeout": "0",
+        "lock_timeout": str(milliseconds(TABLE_WAIT)),
         "idle_in_transaction_session_timeout": "0",
     }
     options = {**connect_options(settings, other=others), "command_timeout": None}
@@ -112,9 +127,56 @@ async def _lock(connection: asyncpg.Connection) -> None:
         await asyncio.sleep(_LOCK_INTERVAL * random.uniform(0.5, 1))  # noqa: S311 - jitter
 
 
-async def _apply(connection: asyncpg.Connection) -> None:
-    async with _adapted(connection) as adapted:
-        await adapted.run_sync(lambda sync: command.upgrade(_config(sync), "head"))
+async def _apply(connection: asyncpg.Connection, settings: Settings) -> None:
+    """Run what is missing, again from where it stopped when a table was in use."""
+    patience = _Patience()
+    pid = connection.get_server_pid()
+    async with _adapted(connection) as adapted, blockers_of(pid, lambda: _session(settings)) as blockers:
+        while True:
+            blockers.seen = []
+            try:
+                await adapted.run_sync(lambda sync: command.upgrade(_config(sync), "head"))
+            except DBAPIError as error:
+                await adapted.rollback()
+                if not _met_a_lock(error):
+                    raise
+                await patience.pause(await current_revision(connection), error, blockers)
+                await connection.execute(f"SET lock_timeout = {milliseconds(TABLE_WAIT)}")
+            else:
+                return
+
+
+class _Patience:
+    """How long a revision that meets a table in use is tried again, and how often."""
+
+    def __init__(self) -> None:
+        self._revision: str | None = None
+        self._tries = 0
+        self._ends_at = 0.0
+
+    async def pause(self, revision: str | None, error: DBAPIError, blockers: Blockers) -> None:
+        """Let the others pass before the next try of what comes after `revision`. Raises MigrationError when
+        that has been tried for long enough."""
+        now = asyncio.get_running_loop().time()
+        if not self._tries or revision != self._revision:
+            self._revision, self._tries, self._ends_at = revision, 0, now + _TABLE_PATIENCE
+        pause = min(_FIRST_PAUSE * 2.0 ** min(self._tries, 30), _LONGEST_PAUSE)
+        pause *= random.uniform(0.5, 1)  # noqa: S311 - jitter
+        self._tries += 1
+        statement = textwrap.shorten(error.statement or "", _SHOWN, placeholder=" ...")
+        if now + pause > self._ends_at:
+            raise MigrationError(
+                f"a table was in use at each of {self._tries} tries in {_TABLE_PATIENCE:g} s, at last by"
+                f" {'; '.join(blockers.seen) or 'nobody who was seen'}; not applied: {statement}"
+            ) from error
+        _log.warning(
+            "migration_blocked", blocked_by=blockers.seen, statement=statement, retry_in=round(pause, 2)
+        )
+        await asyncio.sleep(pause)
+
+
+def _met_a_lock(error: DBAPIError) -> bool:
+    return isinstance(_cause(error), (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError))
 
 
 @asynccontextmanager
@@ -123,19 +185,22 @@ async def _adapted(connection: asyncpg.Connection) -> AsyncIterator[AsyncConnect
         return connection
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=give, poolclass=NullPool)
+    prepare_concurrent_statements(engine.sync_engine, milliseconds(TABLE_WAIT))
     async with engine.connect() as adapted:
         yield adapted
 
 
-def _explain(error: Exception, settings: Settings) -> str:
-    """One line for whoever deploys."""
-    cause: BaseException = error
+def _cause(error: Exception) -> BaseException:
+    """What asyncpg raised."""
     if isinstance(error, DBAPIError) and error.orig is not None:
-        cause = error.orig.__cause__ or error.orig  # what asyncpg raised
+        return error.orig.__cause__ or error.orig
+    return error
+
+
+def _explain(error: Exception) -> str:
+    """One line for whoever deploys."""
+    cause = _cause(error)
     reason = with_remedy(str(cause).partition("\n")[0])
-    if isinstance(cause, asyncpg.LockNotAvailableError):
-        return (
-            f"a table was in use for more than LOCK_TIMEOUT={settings.lock_timeout:g} s; the revision"
-            " was not applied, try again"
-        )
+    if isinstance(cause, asyncpg.ActiveSQLTransactionError):
+        reason += " (the revision needs `with op.get_context().autocommit_block():` around it)"
     return f"cannot migrate: {type(cause).__name__}: {reason}"

@@ -33,8 +33,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs/kubernetes.md"
 
 # Seconds of the grace period that nothing has a claim to: a slow node, a late signal.
 SPARE = 5
-# `python -m app migrate` works on one session.
-MIGRATION = 1
+# `python -m app migrate` works on one session, and asks on another what the first waits for.
+MIGRATION = 2
 
 
 @dataclass(frozen=True)

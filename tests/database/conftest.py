@@ -1,21 +1,46 @@
-"""`make_database(...)`: the service's database layer on a new database."""
+"""What the tests of the database layer share.
+
+make_database   `await make_database(...)`: the layer on a new database
+add_revision    `add_revision("one", "CREATE ...")` to a history of the test's own
+log             what is logged
+"""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import structlog
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from app.database import CallScope, Database, ReadConnection
+from app.database import CallScope, Database, ReadConnection, schema
 from app.settings import Settings
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 
 MakeDatabase = Callable[..., Awaitable[Database]]
 Log = list[MutableMapping[str, Any]]
+
+REVISION = '''
+"""A revision of a test."""
+from alembic import op
+revision = {revision!r}
+down_revision = {down!r}
+
+def upgrade() -> None:
+    {body}
+
+def downgrade() -> None:
+    op.execute("DROP TABLE things")
+'''
+
+
+class AddRevision(Protocol):
+    def __call__(self, revision: str, sql: str, *, autocommit: bool = False) -> None:
+        """Add a revision that runs `sql`, in an `autocommit_block()` if so wanted."""
 
 
 def settings_for(url: str, **values: object) -> Settings:
@@ -82,3 +107,26 @@ def log() -> Iterator[Log]:
     with capture_logs() as entries:
         yield entries
     structlog.configure(**configuration)
+
+
+@pytest.fixture
+def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddRevision]:
+    """A history that is empty at first."""
+    scripts = tmp_path / "migrations"
+    (scripts / "versions").mkdir(parents=True)
+    shutil.copy(schema.SCRIPTS / "env.py", scripts)
+    monkeypatch.setattr(schema, "SCRIPTS", scripts)
+    added: list[str] = []
+
+    def add(revision: str, sql: str, *, autocommit: bool = False) -> None:
+        body = f"op.execute({sql!r})"
+        if autocommit:
+            body = f"with op.get_context().autocommit_block():\n        {body}"
+        code = REVISION.format(revision=revision, down=added[-1] if added else None, body=body)
+        (scripts / "versions" / f"{revision}.py").write_text(code)
+        added.append(revision)
+        schema._revisions.cache_clear()
+
+    schema._revisions.cache_clear()
+    yield add
+    schema._revisions.cache_clear()

@@ -1,9 +1,6 @@
 """The schema is brought up to date once, whoever starts first, and nobody is in anybody's way."""
 
 import asyncio
-import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -17,48 +14,14 @@ from app.database.migrations import upgrade
 from app.database.schema import SchemaState, current_revision, head_revision
 from app.settings import Settings
 from tests.conftest import ServerFactory
-from tests.database.conftest import settings_for
+from tests.database.conftest import REVISION, AddRevision, settings_for
 from tests.servers import PostgresServer, unused_port
 from tests.waiting import eventually
-
-AddRevision = Callable[[str, str], None]
-REVISION = '''
-"""A revision of a test."""
-from alembic import op
-revision = {revision!r}
-down_revision = {down!r}
-
-def upgrade() -> None:
-    op.execute({sql!r})
-
-def downgrade() -> None:
-    op.execute("DROP TABLE things")
-'''
-
-
-@pytest.fixture
-def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddRevision]:
-    """`add_revision("one", "CREATE ...")` to a history of the test's own, empty at first."""
-    scripts = tmp_path / "migrations"
-    (scripts / "versions").mkdir(parents=True)
-    shutil.copy(schema.SCRIPTS / "env.py", scripts)
-    monkeypatch.setattr(schema, "SCRIPTS", scripts)
-    added: list[str] = []
-
-    def add(revision: str, sql: str) -> None:
-        code = REVISION.format(revision=revision, down=added[-1] if added else None, sql=sql)
-        (scripts / "versions" / f"{revision}.py").write_text(code)
-        added.append(revision)
-        schema._revisions.cache_clear()
-
-    schema._revisions.cache_clear()
-    yield add
-    schema._revisions.cache_clear()
 
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    return settings_for(database_url, lock_timeout=0.2)
+    return settings_for(database_url)
 
 
 async def fetchval(url: str, query: str, *args: object) -> object:
@@ -184,22 +147,9 @@ async def test_each_revision_is_kept_although_the_next_one_fails(
         assert await current_revision(connection) == "one"
 
 
-async def test_a_table_in_use_is_not_queued_for_longer_than_the_lock_timeout(
-    settings: Settings, database: Database, add_revision: AddRevision
-) -> None:
-    add_revision("one", "CREATE TABLE things (id int)")
-    await upgrade(settings)
-    add_revision("two", "ALTER TABLE things ADD COLUMN n int")
-    async with database.transaction() as transaction:
-        await transaction.fetch("SELECT * FROM things")
-        with pytest.raises(MigrationError, match=re.escape("LOCK_TIMEOUT=0.2 s")):
-            await upgrade(settings)
-    await upgrade(settings)
-
-
 async def test_two_newest_revisions_are_a_mistake(add_revision: AddRevision) -> None:
     add_revision("one", "SELECT 1")
-    code = REVISION.format(revision="other", down=None, sql="SELECT 1")
+    code = REVISION.format(revision="other", down=None, body="pass")
     (schema.SCRIPTS / "versions" / "other.py").write_text(code)
     schema._revisions.cache_clear()
     with pytest.raises(MigrationError, match="one, other"):
@@ -208,11 +158,11 @@ async def test_two_newest_revisions_are_a_mistake(add_revision: AddRevision) -> 
 
 async def test_revisions_are_read_as_alembic_reads_them(add_revision: AddRevision) -> None:
     add_revision("one", "SELECT 1")
-    merged = REVISION.format(revision="both", down=("left", "right"), sql="SELECT 1")
+    merged = REVISION.format(revision="both", down=("left", "right"), body="pass")
     annotated = "revision: str = 'left'\ndown_revision: str | None = 'one'\n"
     for name, code in {
         "left": annotated,
-        "right": REVISION.format(revision="right", down="one", sql="SELECT 1"),
+        "right": REVISION.format(revision="right", down="one", body="pass"),
         "both": merged,
     }.items():
         (schema.SCRIPTS / "versions" / f"{name}.py").write_text(code)

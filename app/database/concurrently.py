@@ -1,0 +1,69 @@
+"""`CONCURRENTLY` in a revision: it waits without a limit, and an index that a failed try left is rebuilt.
+
+Such a statement keeps nobody from reading and writing while it waits for the transactions before it, so it
+needs no lock timeout; and one that is broken off leaves an index that is invalid: writes maintain it and no
+query uses it. `IF NOT EXISTS` would take it for the index.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import asyncpg
+import structlog
+from sqlalchemy import Connection, Engine, event
+
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_CONCURRENTLY = re.compile(
+    r"\s*(CREATE\s+(UNIQUE\s+)?INDEX|DROP\s+INDEX|REINDEX\b.*|ALTER\s+TABLE\b.*)\s+CONCURRENTLY\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
+_INDEX = re.compile(
+    rf"\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?(?P<name>{_NAME})"
+    rf"\s+ON\s+(?P<table>{_NAME}(?:\.{_NAME})?)",
+    re.IGNORECASE,
+)
+_INVALID = """
+SELECT format('%I.%I', relnamespace::regnamespace::name, relname)
+FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+WHERE NOT indisvalid AND indrelid = to_regclass($1) AND relname = (parse_ident($2))[1]
+"""
+
+_log = structlog.get_logger("app.database")
+
+
+def prepare_concurrent_statements(engine: Engine, lock_timeout: int) -> None:
+    """Look after them on this engine. Other statements go back to `lock_timeout`, in milliseconds."""
+
+    def before(connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        if _is_concurrent(statement):
+            _adapted(connection).run_async(partial(_make_way, statement=statement))
+
+    def after(connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        if _is_concurrent(statement):
+            _adapted(connection).run_async(lambda asked: asked.execute(f"SET lock_timeout = {lock_timeout}"))
+
+    event.listen(engine, "before_cursor_execute", before)
+    event.listen(engine, "after_cursor_execute", after)
+
+
+def _adapted(connection: Connection) -> Any:  # SQLAlchemy's `AdaptedConnection`, typed loosely by itself
+    return connection.connection.dbapi_connection
+
+
+def _is_concurrent(statement: str) -> bool:
+    return _CONCURRENTLY.match(_COMMENT.sub("", statement)) is not None
+
+
+async def _make_way(connection: asyncpg.Connection, statement: str) -> None:
+    if connection.is_in_transaction():
+        return  # the server will refuse it
+    await connection.execute("SET lock_timeout = 0")
+    if wanted := _INDEX.match(_COMMENT.sub("", statement)):
+        invalid = await connection.fetchval(_INVALID, wanted["table"], wanted["name"])
+        if invalid is not None:
+            _log.warning("invalid_index", index=invalid, remedy="dropped, and built again")
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {invalid}")
