@@ -205,8 +205,7 @@ class Database:
 
     def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
         settings = self._settings
-        # A replica that is given up for dead has no connections. Only the minimum brings it back.
-        min_size = max(settings.pool_min_size, 1 if role == "replica" else 0)
+        min_size = settings.pool_min_size
         # `auto` grows once the server has said how many sessions it has.
         max_size = min_size if settings.pool_max_size == "auto" else settings.pool_max_size
         return Pool(
@@ -239,7 +238,7 @@ class Database:
         return guard.lend(timeout)
 
     async def _lend_for_reading(self, stack: AsyncExitStack) -> Lease:
-        """From the replica unless it is out of service: nobody waits to find that out again."""
+        """From the replica unless it is out of service or asleep: nobody waits to find that out again."""
         replica = self._replica
         if replica is not None and replica.serves:
             try:
@@ -250,7 +249,9 @@ class Database:
                 self._note_replica(serves=True)
                 return lease
         elif replica is not None:
-            self._note_replica(serves=False, reason="no connection to it")
+            if not replica.sleeps:
+                self._note_replica(serves=False, reason="no connection to it")
+            replica.wake()  # it may serve those who come later
         return await stack.enter_async_context(self._lend(self._primary))
 
     def _note_replica(self, *, serves: bool, reason: str = "") -> None:

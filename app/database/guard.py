@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -37,11 +38,24 @@ class Guard:
             ask_aside=self.pool.ask_aside,
             on_open=self.pool.refuse_waiting,
         )
+        self._waking: asyncio.Task[None] | None = None
 
     @property
     def serves(self) -> bool:
         """Whether there is a connection and no reason to doubt it."""
         return self.breaker.state is BreakerState.CLOSED and self.pool.get_size() > 0
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether there is no connection because nobody wanted one (POOL_MIN_SIZE=0)."""
+        pool = self.pool
+        nothing_kept = pool.get_min_size() == 0 == pool.get_size()
+        return nothing_kept and self.breaker.state is BreakerState.CLOSED and pool.stats().last_error is None
+
+    def wake(self) -> None:
+        """Have a pool that keeps no connections, and has none, open one in the background."""
+        if self.pool.get_min_size() == 0 == self.pool.get_size() and self._waking is None:
+            self._waking = asyncio.create_task(self._open_one(), name=f"wake {self.pool.name}")
 
     @asynccontextmanager
     async def lend(self, timeout: float | None) -> AsyncIterator[Lease]:
@@ -86,6 +100,17 @@ class Guard:
 
     async def stop(self) -> None:
         await self.breaker.stop()
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.wait({self._waking})
+
+    async def _open_one(self) -> None:
+        try:
+            await self.pool.wait_ready(self._acquire_timeout)
+        except PoolError:
+            pass  # the pool's events say why, and the next borrower asks again
+        finally:
+            self._waking = None
 
     async def _probe(self) -> None:
         """Ask over the pool, or beside it while all of its connections are in use, which says nothing."""

@@ -78,7 +78,8 @@ class PoolConfig:
     """Age at which a connection is replaced, less a random part of up to a tenth; 0 is for ever."""
 
     health_check_interval: float = 15.0
-    """An idle connection not heard of for this long is probed; 0 turns probing off."""
+    """An idle connection not heard of for this long is probed; 0 turns probing off. With `min_size` 0 only
+    while somebody borrows."""
 
     validate_after: float = 1.0
     """A connection whose server has not answered for longer is checked before it is lent, also when it goes

@@ -82,8 +82,16 @@ class Housekeeping:
         return cold[:above_minimum]
 
     def _silent(self, now: float) -> list[PooledConnection]:
-        """Idle ones from which nothing was heard for too long."""
+        """Idle ones from which nothing was heard for too long; none while the pool sleeps."""
         interval = self._circulation.config.health_check_interval
-        if not interval:
+        if not interval or self._sleeps(now, interval):
             return []
         return [p for p in self._circulation.idle if now - p.heard_of_at > interval]
+
+    def _sleeps(self, now: float, interval: float) -> bool:
+        """Whether a pool without a minimum has lent nothing for so long. Its server may sleep as well, and a
+        health check would wake it or keep it awake."""
+        circulation = self._circulation
+        if circulation.config.min_size or len(circulation.idle) < len(circulation.members):
+            return False
+        return all(now - pooled.idle_since > interval for pooled in circulation.idle)

@@ -38,7 +38,8 @@ class Readiness:
 
 
 class ReadinessWatch:
-    """Looks whether the database answers and its schema is current, until both are so; then rarely.
+    """Looks whether the database answers and its schema is current, until both are so; then rarely, and
+    without POOL_MIN_SIZE only after somebody has used it.
 
     A database that goes away later takes nobody out of service: every replica would leave at once,
     and with them those that could still answer something. That is `degraded`. So is a primary pool whose
@@ -55,6 +56,7 @@ class ReadinessWatch:
         self._scrub = scrub
         self._obstacle: str | None = _NOT_REACHED
         self._said: Readiness | None = None
+        self._lent_at_last_look = 0
 
     def now(self) -> Readiness:
         """The state of this moment, without any I/O."""
@@ -85,13 +87,22 @@ class ReadinessWatch:
         call_scope.set(CallScope(tag="readiness"))
         while True:
             try:
-                await self._look()
+                if self._obstacle or self._is_in_use():
+                    await self._look()
             except Exception:  # noqa: BLE001 - a dead watch would leave its last verdict standing for ever
                 _log.exception("readiness_look_failed")
+            self._lent_at_last_look = self._database.primary.stats().borrowed
             interval = _LOOK_AGAIN if self._obstacle else _LOOK_AGAIN_WHEN_READY
             self.now()
             if await self._drain.wait(interval):
                 return
+
+    def _is_in_use(self) -> bool:
+        """Whether the database is awake anyway: the pool keeps connections, or has lent some since the last
+        look. Else (POOL_MIN_SIZE=0) what was found last is still true as far as anybody cares, and to look
+        would wake a server that sleeps while nobody asks, or keep it from falling asleep."""
+        pool = self._database.primary
+        return pool.get_min_size() > 0 or pool.stats().borrowed > self._lent_at_last_look
 
     async def _look(self) -> None:
         try:

@@ -266,6 +266,17 @@ class TestAgeing:
 class TestProbes:
     """Idle connections are probed, so that trouble is noticed before a borrower comes."""
 
+    @pytest.mark.parametrize("min_size", [0, 1])
+    async def test_a_pool_without_a_minimum_probes_none_while_nobody_borrows(
+        self, make_pool: MakePool, proxy: Proxy, min_size: int
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=min_size, idle_timeout=0, health_check_interval=0.05)
+        assert await pool.fetchval("SELECT 1") == 1
+        asked, used_at = proxy.asked, monotonic()
+        await eventually(lambda: monotonic() - used_at > 0.3)
+        assert (proxy.asked > asked) == (min_size > 0)
+        assert pool.get_size() == 1
+
     async def test_a_silent_connection_is_noticed_and_replaced(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
