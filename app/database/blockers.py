@@ -15,14 +15,15 @@ _INTERVAL = 0.05
 _LONG = 1.0
 
 # pg_blocking_pids() stops every lock of the server for a moment, so it is called only for one that waits.
-# What belongs to other roles shows its process, name and user; pid 0 is a prepared transaction.
+# What belongs to other roles shows its process, name and user; pid 0 is a prepared transaction. CONCURRENTLY
+# may wait for this very question.
 _BLOCKERS = """
 SELECT blocking.pid, other.usename, other.application_name, other.state,
        extract(epoch FROM clock_timestamp() - other.xact_start)::float8 AS seconds
 FROM pg_stat_activity AS waiting
 CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) AS blocking(pid)
 LEFT JOIN pg_stat_activity AS other ON other.pid = blocking.pid
-WHERE waiting.pid = $1 AND waiting.wait_event_type = 'Lock'
+WHERE waiting.pid = $1 AND waiting.wait_event_type = 'Lock' AND blocking.pid <> pg_backend_pid()
 ORDER BY blocking.pid
 """
 

@@ -27,9 +27,17 @@ _INDEX = re.compile(
     re.IGNORECASE,
 )
 _INVALID = """
-SELECT format('%I.%I', relnamespace::regnamespace::name, relname)
-FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+SELECT format('%I.%I', nspname, relname)
+FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE NOT indisvalid AND indrelid = to_regclass($1) AND relname = (parse_ident($2))[1]
+"""
+# Those of partitioned tables (I) are valid once each partition has one; what is being built will be.
+_ALL_INVALID = """
+SELECT format('%I.%I', nspname, relname) AS name
+FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE NOT indisvalid AND relkind = 'i'
+  AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index WHERE index_relid IS NOT NULL)
+ORDER BY name
 """
 
 _log = structlog.get_logger("app.database")
@@ -48,6 +56,13 @@ def prepare_concurrent_statements(engine: Engine, lock_timeout: int) -> None:
 
     event.listen(engine, "before_cursor_execute", before)
     event.listen(engine, "after_cursor_execute", after)
+
+
+async def name_invalid_indexes(connection: asyncpg.Connection) -> None:
+    """Name those that no revision will build again: its index has another name now, or it was a REINDEX."""
+    for row in await connection.fetch(_ALL_INVALID):
+        remedy = "no revision builds it: DROP INDEX CONCURRENTLY, or REINDEX INDEX CONCURRENTLY"
+        _log.warning("invalid_index", index=row["name"], remedy=remedy)
 
 
 def _adapted(connection: Connection) -> Any:  # SQLAlchemy's `AdaptedConnection`, typed loosely by itself

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.database import schema
 from app.database.blockers import Blockers, blockers_of
-from app.database.concurrently import prepare_concurrent_statements
+from app.database.concurrently import name_invalid_indexes, prepare_concurrent_statements
 from app.database.connecting import check, connect_options, dsn, milliseconds, prepare_session, with_remedy
 from app.database.errors import MigrationError
 from app.database.schema import SchemaState, current_revision, schema_state
@@ -143,6 +143,7 @@ async def _apply(connection: asyncpg.Connection, settings: Settings) -> None:
                 await patience.pause(await current_revision(connection), error, blockers)
                 await connection.execute(f"SET lock_timeout = {milliseconds(TABLE_WAIT)}")
             else:
+                await name_invalid_indexes(connection)
                 return
 
 

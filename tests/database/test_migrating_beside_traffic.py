@@ -89,19 +89,18 @@ async def test_nobody_waits_longer_than_the_migrations_short_wait(
     assert max(waits) < TABLE_WAIT + SLACK
 
 
+@pytest.mark.parametrize("autocommit", [False, True])
 async def test_each_wait_is_one_event_that_names_who_is_in_the_way(
-    settings: Settings, database_url: str, add_revision: AddRevision, log: Log
+    settings: Settings, database_url: str, add_revision: AddRevision, log: Log, autocommit: bool
 ) -> None:
-    add_revision("two", ALTER)
+    add_revision("two", ALTER, autocommit=autocommit)
     async with in_use(database_url) as holder:
         migrating = asyncio.create_task(upgrade(settings))
-        await eventually(lambda: blocked(log))
-    await migrating
+        who = await eventually(lambda: [who for event in blocked(log) for who in event["blocked_by"]])
+    assert (await migrating).current == "two"
     for event in blocked(log):
         assert event["statement"] == ALTER
         assert 0 < event["retry_in"] <= migrations._LONGEST_PAUSE
-    who = blocked(log)[0]["blocked_by"]
-    assert len(who) == 1
     known = r"nightly, user postgres, idle in transaction, transaction of .* s"
     assert re.fullmatch(rf"process {holder.get_server_pid()} \({known}\)", who[0])
 
@@ -109,14 +108,14 @@ async def test_each_wait_is_one_event_that_names_who_is_in_the_way(
 async def test_a_table_that_stays_in_use_ends_the_migration_readably(
     settings: Settings, database_url: str, add_revision: AddRevision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "_TABLE_PATIENCE", 0.1)
+    monkeypatch.setattr(migrations, "_TABLE_PATIENCE", 1.0)
     add_revision("two", ALTER)
     async with in_use(database_url) as holder:
         with pytest.raises(MigrationError) as caught:
             await upgrade(settings)
         pid = holder.get_server_pid()
     assert re.fullmatch(
-        rf"a table was in use at each of 1 tries in 0\.1 s, at last by process {pid} \(nightly.*\);"
+        rf"a table was in use at each of \d tries in 1 s, at last by process {pid} \(nightly.*\);"
         rf" not applied: {ALTER}",
         str(caught.value),
     )
@@ -218,6 +217,20 @@ class TestConcurrently:
         add_revision("two", statement, autocommit=True)
         await upgrade(settings)
         assert await is_valid(database_url, index)
+
+    async def test_an_invalid_index_that_no_revision_builds_is_named(
+        self, settings: Settings, database_url: str, add_revision: AddRevision, log: Log
+    ) -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("INSERT INTO things VALUES (1), (1)")
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await connection.execute("CREATE UNIQUE INDEX CONCURRENTLY forgotten ON things (id)")
+        await connection.close()
+        add_revision("two", INDEX, autocommit=True)
+        await upgrade(settings)
+        found = [entry for entry in log if entry["event"] == "invalid_index"]
+        assert [entry["index"] for entry in found] == ["public.forgotten"]
+        assert "no revision" in found[0]["remedy"]
 
     async def test_within_a_transaction_it_is_refused_with_the_remedy(
         self, settings: Settings, add_revision: AddRevision

@@ -100,7 +100,7 @@ async def test_a_server_that_is_gone_when_the_first_request_comes_is_told_and_fo
 ) -> None:
     monkeypatch.setattr(readiness, "_LOOK_AGAIN_WHEN_READY", INTERVAL)
     async with Proxy(ledger_database).serve() as proxy:
-        settings = settings_for(proxy.dsn, pool_min_size=0, pool_idle_timeout=0.1)
+        settings = settings_for(proxy.dsn, pool_min_size=0, pool_max_size="auto", pool_idle_timeout=0.1)
         async with service(settings) as running:
             await until_ready(running)
             sleeper = Sleeper(running, proxy, proxy)
