@@ -10,6 +10,9 @@ ROOT = Path(__file__).parents[1]
 LOADS = (1, 1.5, 3, 5, 10)
 """Of the overload that README shows, in capacities."""
 
+SCENES = {"a thousand": "a thousand at once", "bursts": "bursts", "jitter": "jitter", "crash": "crash"}
+"""Of `bench.strategies`, and what README calls them."""
+
 Row = dict[str, Any]  # as `json` gives it
 
 
@@ -20,7 +23,7 @@ def main() -> None:
 
 def with_figures(text: str) -> str:
     """The text with what stands between the markers made new."""
-    for question, figures in (("overload", _overload), ("pool", _pool)):
+    for question, figures in FIGURES.items():
         begin, end = markers(question)
         answer = json.loads((ROOT / f"bench/results/{question}.json").read_text(encoding="utf-8"))
         lines = [*figures(answer), "", _verdict(question, answer["targets"])]
@@ -73,6 +76,29 @@ def _costs(rows: list[Row]) -> list[str]:
     return [" / ".join(costs), waited]
 
 
+def _strategies(answer: Row) -> list[str]:
+    plan = answer["plan"]
+    return [
+        f"The p99 of those who were served or gave up, in ms; clients give up after {plan['deadline']:g} s."
+        " In parentheses the share that was not served.",
+        "",
+        f"| | {' | '.join(SCENES.values())} | all | reuse | MB for a thousand |",
+        f"|---{'|---' * (len(SCENES) + 3)}|",
+        *(_line(name, _trouble(rows)) for name, rows in _by(answer["rows"], "contestant")),
+        "",
+        f"{_machine(answer['machine'])}.",
+    ]
+
+
+def _trouble(rows: list[Row]) -> list[str]:
+    """A cell for each scene and one for all of them, which come last, then reuse and memory."""
+    cells = []
+    for row in rows:
+        failed = (row["refused"] + row["gave_up"] + row["broken"]) / row["requests"]
+        cells.append(f"{row['p99_ms']:.0f} ({failed:.0%})")
+    return [*cells, f"{rows[-1]['reuse']:.0%}", f"{rows[-1]['memory_mb']:.0f}"]
+
+
 def _by(rows: list[Row], name: str) -> list[tuple[str, list[Row]]]:
     """The rows of each, in the order of their first appearance."""
     return [
@@ -98,6 +124,9 @@ def _verdict(question: str, targets: list[Row]) -> str:
     where = f"[results/{question}.json](bench/results/{question}.json)"
     return f"Of the benchmark's {len(targets)} targets {met} are met; {where} has each with its value."
 
+
+FIGURES = {"strategies": _strategies, "overload": _overload, "pool": _pool}
+"""What README shows, by question."""
 
 if __name__ == "__main__":
     main()

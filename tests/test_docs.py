@@ -168,7 +168,7 @@ def test_statistics_of_the_pool_are_documented() -> None:
 def test_figures_are_those_of_the_last_benchmark() -> None:
     """`python -m bench.readme` brings them up to date."""
     text = README.read_text(encoding="utf-8")
-    assert all(mark in text for question in ("overload", "pool") for mark in readme.markers(question))
+    assert all(mark in text for question in readme.FIGURES for mark in readme.markers(question))
     assert readme.with_figures(text) == text
 
 

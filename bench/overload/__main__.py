@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from bench.overload.picture import draw
 from bench.overload.report import Row, rows_of, targets_of
 from bench.overload.trial import CONTESTANTS, DEADLINE, Seconds, Trial, hold
 from bench.overload.work import CAPACITY
+from bench.processes import allow_many_connections
 from bench.server import throwaway_postgres
 from bench.table import text_table
 from bench.targets import verdicts
@@ -30,7 +30,7 @@ PACKAGES = ("fastapi", "uvicorn", "uvloop", "asyncpg", "psycopg-pool", "SQLAlche
 
 def main() -> int:
     chosen = _options()
-    _allow_many_connections()
+    allow_many_connections()
     seconds = QUICK if chosen.quick else FULL
     machine = describe_machine(event_loop="uvloop", packages=PACKAGES)
     trials = _trials(chosen.loads or (QUICK_LOADS if chosen.quick else LOADS), seconds, chosen.only)
@@ -69,12 +69,6 @@ def _trials(loads: Sequence[float], seconds: Seconds, only: Sequence[str]) -> li
                 print(f"{contestant.name} at {load:g} x capacity", file=sys.stderr)
                 trials.append(hold(contestant, load, seconds, postgres))
     return trials
-
-
-def _allow_many_connections() -> None:
-    """Every request that waits is a socket at either end: at ten times capacity thousands."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _table(rows: Sequence[Row]) -> str:

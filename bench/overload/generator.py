@@ -20,12 +20,13 @@ import random
 import sys
 from collections import deque
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import uvloop
 from typing_extensions import override
+
+from bench.processes import children, processor_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,11 +231,11 @@ class Crowd:
         return now
 
     def _processor_time(self) -> dict[str, float]:
-        backends = _children(self._plan.postmaster)
+        backends = children(self._plan.postmaster)
         return {
-            "generator": _processor_seconds(os.getpid()),
-            "service": _processor_seconds(self._plan.service),
-            "database": sum(map(_processor_seconds, backends)),
+            "generator": processor_seconds(os.getpid()),
+            "service": processor_seconds(self._plan.service),
+            "database": sum(map(processor_seconds, backends)),
         }
 
 
@@ -255,23 +256,6 @@ def _boundaries(phases: list[Phase]) -> Iterator[float]:
     for phase in phases[:-1]:
         end += phase.seconds
         yield end
-
-
-def _processor_seconds(process: int) -> float:
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except OSError:  # a backend that has ended
-        return 0.0
-    user, system = stat.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _children(process: int) -> list[int]:
-    try:
-        listed = Path(f"/proc/{process}/task/{process}/children").read_text()
-    except OSError:  # a server that was stopped
-        return []
-    return [int(word) for word in listed.split()]
 
 
 async def main() -> None:

@@ -19,7 +19,7 @@ from bench.overload.generator import Answers, Phase, Plan
 from bench.overload.work import CAPACITY, POOL_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from app.database.embedded import EmbeddedServer
 
@@ -28,11 +28,12 @@ DEADLINE = 1.0
 CALM = 0.5
 """Load after the crowd has gone, in capacities."""
 START_TIMEOUT = 30.0
+TEN_CONNECTIONS = {"POOL_MIN_SIZE": str(POOL_SIZE), "POOL_MAX_SIZE": str(POOL_SIZE)}
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """`factory` makes its FastAPI app; a module of `bench.overload` and a name in it."""
+    """`factory` makes its FastAPI app; a module of `bench` and a name in it."""
 
     name: str
     factory: str
@@ -40,12 +41,12 @@ class Contestant:
     """uvicorn's protocol."""
 
 
-OURS = Contestant("Lifeguard", "ours:on_lifeguard", http="app.web.protocol:Protocol")
-ASYNCPG = Contestant("asyncpg.Pool", "peers:on_asyncpg")
-ASYNCPG_HALF_SECOND = Contestant("asyncpg.Pool, 0.5 s", "peers:on_asyncpg_half_second")
-PSYCOPG = Contestant("psycopg_pool", "peers:on_psycopg")
-PSYCOPG_HALF_SECOND = Contestant("psycopg_pool, 0.5 s", "peers:on_psycopg_half_second")
-SQLALCHEMY = Contestant("SQLAlchemy", "peers:on_sqlalchemy")
+OURS = Contestant("Lifeguard", "overload.ours:on_lifeguard", http="app.web.protocol:Protocol")
+ASYNCPG = Contestant("asyncpg.Pool", "overload.peers:on_asyncpg")
+ASYNCPG_HALF_SECOND = Contestant("asyncpg.Pool, 0.5 s", "overload.peers:on_asyncpg_half_second")
+PSYCOPG = Contestant("psycopg_pool", "overload.peers:on_psycopg")
+PSYCOPG_HALF_SECOND = Contestant("psycopg_pool, 0.5 s", "overload.peers:on_psycopg_half_second")
+SQLALCHEMY = Contestant("SQLAlchemy", "overload.peers:on_sqlalchemy")
 
 CONTESTANTS = (OURS, ASYNCPG, ASYNCPG_HALF_SECOND, PSYCOPG, PSYCOPG_HALF_SECOND, SQLALCHEMY)
 
@@ -105,16 +106,16 @@ def generate(plan: Plan) -> Answers:
 
 
 @contextmanager
-def serving(contestant: Contestant, dsn: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def serving(
+    contestant: Contestant, dsn: str, settings: Mapping[str, str] = TEN_CONNECTIONS
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """uvicorn with one worker and no access log; killed afterwards, its queue is nobody's."""
     port = _free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory"]
-    command += [f"bench.overload.{contestant.factory}", "--port", str(port)]
+    command += [f"bench.{contestant.factory}", "--port", str(port)]
     command += ["--loop", "uvloop", "--http", contestant.http, "--backlog", "4096"]
     command += ["--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "60"]
-    size = str(POOL_SIZE)
-    settings = {"POOL_MIN_SIZE": size, "POOL_MAX_SIZE": size, "LOG_LEVEL": "warning"}
-    environment = {**os.environ, **settings, "DATABASE_URL": dsn}
+    environment = {**os.environ, **settings, "LOG_LEVEL": "warning", "DATABASE_URL": dsn}
     with TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
@@ -131,19 +132,19 @@ def _comes_to_work(process: subprocess.Popen[bytes], port: int) -> bool:
     give_up = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < give_up:
         with suppress(OSError):
-            if _get(port, "/work")[0] == HTTPStatus.OK:
+            if get(port, "/work")[0] == HTTPStatus.OK:
                 return True
         time.sleep(0.05)
     return False
 
 
 def _breaker_transitions(port: int) -> int:
-    lines = _get(port, "/metrics")[1].splitlines()
+    lines = get(port, "/metrics")[1].splitlines()
     counts = (line for line in lines if line.startswith("db_pool_breaker_transitions_total"))
     return int(sum(float(line.split()[-1]) for line in counts))
 
 
-def _get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str) -> tuple[int, str]:
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

@@ -1,0 +1,1 @@
+"""What is a pool worth to those who use the service? `python -m bench.strategies` finds out."""
