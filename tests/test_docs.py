@@ -172,6 +172,14 @@ def test_figures_are_those_of_the_last_benchmark() -> None:
     assert readme.with_figures(text) == text
 
 
+def test_every_question_of_the_benchmarks_is_described_and_answered() -> None:
+    text = (ROOT / "bench/README.md").read_text(encoding="utf-8")
+    questions = {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")}
+    assert questions == set(re.findall(r"^\|.*`python -m bench\.(\w+)` \|", text, re.MULTILINE))
+    assert questions == set(re.findall(r"^## `bench\.(\w+)`$", text, re.MULTILINE))
+    assert questions == {path.stem for path in (ROOT / "bench/results").glob("*.json")}
+
+
 def test_faults_of_connecting_are_documented() -> None:
     section = table(POOL.read_text(encoding="utf-8"), "## When no connection can be made")
     rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
