@@ -44,9 +44,10 @@ class Link:
         """Close both sides with RST."""
         for writer in (self.to_client, self.to_server):
             if writer is not None:
-                sock: socket.socket = writer.get_extra_info("socket")
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                sock: socket.socket | None = writer.get_extra_info("socket")  # None: closed already
+                if sock is not None:
+                    with contextlib.suppress(OSError):
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 writer.transport.abort()
         self.resume()
 

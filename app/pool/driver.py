@@ -7,10 +7,12 @@ moves. Read for asyncpg 0.32.
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Literal
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Literal, TypeVar
 
 import asyncpg
 from asyncpg import connect_utils, transaction
@@ -18,6 +20,7 @@ from asyncpg.transaction import TransactionState
 
 # asyncpg's stubs leave its private names out, rightly.
 Session = Any
+T = TypeVar("T")
 
 _PLAIN: Any = asyncpg.Connection
 _INTERNET = frozenset((socket.AF_INET, socket.AF_INET6))
@@ -324,6 +327,84 @@ async def commit(connection: Session, begun: Any, timeout: float) -> str:
         raise
     begun._state = TransactionState.COMMITTED
     return status
+
+
+async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
+    """Await `call`, one of asyncpg's COPY methods, and raise what happened to it.
+
+    When the connection has ended, or the server has ended the COPY before its time was up, asyncpg fails
+    once more in clearing up, and that is what it raises (RuntimeError, AttributeError; over uvloop in the
+    place of a CancelledError, too). What it waited for is then read by nobody, and told to the loop. Here it
+    is read, and raised unless the source, the sink or a cancel has ended the COPY (`_cancellations`).
+    """
+    steps = _Copy(connection, call)
+    try:
+        return await steps
+    except BaseException as error:
+        told = _read(steps.waiter)
+        if connection.is_closed():
+            # asyncpg has asked for a cancel all the same, of which nobody will tell it that it is over.
+            for cancel in tuple(connection._cancellations):
+                cancel.cancel()
+        meant: BaseException | None = error
+        while meant is not None and _fails_inside(meant):
+            meant = meant.__context__
+        if meant is error:
+            raise
+    if meant is None or isinstance(meant, TimeoutError):
+        meant = told or meant
+    raise meant or asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+
+
+class _Copy(Awaitable[T]):
+    """Takes a COPY step by step, and keeps the future that asyncpg waits for (`_protocol`, of whose fields
+    those that are futures)."""
+
+    def __init__(self, connection: Session, call: Coroutine[Any, Any, T]) -> None:
+        self._protocol = connection._protocol
+        self.call = call
+        self.waiter: asyncio.Future[Any] | None = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        thrown: BaseException | None = None
+        while True:
+            try:
+                step = self.call.send(None) if thrown is None else self.call.throw(thrown)
+            except StopIteration as end:
+                answer: T = end.value
+                return answer
+            futures = [held for held in gc.get_referents(self._protocol) if asyncio.isfuture(held)]
+            if len(futures) == 1:  # more of them while a cancel is under way
+                self.waiter = futures[0]
+            thrown = None
+            try:
+                yield step
+            except GeneratorExit:
+                self.call.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the call's
+                thrown = error
+
+
+def _read(waiter: asyncio.Future[Any] | None) -> BaseException | None:
+    """What the future has brought, or nobody's business once it comes."""
+    if waiter is None or waiter.cancelled():
+        return None
+    if waiter.done():
+        return waiter.exception()
+    waiter.add_done_callback(lambda late: late.cancelled() or late.exception())
+    return None
+
+
+def _fails_inside(error: BaseException) -> bool:
+    """Whether an error that is nobody's to raise was raised in asyncpg's protocol or uvloop, both of them
+    compiled, rather than in a borrower's source or sink."""
+    if type(error) not in {RuntimeError, AttributeError}:
+        return False
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        place = frame.f_code.co_filename
+    return place.endswith(".pyx")
 
 
 def reading(connection: Session) -> Callable[[], bool]:

@@ -402,8 +402,12 @@ class Lease(_Proxy):
         pooled.begun = None  # a COPY is not counted as executed
         if query is not None:
             pooled.changed_by(effect_of(query))
+
+        def call(session: driver.Session) -> Awaitable[Any]:
+            return driver.copy(session, getattr(session, name)(*args, **kwargs))
+
         try:
-            return await self._call(lambda session: getattr(session, name)(*args, **kwargs), attempt)
+            return await self._call(call, attempt)
         except BaseException as error:
             pooled = self._pooled
             if not isinstance(error, asyncpg.PostgresError) or driver.is_cancelling(pooled.connection):

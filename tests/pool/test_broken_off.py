@@ -65,6 +65,31 @@ ENDLESS: dict[str, Call] = {
 }
 
 
+async def copy(
+    lease: Lease, direction: str, fate: str, started: asyncio.Event, go_on: asyncio.Event
+) -> object:
+    """A COPY that is under way for as long as `go_on` is not set, and then has the fate."""
+
+    async def wait() -> None:
+        started.set()
+        await go_on.wait()
+        if fate == "fails":
+            raise Broken
+
+    async def give() -> AsyncIterator[bytes]:
+        yield b"1\n"
+        await wait()
+        yield b"2\n"
+
+    async def take(_: bytes) -> None:
+        await wait()
+
+    timeout = 0.1 if fate == "out of time" else None
+    if direction == "in":
+        return await lease.copy_to_table("things", source=give(), timeout=timeout)
+    return await lease.copy_from_query(MUCH, output=take, timeout=timeout)
+
+
 @contextlib.contextmanager
 def nothing_said_to_the_loop() -> Iterator[None]:
     """Whatever is "never retrieved" is an error here."""
@@ -116,6 +141,60 @@ class TestCopy:
             assert await pool.fetchval("SELECT count(*) FROM things") == 0
             await asyncio.sleep(0)
         assert pool.stats().closed == {"copy_broken_off": 1}
+
+    @pytest.mark.parametrize("end", ["by the network", "by the borrower"])
+    @pytest.mark.parametrize(
+        ("fate", "expected"),
+        [
+            ("goes on", asyncpg.ConnectionDoesNotExistError),
+            ("out of time", asyncpg.ConnectionDoesNotExistError),
+            ("cancelled", asyncio.CancelledError),
+            ("fails", Broken),
+        ],
+    )
+    async def test_one_whose_session_ended_before_says_what_it_would_have_said(
+        self, make_pool: MakePool, proxy: Proxy, end: str, fate: str, expected: type[BaseException]
+    ) -> None:
+        """Not that asyncpg could not clear up, which over uvloop takes even a cancel's place."""
+        pool = await make_pool(proxy.dsn, max_size=1)
+        for direction in ("in", "out"):
+            async with pool.acquire() as lease:
+                link = await link_of(lease, proxy)
+                await lease.execute("CREATE TEMP TABLE things (a int)")
+                started, go_on = asyncio.Event(), asyncio.Event()
+                with nothing_said_to_the_loop():
+                    copying = asyncio.create_task(copy(lease, direction, fate, started, go_on))
+                    await started.wait()
+                    if end == "by the network":
+                        link.reset()
+                        if direction == "in":  # "out": it is not reading now
+                            await eventually(lease.is_closed)
+                    else:
+                        lease.terminate()
+                    if fate == "cancelled":
+                        copying.cancel()
+                    elif fate != "out of time":
+                        go_on.set()
+                    with pytest.raises((expected, TimeoutError) if fate == "out of time" else expected):
+                        await copying
+                    del copying
+        assert await pool.fetchval("SELECT 1") == 1
+
+    async def test_one_that_the_server_refused_says_why_though_its_source_ran_out_of_time(
+        self, make_pool: MakePool, proxy: Proxy
+    ) -> None:
+        pool = await make_pool(proxy.dsn, max_size=1)
+        async with pool.acquire() as lease:
+            await lease.execute("CREATE TEMP TABLE things (a int)")
+
+            async def wrong_source() -> AsyncIterator[bytes]:
+                yield b"x\n" * 1000
+                await asyncio.Event().wait()
+
+            with nothing_said_to_the_loop(), pytest.raises(asyncpg.InvalidTextRepresentationError):
+                await lease.copy_to_table("things", source=wrong_source(), timeout=0.2)
+            assert await lease.fetchval("SELECT 1") == 1
+        assert await pool.fetchval("SELECT 1") == 1
 
     async def test_one_that_the_server_refused_keeps_its_connection(
         self, make_pool: MakePool, database_url: str

@@ -135,6 +135,18 @@ class TestShortWay:
         assert driver.statement_at_hand(connection, "SELECT 1") is None
 
 
+class TestCopy:
+    async def test_the_future_that_asyncpg_waits_for_is_found_in_its_protocol(
+        self, connection: driver.Session
+    ) -> None:
+        async def take(_: bytes) -> None: ...
+
+        steps = driver._Copy(connection, connection.copy_from_query("SELECT 1", output=take))
+        assert await steps == "COPY 1"
+        assert steps.waiter is not None
+        assert steps.waiter.result()[2] == "COPY 1"
+
+
 class TestSettle:
     async def test_a_session_at_rest_needs_nothing(self, connection: driver.Session) -> None:
         assert driver.settle(connection)
