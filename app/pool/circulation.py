@@ -23,9 +23,9 @@ from app.pool import driver, returning
 from app.pool.books import Books, State
 from app.pool.config import PoolConfig
 from app.pool.connect import Connector
-from app.pool.connection import PooledConnection, Status
+from app.pool.connection import CLOSED_BY_BORROWER, PooledConnection, Status
 from app.pool.events import Level, Listener
-from app.pool.faults import fault_of, is_same, sqlstate_of, stays
+from app.pool.faults import fault_of, is_fatal, is_same, sqlstate_of, stays
 from app.pool.hygiene import Effect
 from app.pool.lease import Lease
 from app.pool.opener import Opener
@@ -48,6 +48,8 @@ _CUT = frozenset(["copy_broken_off"])
 
 # SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
 _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
+# ...and of one that ends a single session, for idling in a transaction or at all, or for a long transaction.
+_OVERSTAYED = frozenset(("25P03", "25P04", "57P05"))
 _READ_ONLY = "25006"
 
 
@@ -119,8 +121,7 @@ class Circulation(Books):
 
         Raises PoolError, and what `setup` raises.
         """
-        self.discard(dead, "lost")
-        self.suspect_all("connection_lost", about=dead)
+        self._bury(dead)
         if self.state not in {State.OPEN, State.DRAINING}:
             raise self.closed_to_all()
         if self.opener.failing and not self.members:
@@ -272,11 +273,16 @@ class Circulation(Books):
             # tried before anybody else gets it.
             pooled.loosened()
             driver.drop_cancel_once_answered(pooled.connection)
-        code = getattr(error, "sqlstate", None) or ""
+        code = sqlstate_of(error) or ""
         if code in _SERVER_GONE or code.startswith("08"):
+            if not (pooled.connection.is_closed() or is_fatal(error)):
+                # Of another server (dblink, a foreign table), of a pooler, or RAISEd: this session goes on.
+                pooled.loosened()
+                return
             pooled.retire("server_gone")
-            pooled.sqlstate = sqlstate_of(error)
-            self.suspect_all("server_gone", about=pooled, error=error)
+            if pooled.retire_reason != CLOSED_BY_BORROWER:
+                pooled.sqlstate = code
+                self.suspect_all("server_gone", about=pooled, error=error)
         elif code == _READ_ONLY and self.connector.asks_for_writable:
             pooled.refused_to_write()
         elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
@@ -496,9 +502,23 @@ class Circulation(Books):
         if pooled.status is Status.CLOSING:
             return
         pooled.retire("lost")
-        self.suspect_all("connection_lost", about=pooled)
         if pooled.status in {_IDLE, _IN_USE}:  # else the job that uses it notices
-            self.discard(pooled, "lost")
+            self._bury(pooled)
+        else:
+            self._suspect_others(pooled)
+
+    def _bury(self, dead: PooledConnection) -> None:
+        """Take leave of one whose session has ended."""
+        ours = dead.retire_reason == CLOSED_BY_BORROWER
+        self._suspect_others(dead)
+        self.discard(dead, CLOSED_BY_BORROWER if ours else "lost")
+
+    def _suspect_others(self, dead: PooledConnection) -> None:
+        """Suspect the others, unless the end of this one says nothing about them: its borrower has closed it,
+        or the server has ended it alone, and had a call to say so to."""
+        dead.sqlstate = dead.sqlstate or driver.last_words(dead.connection)
+        if dead.retire_reason != CLOSED_BY_BORROWER and dead.sqlstate not in _OVERSTAYED:
+            self.suspect_all("connection_lost", about=dead)
 
     def discard(self, pooled: PooledConnection, reason: str) -> None:
         """Close a connection, and open another in its place if one is wanted."""

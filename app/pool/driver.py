@@ -105,6 +105,16 @@ def never_sent(connection: Session, error: Exception, executed_before: int | Non
     return executed_before is not None and executed(connection) == executed_before
 
 
+def last_words(connection: Session) -> str | None:
+    """The SQLSTATE with which the server ended a session, if a call was under way for it to answer
+    (`_protocol`, of whose fields the one that is an answer's error): asyncpg does not read it otherwise."""
+    for held in gc.get_referents(connection._protocol):
+        if type(held) is dict and held.get("S") is not None and "C" in held:
+            code: str = held["C"]
+            return code
+    return None
+
+
 def is_in_transaction(connection: Session) -> bool:
     """Whether it is in a transaction, or was when it ended (`_protocol`). asyncpg's own
     `Connection.is_in_transaction()` raises AttributeError on one that was cut; here that is False."""

@@ -153,6 +153,13 @@ def sqlstate_of(error: BaseException) -> str | None:
     return code
 
 
+def is_fatal(error: BaseException) -> bool:
+    """Whether the server has said that it ends the session with this."""
+    said = error.__cause__ or error
+    severity = getattr(said, "severity_en", None) or getattr(said, "severity", None)
+    return severity in {"FATAL", "PANIC"}
+
+
 def describe_error(error: BaseException) -> str:
     """One line: class and first line of the message."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -15,6 +15,8 @@ from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 
+FATAL = b"E\x00\x00\x00\x23SFATAL\x00VFATAL\x00C57P01\x00Mthe end\x00\x00"
+READY = b"Z\x00\x00\x00\x05I"
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
@@ -77,24 +79,65 @@ class TestKilledBackends:
         assert link.asked == asked + 1
         proxy.resume()
 
-    async def test_the_server_s_own_words_retire_the_connection(
-        self, make_pool: MakePool, events: Events
+    async def test_the_server_s_fatal_words_retire_the_connection(
+        self, make_pool: MakePool, proxy: Proxy, events: Events
     ) -> None:
-        pool = await make_pool(min_size=2, max_size=2)
+        pool = await make_pool(proxy.dsn, min_size=2, max_size=2)
         async with pool.acquire() as lease:
             pid = lease.get_server_pid()
-            with pytest.raises(asyncpg.AdminShutdownError):  # 57P01, without the end that follows it
-                await lease.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '57P01'; END $$")
+            link = await link_of(lease, proxy)
+            asked = link.asked
+            link.silence()
+            query = asyncio.create_task(lease.execute("SELECT 1"))
+            await eventually(lambda: link.asked > asked)
+            await link.say(FATAL + READY)  # without the end that follows it
+            with pytest.raises(asyncpg.AdminShutdownError):
+                await query
+            link.resume()
         assert pid not in {await pid_of_next(pool) for _ in range(3)}
         assert pool.stats().closed == {"server_gone": 1}
         assert [event.details["why"] for event in events.named("connections_suspect")] == ["server_gone"]
 
-    @pytest.mark.parametrize("sqlstate", ["57P02", "57P03", "08000", "08006"])
-    async def test_so_do_other_words_for_the_same(self, make_pool: MakePool, sqlstate: str) -> None:
-        pool = await make_pool()
-        with pytest.raises(asyncpg.PostgresError):
-            await pool.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}'; END $$")
-        await eventually(lambda: pool.stats().closed == {"server_gone": 1})
+    @pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "57P03", "08000", "08006"])
+    async def test_the_same_words_on_a_session_that_goes_on_only_have_it_tried(
+        self, make_pool: MakePool, proxy: Proxy, events: Events, sqlstate: str
+    ) -> None:
+        """Severity ERROR: it was RAISEd, or is about the other server of a foreign table or of dblink."""
+        pool = await make_pool(proxy.dsn, max_size=1)
+        async with pool.acquire() as lease:
+            link = await link_of(lease, proxy)
+            pid = lease.get_server_pid()
+            with pytest.raises(asyncpg.PostgresError):
+                await lease.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}'; END $$")
+            asked = link.asked
+        await eventually(lambda: pool.get_idle_size() == 1)
+        assert link.asked > asked
+        assert await pid_of_next(pool) == pid
+        assert pool.stats().closed == {}
+        assert events.named("connections_suspect") == []
+
+    @pytest.mark.parametrize("how", ["close", "terminate", "overstay"])
+    async def test_one_that_ended_for_its_borrower_s_sake_says_nothing_of_the_others(
+        self, make_pool: MakePool, proxy: Proxy, events: Events, how: str
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=2, max_size=2)
+        async with pool.acquire() as other:
+            link = await link_of(other, proxy)
+            async with pool.acquire() as lease:
+                if how == "overstay":
+                    with pytest.raises(asyncpg.ConnectionDoesNotExistError, match="transaction timeout"):
+                        await lease.execute("BEGIN; SET LOCAL transaction_timeout = 20; SELECT pg_sleep(60)")
+                else:
+                    closing = getattr(lease, how)()
+                    if closing is not None:
+                        await closing
+                await eventually(lambda: sum(pool.stats().closed.values()))
+        asked = link.asked
+        for one in await borrow_all(pool, 2):
+            await pool.release(one)
+        assert link.asked == asked
+        assert pool.stats().closed == {"lost" if how == "overstay" else "closed_by_borrower": 1}
+        assert events.named("connections_suspect") == []
 
     async def test_a_suspect_one_is_checked_before_it_goes_to_a_waiter(
         self, make_pool: MakePool, postgres: PostgresServer, proxy: Proxy
