@@ -45,6 +45,7 @@ _LIFETIME_JITTER = 0.1
 _UNREAD_AFTER = 0.001
 # Closed for one of these, a connection is cut at once: it could only wait for an answer that does not come.
 _CUT = frozenset(["copy_broken_off"])
+_ENDED_HERE = _CUT | {CLOSED_BY_BORROWER}
 
 # SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
 _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
@@ -280,7 +281,7 @@ class Circulation(Books):
                 pooled.loosened()
                 return
             pooled.retire("server_gone")
-            if pooled.retire_reason != CLOSED_BY_BORROWER:
+            if pooled.retire_reason not in _ENDED_HERE:
                 pooled.sqlstate = code
                 self.suspect_all("server_gone", about=pooled, error=error)
         elif code == _READ_ONLY and self.connector.asks_for_writable:
@@ -509,15 +510,15 @@ class Circulation(Books):
 
     def _bury(self, dead: PooledConnection) -> None:
         """Take leave of one whose session has ended."""
-        ours = dead.retire_reason == CLOSED_BY_BORROWER
         self._suspect_others(dead)
-        self.discard(dead, CLOSED_BY_BORROWER if ours else "lost")
+        reason = dead.retire_reason
+        self.discard(dead, reason if reason in _ENDED_HERE else "lost")
 
     def _suspect_others(self, dead: PooledConnection) -> None:
-        """Suspect the others, unless the end of this one says nothing about them: its borrower has closed it,
+        """Suspect the others, unless the end of this one says nothing about them: it was closed on this side,
         or the server has ended it alone, and had a call to say so to."""
         dead.sqlstate = dead.sqlstate or driver.last_words(dead.connection)
-        if dead.retire_reason != CLOSED_BY_BORROWER and dead.sqlstate not in _OVERSTAYED:
+        if dead.retire_reason not in _ENDED_HERE and dead.sqlstate not in _OVERSTAYED:
             self.suspect_all("connection_lost", about=dead)
 
     def discard(self, pooled: PooledConnection, reason: str) -> None:

@@ -351,7 +351,9 @@ async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
     try:
         return await steps
     except BaseException as error:
-        told = _read(steps.waiter)
+        told = steps.read()
+        if steps.is_still_under_way():
+            connection.terminate()  # nothing more can be said on it, nor what the server says be read
         if connection.is_closed():
             # asyncpg has asked for a cancel all the same, of which nobody will tell it that it is over.
             for cancel in tuple(connection._cancellations):
@@ -367,13 +369,14 @@ async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
 
 
 class _Copy(Awaitable[T]):
-    """Takes a COPY step by step, and keeps the future that asyncpg waits for (`_protocol`, of whose fields
+    """Takes a COPY step by step, and keeps the futures that asyncpg waits for (`_protocol`, of whose fields
     those that are futures)."""
 
     def __init__(self, connection: Session, call: Coroutine[Any, Any, T]) -> None:
-        self._protocol = connection._protocol
+        self.connection = connection
         self.call = call
         self.waiter: asyncio.Future[Any] | None = None
+        self.unread: set[asyncio.Future[Any]] = set()
 
     def __await__(self) -> Generator[Any, Any, T]:
         thrown: BaseException | None = None
@@ -383,9 +386,11 @@ class _Copy(Awaitable[T]):
             except StopIteration as end:
                 answer: T = end.value
                 return answer
-            futures = [held for held in gc.get_referents(self._protocol) if asyncio.isfuture(held)]
+            held = gc.get_referents(self.connection._protocol)
+            futures = [future for future in held if asyncio.isfuture(future)]
             if len(futures) == 1:  # more of them while a cancel is under way
                 self.waiter = futures[0]
+            self.unread = {future for future in (*self.unread, *futures) if not _is_good(future)}
             thrown = None
             try:
                 yield step
@@ -395,15 +400,35 @@ class _Copy(Awaitable[T]):
             except BaseException as error:  # noqa: BLE001 - it is the call's
                 thrown = error
 
+    def read(self) -> BaseException | None:
+        """The error that asyncpg waited for, if it has come; one that comes later is nobody's business."""
+        told = None
+        for future in self.unread:
+            if not future.done():
+                future.add_done_callback(lambda late: late.cancelled() or late.exception())
+            elif not future.cancelled():
+                told = future.exception() or told
+        return told
 
-def _read(waiter: asyncio.Future[Any] | None) -> BaseException | None:
-    """What the future has brought, or nobody's business once it comes."""
-    if waiter is None or waiter.cancelled():
-        return None
-    if waiter.done():
-        return waiter.exception()
-    waiter.add_done_callback(lambda late: late.cancelled() or late.exception())
-    return None
+    def is_still_under_way(self) -> bool:
+        """Whether asyncpg has left a COPY to the client without asking the server to end it: it was cancelled
+        in the instant in which data had come."""
+        waiter = self.waiter
+        if waiter is None or not waiter.done() or self.connection.is_closed():
+            return False
+        if is_cancelling(self.connection):
+            return False
+        if waiter.cancelled():
+            return True
+        if waiter.exception() is not None:
+            return False
+        piece = waiter.result()  # of a COPY to the client: data, whether it was the last, what was done
+        return isinstance(piece, tuple) and piece[1:2] == (False,)
+
+
+def _is_good(future: asyncio.Future[Any]) -> bool:
+    """Whether it has brought something that is no error."""
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _fails_inside(error: BaseException) -> bool:

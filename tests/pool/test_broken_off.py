@@ -180,6 +180,29 @@ class TestCopy:
                     del copying
         assert await pool.fetchval("SELECT 1") == 1
 
+    async def test_one_that_is_cancelled_in_the_instant_in_which_data_comes(
+        self, make_pool: MakePool, proxy: Proxy
+    ) -> None:
+        """asyncpg forgets then to have the server end it, and fails on what else the server sends."""
+        pool = await make_pool(proxy.dsn, max_size=1)
+        async with pool.acquire() as lease:
+            connection: Any = lease._con
+            link = await link_of(lease, proxy)
+            with nothing_said_to_the_loop():
+                asked = link.asked
+                link.silence(questions=False)
+                copying = asyncio.create_task(copy(lease, "out", "goes on", asyncio.Event(), asyncio.Event()))
+                await eventually(lambda: link.asked > asked)
+                connection._protocol.data_received(b"H\0\0\0\x09\0\0\1\0\0" + b"d\0\0\0\x06x\n")
+                copying.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await copying
+                link.resume()
+                with pytest.raises(asyncpg.InterfaceError):
+                    await lease.fetchval("SELECT 1")
+                await eventually(lambda: pool.stats().closed == {"copy_broken_off": 1})
+        assert await pool.fetchval("SELECT 1") == 1
+
     async def test_one_that_the_server_refused_says_why_though_its_source_ran_out_of_time(
         self, make_pool: MakePool, proxy: Proxy
     ) -> None:
