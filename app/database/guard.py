@@ -132,7 +132,7 @@ class Guard:
 def _ends_with_the_session(error: Exception) -> bool:
     """Whether the error is that of a call on a session that has ended. Who was waiting for an answer gets
     one of SESSION_ENDED; whoever comes after is told no more than that the connection is closed."""
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return not isinstance(error, PoolError)
     return isinstance(error, SESSION_ENDED)
 

@@ -11,12 +11,15 @@ import gc
 import select
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import asyncpg
 from asyncpg import connect_utils, transaction
 from asyncpg.transaction import TransactionState
+
+from app.pool.errors import StatementNotSent
 
 # asyncpg's stubs leave its private names out, rightly.
 Session = Any
@@ -35,6 +38,8 @@ TCP_USER_TIMEOUT = 15
 
 # Seconds for a cancel request that was sent to be closed by the server, which has answered the query.
 _LAST_WORD = 0.5
+
+NOT_SENT = "the server closed the connection before the statement was sent"
 
 
 def statement_at_hand(connection: Session, query: str) -> Any:
@@ -113,6 +118,24 @@ def last_words(connection: Session) -> str | None:
             code: str = held["C"]
             return code
     return None
+
+
+def lost_its_place(connection: Session, error: Exception) -> bool:
+    """Whether asyncpg calls the end of a session an internal error: it takes no notice of the server's last
+    words between two statements, and knows of the end only when the next one fails."""
+    unread = isinstance(error, asyncpg.InternalClientError)
+    return unread and not isinstance(error, asyncpg.OutdatedSchemaCacheError) and connection.is_closed()
+
+
+@contextmanager
+def _losses_told(connection: Session) -> Iterator[None]:
+    """Raise StatementNotSent where asyncpg says that the connection is closed, or is wrong (`_aborted`)."""
+    try:
+        yield
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        if connection.is_closed() and not connection._aborted:
+            raise StatementNotSent(NOT_SENT) from error
+        raise
 
 
 def is_in_transaction(connection: Session) -> bool:
@@ -311,13 +334,15 @@ class Transaction(transaction.Transaction):
             begin, self.begin_on_lease = self.begin_on_lease, None
             await begin(self)
         else:
-            await super().start()
+            with _losses_told(this._connection):
+                await super().start()
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         this: Any = self
         if error is not None and this._connection.is_closed():
             this._state = TransactionState.FAILED  # it has ended with its session: let the error say why
-        else:
+            return
+        with _losses_told(this._connection):
             await super().__aexit__(kind, error, trace)
 
 
@@ -352,7 +377,7 @@ async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
         return await steps
     except BaseException as error:
         told = steps.read()
-        if steps.is_still_under_way():
+        if steps.is_still_under_way() or isinstance(error, asyncpg.InternalClientError):
             connection.terminate()  # nothing more can be said on it, nor what the server says be read
         if connection.is_closed():
             # asyncpg has asked for a cancel all the same, of which nobody will tell it that it is over.
@@ -386,11 +411,7 @@ class _Copy(Awaitable[T]):
             except StopIteration as end:
                 answer: T = end.value
                 return answer
-            held = gc.get_referents(self.connection._protocol)
-            futures = [future for future in held if asyncio.isfuture(future)]
-            if len(futures) == 1:  # more of them while a cancel is under way
-                self.waiter = futures[0]
-            self.unread = {future for future in (*self.unread, *futures) if not _is_good(future)}
+            self.look()
             thrown = None
             try:
                 yield step
@@ -400,8 +421,17 @@ class _Copy(Awaitable[T]):
             except BaseException as error:  # noqa: BLE001 - it is the call's
                 thrown = error
 
+    def look(self) -> None:
+        """Keep the futures that asyncpg waits for now."""
+        held = gc.get_referents(self.connection._protocol)
+        futures = [future for future in held if asyncio.isfuture(future)]
+        if len(futures) == 1:  # more of them while a cancel is under way
+            self.waiter = futures[0]
+        self.unread = {future for future in (*self.unread, *futures) if not _is_good(future)}
+
     def read(self) -> BaseException | None:
         """The error that asyncpg waited for, if it has come; one that comes later is nobody's business."""
+        self.look()
         told = None
         for future in self.unread:
             if not future.done():

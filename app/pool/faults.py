@@ -93,6 +93,7 @@ _BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
     (socket.gaierror, UNKNOWN_HOST),
     (TimeoutError, NO_ANSWER),
     (asyncpg.PostgresConnectionError, UNREACHABLE),  # 08*
+    (asyncpg.InternalClientError, UNREACHABLE),  # the session ended in the middle of the next step
     (OSError, UNREACHABLE),
 )
 

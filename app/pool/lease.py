@@ -244,6 +244,7 @@ class Lease(_Proxy):
 
         def cursor(self, query, *args, **kwargs):
             pooled = self._lent("cursor")
+            pooled.begun = None  # it may hold rows of the transaction
             pooled.loosened()
             pooled.changed_by(effect_of(query))
             return self._con.cursor(query, *args, **kwargs)

@@ -71,7 +71,9 @@ async def recover(
             replacement = await _on_another(circulation, lease, pooled)
         if replacement is not None or not unsent:
             return replacement
-        raise StatementNotSent("the server closed the connection before the statement was sent") from error
+        raise StatementNotSent(driver.NOT_SENT) from error
+    if lost and driver.lost_its_place(connection, error):
+        raise asyncpg.ConnectionDoesNotExistError("the server closed the connection") from error
     if not connection.is_closed() and _blames_a_cache(pooled, error, attempt):
         return await _in_place(circulation, pooled, error, attempt)
     return None
@@ -151,7 +153,7 @@ async def _in_place(
         return pooled
     in_transaction = driver.is_in_transaction(connection)
     begun = pooled.begun if in_transaction else None
-    if in_transaction and (begun is None or not _is_first(pooled, begun, attempt)):
+    if in_transaction and (begun is None or not _is_first(pooled, begun)):
         return None
     try:
         await driver.roll_back(connection, circulation.config.acquire_timeout)
@@ -164,9 +166,9 @@ async def _in_place(
     return pooled
 
 
-def _is_first(pooled: PooledConnection, begun: Begun, attempt: Attempt) -> bool:
+def _is_first(pooled: PooledConnection, begun: Begun) -> bool:
     """Whether nothing was done in the transaction before the call that failed."""
-    return not attempt.bore_traces and driver.executed(pooled.connection) <= begun.executed + 1
+    return driver.executed(pooled.connection) <= begun.executed + 1
 
 
 def _may_have_committed(query: str | None) -> bool:

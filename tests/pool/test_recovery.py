@@ -253,6 +253,63 @@ class TestTransactions:
         assert len(events.named("lease_abandoned")) == 1
 
 
+class TestLastWords:
+    """The loop has read the server's last words, and not yet its end: asyncpg's state is another one then."""
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda lease: lease.copy_records_to_table("things", records=[(1,)]),
+            lambda lease: lease.copy_from_query("SELECT 1", output=io.BytesIO()),
+            lambda lease: lease.execute("INSERT INTO things VALUES (2)"),
+            lambda lease: lease.fetch("SELECT NULL::things"),  # asks for the type first
+            lambda lease: lease.transaction().start(),
+        ],
+        ids=["copy to", "copy from", "execute", "introspection", "savepoint"],
+    )
+    async def test_are_a_lost_connection_in_a_transaction(
+        self, make_pool: MakePool, database_url: str, call: Call
+    ) -> None:
+        async with Proxy(database_url).serve() as proxy:
+            pool = await make_pool(proxy.dsn, min_size=2)
+            await pool.execute("CREATE TABLE things (a int)")
+            doomed, other = await borrow_all(pool, 2)
+            begun = doomed.transaction()
+            await begun.start()
+            await doomed.execute("INSERT INTO things VALUES (1)")
+            await (await link_of(doomed, proxy)).say(LAST_WORDS)
+            await other.fetchval("SELECT 1")
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                await call(doomed)
+            await pool.release(doomed)
+            await pool.release(other)
+
+    @pytest.mark.parametrize("inner", [False, True], ids=["COMMIT", "RELEASE"])
+    async def test_are_one_at_the_end_of_a_transaction(
+        self, make_pool: MakePool, proxy: Proxy, inner: bool
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=2)
+        doomed, other = await borrow_all(pool, 2)
+
+        async def work() -> None:
+            async with doomed.transaction():
+                await doomed.execute("SELECT 1")
+                if inner:
+                    async with doomed.transaction():
+                        await end()
+                else:
+                    await end()
+
+        async def end() -> None:
+            await (await link_of(doomed, proxy)).say(LAST_WORDS)
+            await other.fetchval("SELECT 1")
+
+        with pytest.raises(StatementNotSent):
+            await work()
+        await pool.release(doomed)
+        await pool.release(other)
+
+
 class TestDeadReturn:
     async def test_the_return_of_one_that_has_ended_is_quiet(
         self, make_pool: MakePool, events: Events

@@ -59,6 +59,11 @@ async def select_first_after_prelude(lease: Lease) -> None:
     await lease.commit(begun, timeout=5)
 
 
+async def select_first_beside_a_prepared_one(lease: Lease) -> None:
+    await lease.prepare("SELECT 1")
+    await select_first(lease)
+
+
 async def many(lease: Lease) -> None:
     await lease.executemany("SELECT * FROM things WHERE a = $1", [(1,), (2,)])
 
@@ -66,7 +71,10 @@ async def many(lease: Lease) -> None:
 class TestChangedColumns:
     """0A000, "cached plan must not change result type"."""
 
-    @pytest.mark.parametrize("request_", [select, select_first, select_first_after_prelude, many])
+    @pytest.mark.parametrize(
+        "request_",
+        [select, select_first, select_first_after_prelude, select_first_beside_a_prepared_one, many],
+    )
     async def test_costs_no_request_and_no_connection(
         self,
         make_pool: MakePool,
