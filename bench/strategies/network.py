@@ -4,9 +4,9 @@
 on stdout. Each line on stdin is the jitter from then on, in seconds, and is answered by a line with
 the number of connections to the server that were opened so far. It ends with its stdin.
 
-Jitter of 0.2 s: each round trip takes 0 to 0.2 s longer, half of it in either direction, drawn evenly for
+Jitter of 0.2 s: each round trip takes 0 to 0.2 s longer: up to 0.1 s in either direction, drawn evenly for
 each piece of data. Order is kept, as TCP keeps it. The TCP handshake is not delayed, which spares
-those who connect often one round trip of the three to five that it costs them.
+each new connection a round trip.
 """
 
 from __future__ import annotations

@@ -178,8 +178,11 @@ def _line(step: Step, limits: Limits) -> str:
 def verdict(ladder: Ladder, limits: Limits, *, kept_up: bool) -> str:
     good, broken = ladder.good, ladder.broken
     if good is None:
-        reason = f"{broken.rate:.1f}/s is too much already ({broken.broken(limits)})" if broken else "unknown"
-        return f"knee: below the first rate; {reason}"
+        if broken is None:
+            return "knee: not found"
+        return (
+            f"knee: below the first rate; {broken.rate:.1f}/s is too much already ({broken.broken(limits)})"
+        )
     held = f"{good.rate:.1f} requests/s (p99 {good.p99 * 1e3:.0f} ms)"
     if broken is None or not kept_up:
         return f"knee: not found; {held} were served within the limits"
