@@ -116,24 +116,31 @@ class Circulation(Books):
             self.pump()
         return waiter
 
-    async def replace(self, dead: PooledConnection, lease: Lease) -> PooledConnection:
+    async def replace(
+        self, dead: PooledConnection, lease: Lease, timeout: float | None = None
+    ) -> PooledConnection:
         """Another connection for a lease whose own had ended before it was used: the next one that is free,
-        for its borrower has had its turn.
+        for its borrower has had its turn. Waits for `timeout` seconds, `acquire_timeout` at most.
 
-        Raises PoolError, and what `setup` raises.
+        Raises PoolError, InterfaceError if the lease was returned meanwhile, and what `setup` raises.
         """
         self._bury(dead)
         if self.state not in {State.OPEN, State.DRAINING}:
             raise self.closed_to_all()
         if self.opener.failing and not self.members:
             raise self.unavailable()
-        waiter = self.queue.join(monotonic(), self.config.acquire_timeout, first=True)
+        longest = self.config.acquire_timeout
+        budget = longest if timeout is None else min(longest, timeout)
+        waiter = self.queue.join(monotonic(), budget, first=True)
         self.pump()
         try:
             fresh = await waiter
         except BaseException:
             self.give_up(waiter)
             raise
+        if lease.has_ended:
+            self.take_back(fresh)
+            raise asyncpg.InterfaceError("the connection has been released back to the pool")
         fresh.task, fresh.place, fresh.caller = dead.task, dead.place, dead.caller
         if self.holders.get(dead.task) is dead:
             self.holders[dead.task] = fresh
@@ -269,9 +276,10 @@ class Circulation(Books):
 
     def note_failure(self, pooled: PooledConnection, error: BaseException) -> None:
         """Learn from what a borrower's call raised."""
-        if not isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)):
-            # Broken off, by a cancel, a timeout or an error on this side: whether the session can go on is
-            # tried before anybody else gets it.
+        if getattr(error, "severity", None) is None:
+            # Not the server's answer: broken off by a cancel or a timeout, or an error on this side. Whether
+            # the session can go on is tried before anybody else gets it. That also ends the transaction in
+            # which a statement has been prepared that was not run after all.
             pooled.loosened()
             driver.drop_cancel_once_answered(pooled.connection)
         code = sqlstate_of(error) or ""

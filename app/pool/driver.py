@@ -145,13 +145,30 @@ def is_in_transaction(connection: Session) -> bool:
     return protocol is not None and protocol.is_in_transaction()
 
 
-def takes_composites(connection: Session, query: str) -> bool:
-    """Whether an argument of the prepared statement for `query` is of a composite type, or an array of such
-    (`_stmt_cache`, `_get_parameters`)."""
+def parameters(connection: Session, query: str) -> list[tuple[int, str]] | None:
+    """Oid and kind of each argument of the prepared statement for `query`, as asyncpg believes
+    (`_get_parameters`); None when it keeps none."""
     statement = _cached(connection, query)
-    if statement is None:
-        return False
-    return any(kind.kind in {"composite", "array", "range"} for kind in statement._get_parameters())
+    return None if statement is None else _types(statement)
+
+
+async def ask_parameters(connection: Session, query: str, timeout: float | None) -> list[tuple[int, str]]:
+    """The same as the server sees it now (`_get_statement`); what is cached stays as it is."""
+    return _types(await connection._get_statement(query, timeout, use_cache=False))
+
+
+def _types(statement: Any) -> list[tuple[int, str]]:
+    return [(kind.oid, kind.kind) for kind in statement._get_parameters()]
+
+
+def is_unresolved(error: Exception) -> bool:
+    """Whether asyncpg has asked for types in vain, which were made anew meanwhile: nothing was sent."""
+    return isinstance(error, asyncpg.InternalClientError) and "could not resolve query result" in str(error)
+
+
+def is_cached(connection: Session, query: str) -> bool:
+    """Whether asyncpg keeps a prepared statement for `query`."""
+    return connection._protocol is not None and _cached(connection, query) is not None
 
 
 def settle(connection: Session) -> bool:

@@ -44,6 +44,9 @@ def _returned(name: str) -> asyncpg.InterfaceError:
     )
 
 
+_TAKING_MANY = frozenset(["executemany", "fetchmany"])
+
+
 class _ReadOnce:
     """Arguments from an iterator. asyncpg repeats a statement whose plan has become invalid with what is left
     of them: here that raises, for it would lose the others."""
@@ -130,6 +133,11 @@ class Lease(_Proxy):
             self._con = None
             self._circulation.take_back(self._pooled)
 
+    @property
+    def has_ended(self) -> bool:
+        """It was returned, or never lent."""
+        return self._con is None
+
     def belongs_to(self, circulation: Circulation) -> bool:
         return self._circulation is circulation
 
@@ -167,6 +175,8 @@ class Lease(_Proxy):
 
     async def _begin(self, transaction: Transaction, prelude: str = "") -> None:
         pooled = self._lent("begin")
+        if prelude and not all(part.startswith("SET LOCAL ") for part in prelude.split("; ")):
+            pooled.changed_by(effect_of(prelude))
         again = partial(driver.begin, begun=transaction, prelude=prelude)
         await self._call(again, self._attempt(pooled, None, harmless=True))
         pooled = self._pooled
@@ -250,7 +260,9 @@ class Lease(_Proxy):
             return self._con.cursor(query, *args, **kwargs)
 
         async def close(self, *, timeout=None):
-            self._lent("close").retire(CLOSED_BY_BORROWER)
+            pooled = self._lent("close")
+            pooled.retire(CLOSED_BY_BORROWER)
+            pooled.retire_reason = CLOSED_BY_BORROWER  # also of one that was lost
             await self._con.close(timeout=timeout)
 
         def terminate(self):
@@ -351,7 +363,8 @@ class Lease(_Proxy):
         except BaseException as error:
             if bore_traces is None:
                 bore_traces = pooled.bears_traces
-            if not await self._may_repeat(pooled, error, Attempt(query, bore_traces)):
+            attempt = Attempt(query, bore_traces, cached=True, timeout=timeout)
+            if not await self._may_repeat(pooled, error, attempt):
                 raise
         else:
             pooled.heard_of_at = monotonic()
@@ -387,6 +400,11 @@ class Lease(_Proxy):
         pooled = self._lent(name)
         repeatable = not (args and isinstance(args[0], _ReadOnce))
         attempt = self._attempt(pooled, query, repeatable=repeatable)
+        attempt.timeout = kwargs.get("timeout")
+        attempt.many = name in _TAKING_MANY
+        attempt.cached = bool(args or name != "execute") and driver.is_cached(pooled.connection, query)
+        if attempt.many and not (isinstance(args[0], (list, tuple)) and args[0]):
+            pooled.loosened()  # prepared and perhaps not run: see `note_failure`
         if bore_traces is not None:
             attempt.bore_traces = bore_traces
         pooled.changed_by(effect_of(query))

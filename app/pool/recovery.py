@@ -6,14 +6,16 @@ Three kinds are made again, each once:
 - BEGIN, and the first statement after it, if that was never sent: BEGIN first, on another connection;
 - what failed for something that the connection had cached and that is no longer true (the schema has
   changed): on the same connection, which forgets what it has cached. The server refuses such a statement
-  before it does anything. Inside a transaction the error has spoilt what was done before, so only the first
-  statement is made again, and BEGIN with it.
+  before it does anything; what it says of a statement inside of a function or procedure is another matter.
+  Inside a transaction the error has spoilt what was done before, so only the first statement is made again,
+  and BEGIN with it.
 
 Nothing is made again on another connection once the borrower has left traces on the one it had.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,19 @@ if TYPE_CHECKING:
 _TYPE_IS_GONE = frozenset(["lookup_type_cache", "getTypeInputInfo", "getTypeBinaryInputInfo"])
 _TYPE_HAS_OTHER_COLUMNS = "record_recv"
 _LOOKUP_FAILED = "cache lookup failed for type"  # XX000: such messages are never translated
-_MAY_COMMIT = ("CALL", "DO")  # before they fail
+# What a prepared statement can become when it is analysed again: its columns, or their types, are others.
+_NO_LONGER_FITS = (
+    asyncpg.CannotCoerceError,
+    asyncpg.DatatypeMismatchError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedTableError,
+)
+# The context of an error in an argument, in any language: "unnamed portal parameter $1". Functions have
+# other ones.
+_OF_AN_ARGUMENT = re.compile(r'[^"\n]*\$\d+[^"\n]*')
+# The session knows which sequence the borrower used last, or the borrower believes so.
+_ASKS_THE_SESSION = re.compile(r"\b(?:curr|last)val\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -44,6 +58,12 @@ class Attempt:
     """The borrower had changed the session before this call."""
     executed: int | None = None
     """`driver.executed()`; None where the call is a cached statement and nothing else."""
+    cached: bool = False
+    """It was a prepared statement from the cache, and nothing else."""
+    many: bool = False
+    """It has several rows of arguments."""
+    timeout: float | None = None
+    """Seconds for the call."""
     repeatable: bool = True
     """What it was given is still there: not an iterator that has been read."""
     sent: bool = False
@@ -68,13 +88,13 @@ async def recover(
     if unsent or (lost and attempt.harmless):
         replacement = None
         if attempt.repeatable and _is_replaceable(pooled, attempt):
-            replacement = await _on_another(circulation, lease, pooled)
+            replacement = await _on_another(circulation, lease, pooled, attempt)
         if replacement is not None or not unsent:
             return replacement
         raise StatementNotSent(driver.NOT_SENT) from error
     if lost and driver.lost_its_place(connection, error):
         raise asyncpg.ConnectionDoesNotExistError("the server closed the connection") from error
-    if not connection.is_closed() and _blames_a_cache(pooled, error, attempt):
+    if not connection.is_closed() and await _blames_a_cache(pooled, error, attempt):
         return await _in_place(circulation, pooled, error, attempt)
     return None
 
@@ -82,24 +102,37 @@ async def recover(
 def _is_replaceable(pooled: PooledConnection, attempt: Attempt) -> bool:
     if attempt.bore_traces or pooled.busy > 1:
         return False
+    if attempt.query is not None and _ASKS_THE_SESSION.search(attempt.query):
+        return False
     if attempt.harmless or not driver.is_in_transaction(pooled.connection):
         return True
     return pooled.begun is not None and driver.executed(pooled.connection) == pooled.begun.executed
 
 
 async def _on_another(
-    circulation: Circulation, lease: Lease, dead: PooledConnection
+    circulation: Circulation, lease: Lease, dead: PooledConnection, attempt: Attempt
 ) -> PooledConnection | None:
     """A connection in place of one that has ended, with the borrower's transaction begun on it again."""
     begun = dead.begun if driver.is_in_transaction(dead.connection) else None
     try:
-        fresh = await circulation.replace(dead, lease)
-        if begun is not None:
-            await begun.again(fresh.connection)
-            fresh.begun = begun._replace(executed=driver.executed(fresh.connection))
+        fresh = await circulation.replace(dead, lease, attempt.timeout)
     except (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         return None  # the borrower is told of its own loss
-    return fresh
+    return fresh if begun is None or await _begun_again(fresh, begun) else None
+
+
+async def _begun_again(pooled: PooledConnection, begun: Begun) -> bool:
+    """Begin the transaction again. Where that fails the session is cut: what the borrower says next must not
+    be committed by itself."""
+    try:
+        await begun.again(pooled.connection)
+    except BaseException as failure:
+        pooled.connection.terminate()
+        if isinstance(failure, Exception):
+            return False
+        raise
+    pooled.begun = begun._replace(executed=driver.executed(pooled.connection))
+    return True
 
 
 def says_schema_changed(error: BaseException) -> bool:
@@ -117,59 +150,89 @@ def says_schema_changed(error: BaseException) -> bool:
         return True
     if isinstance(error, asyncpg.InternalServerError):
         return str(error).startswith(_LOOKUP_FAILED)
+    if isinstance(error, asyncpg.InternalClientError):
+        return driver.is_unresolved(error)
     source = getattr(error, "server_source_function", None)
     if isinstance(error, asyncpg.UndefinedObjectError):
         return source in _TYPE_IS_GONE
     return isinstance(error, asyncpg.DatatypeMismatchError) and source == _TYPE_HAS_OTHER_COLUMNS
 
 
-def _blames_a_cache(pooled: PooledConnection, error: Exception, attempt: Attempt) -> bool:
+async def _blames_a_cache(pooled: PooledConnection, error: Exception, attempt: Attempt) -> bool:
     """Whether the call may be made again for something that the connection had cached. Not after
     OutdatedSchemaCacheError: the statement had run, and only its answer could not be read."""
+    if _is_about_an_argument(error):
+        return not attempt.many and await _takes_other_arguments(pooled, attempt)
+    if driver.is_unresolved(error):
+        return True
+    context = getattr(error, "context", None)
+    if not attempt.cached or not (context is None or _OF_AN_ARGUMENT.fullmatch(context)):
+        return False
     if isinstance(error, asyncpg.OutdatedSchemaCacheError):
         return False
-    if _is_about_an_argument(error):
-        return attempt.query is not None and driver.takes_composites(pooled.connection, attempt.query)
-    return says_schema_changed(error)
+    return isinstance(error, _NO_LONGER_FITS) or says_schema_changed(error)
 
 
 def _is_about_an_argument(error: Exception) -> bool:
-    """asyncpg's own: an argument does not fit what it knows of the type. Nothing was sent."""
+    """asyncpg's own: an argument does not fit what it knows of the type. The statement was not sent."""
     return type(error) is asyncpg.DataError and getattr(error, "severity", None) is None
+
+
+async def _takes_other_arguments(pooled: PooledConnection, attempt: Attempt) -> bool:
+    """Whether the statement's arguments may be of other types by now than asyncpg believes."""
+    connection = pooled.connection
+    if attempt.query is None:
+        return False
+    known = driver.parameters(connection, attempt.query)
+    if known is not None and any(kind in _MADE_OF_OTHERS for _, kind in known):
+        return True
+    if driver.is_in_transaction(connection):  # which a question that fails would spoil
+        return False
+    try:
+        now = await driver.ask_parameters(connection, attempt.query, attempt.timeout)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        return False
+    return now != known if known is not None else any(kind in _MADE_OF_OTHERS for _, kind in now)
+
+
+_MADE_OF_OTHERS = frozenset(["composite", "array", "range"])
+"""Kinds of types that may change without becoming another type."""
 
 
 async def _in_place(
     circulation: Circulation, pooled: PooledConnection, error: Exception, attempt: Attempt
 ) -> PooledConnection | None:
     connection = pooled.connection
-    unsent = _is_about_an_argument(error)
-    if unsent or isinstance(error, asyncpg.InvalidSQLStatementNameError):
-        driver.forget_caches(connection)
-    else:
+    if says_schema_changed(error) and not isinstance(error, asyncpg.InvalidSQLStatementNameError):
         circulation.schema_changed(pooled, error)
-    if not attempt.repeatable or pooled.busy > 1 or _may_have_committed(attempt.query):
+    else:
+        driver.forget_caches(connection)
+    if not attempt.repeatable or pooled.busy > 1:
         return None
-    if unsent:
+    if _is_about_an_argument(error):
         return pooled
-    in_transaction = driver.is_in_transaction(connection)
-    begun = pooled.begun if in_transaction else None
-    if in_transaction and (begun is None or not _is_first(pooled, begun)):
+    begun = pooled.begun if driver.is_in_transaction(connection) else None
+    if driver.is_in_transaction(connection) and (begun is None or not _is_first(pooled, begun)):
         return None
+    return pooled if await _made_fit(circulation, pooled, begun) else None
+
+
+async def _made_fit(circulation: Circulation, pooled: PooledConnection, begun: Begun | None) -> bool:
+    """Roll back, and let `init` set the codecs of the new types, unless it would undo what the borrower or
+    `setup` has set."""
+    connection = pooled.connection
     try:
         await driver.roll_back(connection, circulation.config.acquire_timeout)
-        await circulation.connector.greet(connection)  # codecs that `init` has set are of the old types
-        if begun is not None:
-            await begun.again(connection)
-            pooled.begun = begun._replace(executed=driver.executed(connection))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        return None
-    return pooled
+        if not (pooled.bears_traces or circulation.has_setup):
+            await circulation.connector.greet(connection)
+    except BaseException as failure:
+        connection.terminate()
+        if isinstance(failure, Exception):
+            return False
+        raise
+    return begun is None or await _begun_again(pooled, begun)
 
 
 def _is_first(pooled: PooledConnection, begun: Begun) -> bool:
     """Whether nothing was done in the transaction before the call that failed."""
     return driver.executed(pooled.connection) <= begun.executed + 1
-
-
-def _may_have_committed(query: str | None) -> bool:
-    return query is not None and query.lstrip()[:4].upper().startswith(_MAY_COMMIT)

@@ -31,6 +31,7 @@ NAMES: dict[str, object] = {
     "_drop_local_statement_cache": asyncpg.Connection,
     "_drop_local_type_cache": asyncpg.Connection,
     "_get_parameters": "statement",
+    "_get_statement": asyncpg.Connection,
     "_get_timeout": "protocol",
     "_is_cancelling": "protocol",
     "_isolation": Transaction,
