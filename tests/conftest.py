@@ -87,6 +87,14 @@ def server_factory(cluster: Path) -> Iterator[ServerFactory]:
 
 
 @pytest.fixture
+def database_first(request: pytest.FixtureRequest) -> None:
+    """For whoever connects: a database of the test's own is there before it and goes after it. A session in
+    the middle of its start would hold up the DROP."""
+    for name in {"database_url", "ledger_database"} & set(request.fixturenames):
+        request.getfixturevalue(name)
+
+
+@pytest.fixture
 def database_url(postgres: PostgresServer) -> Iterator[str]:
     name = run(postgres.create_database())
     yield postgres.dsn(name)

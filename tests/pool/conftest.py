@@ -61,7 +61,9 @@ async def watcher(postgres: PostgresServer) -> AsyncIterator[Watcher]:
 
 
 @pytest.fixture
-async def make_pool(postgres: PostgresServer, events: Events, watcher: Watcher) -> AsyncIterator[MakePool]:
+async def make_pool(
+    postgres: PostgresServer, events: Events, watcher: Watcher, database_first: None
+) -> AsyncIterator[MakePool]:
     """`await make_pool(max_size=4)` opens a pool and waits for its minimum.
 
     Each has a name of its own, which is its sessions' `application_name` as well. `ready=False` does
