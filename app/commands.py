@@ -31,6 +31,8 @@ EXPECTED_FAULTS = (
     MigrationError,
 )
 
+EMBEDDED_DATA = Path(".data/postgres18")
+
 cli = typer.Typer(
     help="The service and what belongs to it. Settings come from the environment: .env.example.",
     no_args_is_help=True,
@@ -52,9 +54,7 @@ def serve() -> None:
 
 @cli.command()
 def dev(
-    data: Annotated[Path, typer.Option(help="Where the embedded server keeps its data.")] = Path(
-        ".data/postgres18"
-    ),
+    data: Annotated[Path, typer.Option(help="Where the embedded server keeps its data.")] = EMBEDDED_DATA,
 ) -> None:
     """Migrate and serve; without DATABASE_URL on an embedded PostgreSQL server."""
     from app.development import develop  # noqa: PLC0415 - Alembic, which `serve` starts without
@@ -76,23 +76,38 @@ def migrate() -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Check the settings and the databases; exit code 1 if the service could not serve."""
+    """Check the settings and the databases; exit code 1 if the service could not serve.
+
+    Without DATABASE_URL it looks at the embedded server of a `dev` that runs in this directory.
+    """
     with _readable_faults():
-        failed = asyncio.run(_report(Settings.load()))
+        failed = asyncio.run(_report(_settings_to_look_by()))
         raise typer.Exit(code=int(failed))
 
 
 @cli.command()
 def sizing() -> None:
-    """Compare what all instances' pools may ask for with what the server has."""
+    """Compare what all instances' pools may ask for with what the server has.
+
+    Without DATABASE_URL it looks at the embedded server of a `dev` that runs in this directory.
+    """
     with _readable_faults():
-        typer.echo(asyncio.run(checkup.sizing_report(Settings.load())))
+        typer.echo(asyncio.run(checkup.sizing_report(_settings_to_look_by())))
 
 
 @cli.command()
 def settings() -> None:
     """Print every variable with its meaning and default, as in .env.example."""
     typer.echo(env_example(), nl=False)
+
+
+def _settings_to_look_by() -> Settings:
+    settings = Settings.load()
+    if settings.database_url or settings.in_production:
+        return settings
+    from app.development import on_running_database  # noqa: PLC0415 - Alembic, not needed with a URL
+
+    return on_running_database(settings, EMBEDDED_DATA)
 
 
 async def _report(settings: Settings) -> bool:

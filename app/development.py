@@ -7,6 +7,7 @@ import socket
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import structlog
 import typer
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from app import serving
 from app.database import MigrationError
-from app.database.embedded import EmbeddedServer
+from app.database.embedded import EmbeddedServer, running_dsn
 from app.database.migrations import upgrade
 from app.database.schema import FOREIGN, SchemaState
 from app.dsn import without_secrets
@@ -43,6 +44,12 @@ def develop(settings: Settings, data: Path) -> None:
             _serve_on_embedded(settings, listener, data)
 
 
+def on_running_database(settings: Settings, data: Path) -> Settings:
+    """`settings` for the embedded server that `develop` runs on `data` now; unchanged if none runs."""
+    url = running_dsn(data, EMBEDDED_DATABASE)
+    return settings.model_copy(update={"database_url": SecretStr(url)}) if url else settings
+
+
 def _serve_on_given(settings: Settings, listener: socket.socket) -> None:
     serving.run(
         create_app(settings),
@@ -60,7 +67,8 @@ def _serve_on_embedded(settings: Settings, listener: socket.socket, data: Path) 
         url = SecretStr(server.ensure_database(EMBEDDED_DATABASE))
         settings = settings.model_copy(update={"database_url": url})
         app = create_app(settings)
-        _refuse_foreign(asyncio.run(upgrade(settings)), f"{data}: ", "; --data names another directory")
+        remedy = f"; a new database: rm -rf {quote(str(data))}, or `dev --data` with another directory"
+        _refuse_foreign(asyncio.run(upgrade(settings)), f"{data}: ", remedy)
         serving.run(
             app,
             settings,

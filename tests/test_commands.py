@@ -145,6 +145,9 @@ class TestDev:
                 assert part in service.output
             server = postmaster(tmp_path)
             await self.leave_a_mark(embedded_dsn(tmp_path))
+            for command, said in (("doctor", "read-write"), ("sizing", "the server has")):
+                looked = await asyncio.to_thread(run_command, command, cwd=tmp_path, variables={})
+                assert (looked.returncode, said in looked.stdout) == (0, True), looked.stdout + looked.stderr
             started = time.monotonic()
             assert await service.end(signal.SIGINT) == 0
             assert time.monotonic() - started < 5
@@ -167,7 +170,7 @@ class TestDev:
         ended = await asyncio.to_thread(run_command, "dev", cwd=tmp_path, variables={"PORT": "0"})
         assert ended.returncode == 1
         assert "another checkout" in ended.stderr
-        assert "--data" in ended.stderr
+        assert "rm -rf .data/postgres18, or `dev --data`" in ended.stderr
         assert ended.stderr.count("\n") == 1
 
     async def test_is_not_ready_on_the_database_of_another_checkout(

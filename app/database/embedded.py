@@ -13,6 +13,7 @@ dies with the process that started it, even when that one is killed with SIGKILL
 
 import contextlib
 import importlib.util
+import os
 import re
 import secrets
 import shutil
@@ -301,6 +302,19 @@ class EmbeddedServer:
         said = re.findall(r"(?:FATAL|DETAIL): +(.*)", complaint)
         reason = " ".join(said) or _last_line(complaint.encode()) or f"see {self.log}"
         return f"the embedded PostgreSQL server cannot start on {self.data}: {reason}"
+
+
+def running_dsn(directory: Path, database: str) -> str | None:
+    """The DSN of `database` on the server that another process runs on `directory`; None if none is ready."""
+    try:
+        lines = (directory / "data" / "postmaster.pid").read_text().splitlines()
+        pid, port, state = int(lines[0]), int(lines[3]), lines[7].strip()
+        os.kill(pid, 0)  # a server that was killed leaves its file
+        password = (directory / "password").read_text().strip()
+    except (OSError, ValueError, IndexError):
+        return None
+    login = f"{quote(database, safe='')}:{quote(password, safe='')}"
+    return f"postgresql://{login}@{HOST}:{port}/{quote(database, safe='')}" if state in READY_STATES else None
 
 
 def binaries() -> Path:

@@ -23,8 +23,8 @@ SCRIPTS = Path(__file__).parents[2] / "migrations"
 Standing = Literal["current", "behind", "ahead"]
 
 FOREIGN = (
-    "another checkout or a newer version has migrated this database: serve it from there, or give this one a"
-    " database of its own"
+    "another checkout or a newer version migrated it, or the revision was deleted here: take a new database,"
+    " or the checkout that has the revision"
 )
 """What to do in development about a schema that is ahead. In production it is a rollout under way."""
 
@@ -56,7 +56,11 @@ class SchemaState:
         return "behind" if self.is_old else "current"
 
     def __str__(self) -> str:
-        return f"the schema is at revision {self.current or 'none'}, this version needs {self.head}"
+        here = f"at revision {self.current}" if self.current else "not migrated yet"
+        if not self.known:
+            return f"the schema is {here}, which this version does not have"
+        wanted = f"needs {self.head}" if self.head else "has no revisions"
+        return f"the schema is {here}, this version {wanted}"
 
 
 def head_revision() -> str | None:

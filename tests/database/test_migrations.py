@@ -120,8 +120,23 @@ async def test_an_old_schema_is_known_as_such(
         add_revision("two", "CREATE TABLE more_things (id int)")
         outgrown = await schema.schema_state(connection)
     assert [before.is_old, after.is_old, outgrown.is_old] == [True, False, True]
-    assert str(before) == "the schema is at revision none, this version needs one"
+    assert str(before) == "the schema is not migrated yet, this version needs one"
     assert str(outgrown) == "the schema is at revision one, this version needs two"
+
+
+@pytest.mark.parametrize(
+    ("current", "head", "known", "said"),
+    [
+        ("0002", None, False, "is at revision 0002, which this version does not have"),
+        ("0002", "other", False, "is at revision 0002, which this version does not have"),
+        (None, None, True, "is not migrated yet, this version has no revisions"),
+        ("0001", "0002", True, "is at revision 0001, this version needs 0002"),
+    ],
+)
+def test_a_schema_is_described_in_words(
+    current: str | None, head: str | None, known: bool, said: str
+) -> None:
+    assert str(schema.SchemaState(current, head, known)) == f"the schema {said}"
 
 
 async def test_a_newer_schema_serves_the_previous_version(

@@ -73,7 +73,7 @@ class TestSchema:
         async with service(settings) as running:
 
             async def behind() -> bool:
-                return "revision none" in (await running.client.get("/readyz")).text
+                return "not migrated yet" in (await running.client.get("/readyz")).text
 
             await eventually(behind)
             assert await readiness(running) == (503, "not ready")
