@@ -14,7 +14,16 @@ from tests.certificates import needs_openssl, openssl, self_signed
 SECRET = "canary-hush-hush"
 URL = f"postgresql://app:{SECRET}@localhost:1/x"
 LONG = "/" + "x" * 300  # stands for what this process may not look into, as root may look into everything
-VARIABLES = ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "PGSSLMODE")
+VARIABLES = (
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGSERVICEFILE",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+)
 
 FILES = {
     "junk": f"{SECRET}\n",
@@ -80,6 +89,10 @@ CASES: list[tuple[dict[str, str], str]] = [
     ({**url("options=-c%20a.b%3D1"), "POOL_PGBOUNCER": "on"}, "must not have options with POOL_PGBOUNCER=on"),
     # Files for TLS.
     (url("sslmode=verify-full"), "must have sslrootcert with sslmode=verify-full"),
+    (url("sslrootcert=none"), "sslrootcert=none: must have sslmode=verify-full; with sslmode=prefer no"),
+    (url("sslmode=allow&sslrootcert=none"), "must have sslmode=verify-full; with sslmode=allow no"),
+    (url("sslcrl=none"), "sslcrl=none: must have sslmode=verify-full; with sslmode=prefer no"),
+    ({"DATABASE_URL": URL, "PGSSLROOTCERT": "none"}, "PGSSLROOTCERT=none: must have sslmode=verify-full"),
     (url("sslmode=require&sslrootcert=none"), "sslrootcert=none: cannot be read (No such file"),
     (url("sslmode=require&sslrootcert=."), "sslrootcert=.: cannot be read (not a file)"),
     (url("sslmode=verify-ca&sslrootcert=junk"), "sslrootcert=junk: must be a file of certificates"),

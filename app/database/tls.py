@@ -28,6 +28,8 @@ def faults(given: Given) -> Iterator[str]:
     if reason := _closed_home():
         yield f"HOME={shown(home_directory())}: must be a directory that this process may enter ({reason})"
         return
+    if mode not in _CHECKING and (named := given.get("sslrootcert") or given.get("sslcrl")):
+        yield named.line(f"must have sslmode=verify-full; with sslmode={mode} no certificate is checked")
     if mode in _CHECKING:
         yield from _faults_of_roots(given, mode)
         yield from _faults_of_certificates(_file(given, "sslcrl", "root.crl"))
