@@ -98,7 +98,7 @@ def _faults_of_agreement(url: SplitResult, given: dict[str, str]) -> Iterator[st
     }
     for name, already in in_front.items():
         if already and name in given:
-            yield f"must not have {name}: it is in front of the '?' already, and that counts"
+            yield f"must not have {name}: it is given before the '?' too, and asyncpg takes that one"
     hosts = given["host"].split(",") if given.get("host") else []
     if fault_of_hosts := _fault_of_hosts([] if in_front["host"] else hosts):
         yield fault_of_hosts

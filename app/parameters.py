@@ -122,7 +122,7 @@ def fault(name: str, value: str) -> str | None:
     if name in _READ_BY_ASYNCPG or is_server_setting(name):
         return None
     if not _SHOWABLE.fullmatch(name):
-        return "must not have a parameter whose name is none"
+        return "must have parameter names of letters, digits and _"
     close = get_close_matches(name.lower(), sorted(_READ_BY_ASYNCPG | SERVER_SETTINGS), n=1, cutoff=0.75)
-    meant = f"is {close[0]} meant?" if close else "no parameter of asyncpg is called so;"
-    return f"must not have {name}: {meant} A setting of the server is written options=-c%20name%3Dvalue"
+    meant = f"is {close[0]} meant?" if close else "asyncpg has no such parameter."
+    return f"must not have {name}: {meant} Write another setting of the server as options=-c%20name%3Dvalue"

@@ -41,8 +41,8 @@ def markers(question: str) -> tuple[str, str]:
 def _overload(answer: Row) -> list[str]:
     plan = answer["plan"]
     return [
-        f"Answers a second in time; capacity {plan['capacity']:g} a second, clients give up after"
-        f" {plan['deadline']:g} s.",
+        f"Requests answered in time, per second. Capacity: {plan['capacity']:g} per second; clients give up"
+        f" after {plan['deadline']:g} s.",
         "",
         f"| load, in capacities | {' | '.join(f'{load:g}' for load in LOADS)} |",
         f"|---{'|---' * len(LOADS)}|",
@@ -120,9 +120,16 @@ def _machine(machine: Row) -> str:
 
 
 def _verdict(question: str, targets: list[Row]) -> str:
-    met = sum(target["met"] for target in targets)
     where = f"[results/{question}.json](bench/results/{question}.json)"
-    return f"Of the benchmark's {len(targets)} targets {met} are met; {where} has each with its value."
+    missed = [
+        f'"{target["promise"]}" ({target["at"]}): {target["value"]:.3g} instead of {target["bound"]:g}'
+        for target in targets
+        if not target["met"]
+    ]
+    if not missed:
+        return f"All {len(targets)} targets are met: {where}."
+    met = len(targets) - len(missed)
+    return f"{met} of {len(targets)} targets are met: {where}. Missed: {'; '.join(missed)}."
 
 
 FIGURES = {"strategies": _strategies, "overload": _overload, "pool": _pool}

@@ -28,6 +28,14 @@ from app.pool.opener import Opener
 from app.pool.queue import WaitQueue
 from app.pool.stats import PoolStats, Tally
 
+_SHED_BECAUSE = {
+    "queue_full": "shed: the queue is full",
+    "queue_target": "shed: the wait would exceed queue_target",
+    "deadline": "shed: the wait would exceed its own timeout",
+    "stale": "shed: it has waited for more than twice queue_target",
+}
+"""What the error says, by the reasons of `PoolSaturated`."""
+
 
 class State(Enum):
     """Of a pool; the value completes "the pool ..."."""
@@ -121,7 +129,7 @@ class Books:
         stats = self.stats()
         wait = self.queue.expected_wait(monotonic(), self.lanes)
         return PoolSaturated(
-            f"turned away ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
+            f"{_SHED_BECAUSE[reason]} ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
         )
 
     def unavailable(self) -> PoolUnavailable:

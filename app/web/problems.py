@@ -225,7 +225,7 @@ def _outcome_unknown(_: Exception) -> Problem:
 def _invalid(error: RequestValidationError) -> Problem:
     """Name every field that is wrong, and repeat no value: it may be a secret, or somebody else's."""
     faults = [_field_fault(fault["loc"], fault["msg"]) for fault in error.errors()]
-    return Invalid(f"{len(faults)} of its values cannot be used.", errors=faults)
+    return Invalid(f"{len(faults)} error{'s' if len(faults) > 1 else ''} in the request.", errors=faults)
 
 
 def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str]:

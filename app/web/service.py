@@ -13,7 +13,7 @@ from app.web import problems
 from app.web.mounted import answer_errors_of_mounted
 
 _INVALID_EXAMPLE = problems.Invalid(
-    "1 of its values cannot be used.",
+    "1 error in the request.",
     errors=[{"detail": "Input should be greater than 0", "in": "body", "pointer": "#/amount"}],
 ).marshal(uri=problems.TYPE_URI)
 
