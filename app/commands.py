@@ -6,6 +6,7 @@ Nothing here is needed to serve: `uvicorn app.main:app` starts the same service.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -133,13 +134,21 @@ def _readable_faults() -> Iterator[None]:
 
 @contextmanager
 def _refusal_as_a_fault(service: Service) -> Iterator[None]:
-    """uvicorn, whose lifespan is refused, only exits; with 3."""
+    """uvicorn, whose lifespan is refused, only logs it and exits; with 3. It need not be said twice."""
+    said_by_uvicorn = logging.getLogger("uvicorn.error")
+
+    def is_other_news(record: logging.LogRecord) -> bool:
+        return record.getMessage() != service.refusal
+
+    said_by_uvicorn.addFilter(is_other_news)
     try:
         yield
     except SystemExit as error:
         if service.refusal is None:
             raise
         raise PoolOversized(service.refusal) from error
+    finally:
+        said_by_uvicorn.removeFilter(is_other_news)
 
 
 @contextmanager

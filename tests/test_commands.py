@@ -125,6 +125,7 @@ class TestServe:
         assert ended.stderr.startswith("POOL_MAX_SIZE=20 x POOL_INSTANCES=40: 800 connections, but ")
         assert ended.stderr.count("\n") == 1
         assert "Traceback" not in ended.stdout
+        assert ended.stdout.count("800 connections") == 1  # the event `pool_oversized`
 
 
 class TestMigrate:
