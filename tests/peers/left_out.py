@@ -36,10 +36,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "Without a server the error is `PoolUnavailable`, with the one expected as its `__cause__`": (
         "test_pool.TestPoolReconnectWithTargetSessionAttrs.test_full_reconnect_on_node_change_role",
     ),
-    "After a schema change other connections renew their caches when they are idle, not while in use": (
-        "test_cache_invalidation.TestCacheInvalidation.test_prepare_cache_invalidation_in_pool",
-        "test_cache_invalidation.TestCacheInvalidation.test_type_cache_invalidation_in_pool",
-    ),
     "It changes what is inside of `asyncpg.Pool`": (
         "test_pool.TestPool.test_pool_floor_reconnect_honors_expired_generation",
         "test_pool.TestPool.test_pool_min_size_retries_closed_connection",
