@@ -41,7 +41,7 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         "test_pool.TestPool.test_pool_min_size_retries_closed_connection",
         "test_pool.TestPool.test_pool_release_after_protocol_abort",
     ),
-    "It needs `pg_basebackup`": (
+    "It makes a pool of asyncpg's own, or none": (
         "test_pool.TestHotStandby.test_standby_pool_01",
         "test_pool.TestHotStandby.test_standby_cursors",
     ),
