@@ -67,7 +67,7 @@ def _serve_on_embedded(settings: Settings, listener: socket.socket, data: Path) 
         url = SecretStr(server.ensure_database(EMBEDDED_DATABASE))
         settings = settings.model_copy(update={"database_url": url})
         app = create_app(settings)
-        remedy = f"; a new database: rm -rf {quote(str(data))}, or `dev --data` with another directory"
+        remedy = f": rm -rf {quote(str(data))}, or `dev --data` with another directory"
         _refuse_foreign(asyncio.run(upgrade(settings)), f"{data}: ", remedy)
         serving.run(
             app,
