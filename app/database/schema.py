@@ -23,8 +23,8 @@ SCRIPTS = Path(__file__).parents[2] / "migrations"
 Standing = Literal["current", "behind", "ahead"]
 
 FOREIGN = (
-    "another checkout or a newer version migrated it, or the revision was deleted here: take the checkout that"
-    " has it, or a new database"
+    "another checkout or a newer version migrated it, or the revision was deleted here: take the checkout"
+    " that has it, or a new database"
 )
 """What to do in development about a schema that is ahead. In production it is a rollout under way."""
 
