@@ -67,7 +67,7 @@ class DeadlineConnection:
         return _Bounded(self._lease.cursor(query, *args, timeout=limit, **more), self._deadline)
 
     def transaction(self, **options: Any) -> Any:
-        return _Bounded(self._lease.transaction(**options), self._deadline)
+        return _BoundedTransaction(self._lease.transaction(**options), self._deadline)
 
     def __getattr__(self, name: str) -> Any:
         return _bounded(getattr(self._lease, name), self._deadline)
@@ -102,12 +102,19 @@ class _Bounded:
                     return
             yield row
 
+
+class _BoundedTransaction(_Bounded):
+    """A transaction, or a savepoint in one."""
+
+    __slots__ = ()
+
     async def __aenter__(self) -> Any:
         return await _within(self._made.__aenter__(), self._deadline)
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
-        if isinstance(error, TimeoutError):
-            return None  # the whole transaction is lost, and rolled back when the pool has it back
+        if error is not None and self._deadline <= asyncio.get_running_loop().time():
+            self._made.give_up()  # the whole transaction is lost, and rolled back when the pool has it back
+            return None
         return await _within(self._made.__aexit__(kind, error, trace), self._deadline)
 
 

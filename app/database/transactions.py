@@ -17,7 +17,7 @@ from app.database.types import Isolation, Transaction
 from app.pool import Lease, StatementNotSent
 
 if TYPE_CHECKING:
-    from asyncpg.transaction import Transaction as DriverTransaction
+    from app.pool.driver import Transaction as DriverTransaction
 
 _LONGEST_NAME = 63  # bytes of application_name that the server keeps (NAMEDATALEN - 1)
 
@@ -72,7 +72,7 @@ async def transaction(
         await _roll_back(begun)
         raise
     await _read_last_words(lease)
-    _check_that_it_can_commit(lease)
+    _check_that_it_can_commit(lease, begun)
     await _commit(lease, begun, _patience(command_timeout), writes=not read_only)
 
 
@@ -132,7 +132,7 @@ async def _read_last_words(lease: Lease) -> None:
         await asyncio.sleep(0)
 
 
-def _check_that_it_can_commit(lease: Lease) -> None:
+def _check_that_it_can_commit(lease: Lease, begun: DriverTransaction) -> None:
     """What is raised here is certain: COMMIT has not been sent."""
     if lease.is_closed():
         raise StatementNotSent("the session ended before COMMIT was sent")
@@ -141,6 +141,8 @@ def _check_that_it_can_commit(lease: Lease) -> None:
     deadline = current_deadline()
     if deadline is not None:
         time_left(deadline)
+    if begun.failed:
+        raise TransactionAborted("a savepoint inside could not be rolled back")
 
 
 def _patience(limit: float) -> float:

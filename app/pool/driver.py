@@ -359,8 +359,42 @@ class Transaction(transaction.Transaction):
         if error is not None and this._connection.is_closed():
             this._state = TransactionState.FAILED  # it has ended with its session: let the error say why
             return
-        with _losses_told(this._connection):
+        with _losses_told(this._connection), _rolled_back_or_lost(self, error):
             await super().__aexit__(kind, error, trace)
+
+    def rollback(self) -> Coroutine[Any, Any, None]:
+        return _roll_back(self, super().rollback())
+
+    def give_up(self) -> None:
+        """Leave the rollback to the pool: from now on nothing of the whole transaction can be committed."""
+        this: Any = self
+        this._state = TransactionState.FAILED
+        top = this._connection._top_xact
+        if top is not None and this._con_release_ctr == this._connection._pool_release_ctr:
+            top._state = TransactionState.FAILED
+
+    @property
+    def failed(self) -> bool:
+        """Whether it can only be rolled back."""
+        this: Any = self
+        return bool(this._state is TransactionState.FAILED)
+
+
+@contextmanager
+def _rolled_back_or_lost(begun: Transaction, error: object = True) -> Iterator[None]:
+    """A rollback that was broken off has perhaps not happened. What it was to undo must not be committed
+    with the transaction around it, if the error is swallowed there. None as `error`: it is no rollback."""
+    try:
+        yield
+    except (asyncio.CancelledError, TimeoutError):
+        if error is not None:
+            begun.give_up()
+        raise
+
+
+async def _roll_back(begun: Transaction, rollback: Awaitable[None]) -> None:
+    with _rolled_back_or_lost(begun):
+        await rollback
 
 
 async def commit(connection: Session, begun: Any, timeout: float) -> str:

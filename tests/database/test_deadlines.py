@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from app.database import Database, call_scope
+from app.database import Database, TransactionAborted, call_scope
 from tests.database.conftest import MakeDatabase, within
 from tests.proxy import Proxy
 
@@ -118,3 +119,75 @@ async def test_the_calls_of_an_array_on_a_fresh_session_end_after_a_second(
     with pytest.raises(TimeoutError):
         await call()
     assert loop.time() - started == pytest.approx(1, abs=0.1)
+
+
+async def insert_too_slowly(connection: Any) -> None:
+    await connection.execute("INSERT INTO things VALUES (2, 0)")
+    async with asyncio.timeout(0.02):
+        await asyncio.Event().wait()
+
+
+async def run_a_statement_too_slowly(connection: Any) -> None:
+    await connection.execute("INSERT INTO things VALUES (2, 0)")
+    await connection.execute("SELECT pg_sleep(10)", timeout=0.02)
+
+
+@pytest.mark.parametrize("budget", [10, None])
+@pytest.mark.parametrize("fails", [insert_too_slowly, run_a_statement_too_slowly])
+async def test_a_savepoint_that_timed_out_is_undone_and_the_transaction_goes_on(
+    database: Database, table: str, fails: Call, budget: float | None
+) -> None:
+    call_scope.set(within(budget) if budget else None)
+    async with database.transaction() as transaction:
+        with suppress(TimeoutError):
+            async with transaction.transaction():
+                await fails(transaction)
+        await transaction.execute(f"INSERT INTO {table} VALUES (3, 0)")
+    assert await ids(database) == [1, 3]
+
+
+async def test_nothing_is_committed_when_a_savepoint_was_not_undone_for_want_of_time(
+    database: Database, table: str
+) -> None:
+    async def swallow() -> None:
+        call_scope.set(within(0.1))
+        async with database.transaction() as transaction:
+            with suppress(TimeoutError):
+                async with transaction.transaction():
+                    await transaction.execute(f"INSERT INTO {table} VALUES (2, 0)")
+                    async with asyncio.timeout(0.2):
+                        await asyncio.Event().wait()
+            call_scope.set(within(10))  # as if there were time for a COMMIT
+
+    with pytest.raises(TransactionAborted):
+        await asyncio.create_task(swallow())
+    call_scope.set(None)
+    assert await ids(database) == [1]
+
+
+async def test_nothing_is_committed_when_the_rollback_of_a_savepoint_was_broken_off(
+    far: tuple[Database, Proxy],
+) -> None:
+    database, proxy = far
+    async with database.connection() as connection:
+        await connection.execute("CREATE TABLE things (id int PRIMARY KEY, n int NOT NULL)")
+
+    async def swallow() -> None:
+        async with database.transaction() as transaction:
+            savepoint: Any = transaction.transaction()
+            await savepoint.start()
+            await transaction.execute("INSERT INTO things VALUES (2, 0)")
+            proxy.latency = ROUND_TRIP
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROUND_TRIP / 2):
+                    await savepoint.rollback()
+            proxy.latency = 0
+
+    with pytest.raises(TransactionAborted):
+        await swallow()
+    assert await ids(database) == []
+
+
+async def ids(database: Database) -> list[int]:
+    async with database.connection() as connection:
+        return [row["id"] for row in await connection.fetch("SELECT id FROM things ORDER BY id")]
