@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from operator import attrgetter
 from time import monotonic
@@ -201,7 +201,7 @@ class Circulation(Books):
         self.tally.use.observe(now - pooled.borrowed_at)
         self.holders.pop(pooled.task, None)
         if pooled.overdue:
-            self.leaks.returned_late(pooled, now)
+            self._try(partial(self.leaks.returned_late, pooled, now), pooled)
         pooled.idle_since = now
         at_rest = driver.settle(pooled.connection)
         if not at_rest or pooled.needs_care or pooled.busy or self.resets_every_time:
@@ -218,16 +218,16 @@ class Circulation(Books):
 
     def _take_back_abandoned(self, pooled: PooledConnection) -> None:
         if pooled.status is _IN_USE:
-            self.leaks.abandoned(pooled, monotonic())
+            self._try(partial(self.leaks.abandoned, pooled, monotonic()), pooled)
         self.take_back(pooled)
 
     def _take_care(self, pooled: PooledConnection) -> None:
         if pooled.status is Status.CLOSING:  # lost or cut off meanwhile; its place is free already
             return
         for what in driver.left_open(pooled.connection):
-            self.leaks.left_behind(pooled, what)
+            self._try(partial(self.leaks.left_behind, pooled, what), pooled)
         for undo in pooled.undo:
-            undo()
+            self._try(undo, pooled)
         reason = self._objection_to(pooled, pooled.idle_since)
         if reason is None and pooled.effect is Effect.RUINOUS:
             reason = "session_spoilt"
@@ -240,6 +240,14 @@ class Circulation(Books):
             return
         pooled.status = Status.RETURNING
         self.jobs.start(self._return(pooled), "return", partial(self._cut, pooled, "broken_off"))
+
+    def _try(self, step: Callable[[], None], pooled: PooledConnection) -> None:
+        """Do what belongs to a return; if it fails the connection is closed, and its place is free."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a borrower's callback may be compared, and do anything
+            self.report("warning", "return_failed", about=pooled, error=error)
+            pooled.retire("return_failed")
 
     async def _return(self, pooled: PooledConnection) -> None:
         config = self.config

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from app.pool.connection import PooledConnection, Status
 from app.pool.events import LeaseInfo
-from app.pool.places import Place, borrowed_at, where_it_stands
+from app.pool.places import Place, borrowed_at, route_of, where_it_stands
 from app.pool.stats import Tally
 
 Holder = weakref.ref[asyncio.Task[object]]
@@ -25,15 +25,11 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
         client_address=pooled.client_address,
         held_for=now - pooled.borrowed_at,
         borrowed_at=borrowed_at(pooled.place, pooled.caller),
-        route=_route_of(pooled),
+        route=route_of(pooled.caller),
         task=task.get_name() if task is not None and not task.done() else None,
         stands_at=where_it_stands(task),
         overdue=pooled.overdue,
     )
-
-
-def _route_of(pooled: PooledConnection) -> str | None:
-    return pooled.caller.route if pooled.caller is not None else None
 
 
 class LeakWatch:
@@ -53,7 +49,7 @@ class LeakWatch:
         """Its borrower holds one already. Tasks that do so can wait for each other for ever: if `Tn` tasks
         need `Cm` connections each, a pool needs `Tn * (Cm - 1) + 1` (HikariCP's formula)."""
         held = self.holders[pooled.task]
-        where = pooled.place, _route_of(pooled)
+        where = pooled.place, route_of(pooled.caller)
         if pooled.task is None or where in self._nested_places:
             return
         self._nested_places.add(where)
@@ -65,12 +61,12 @@ class LeakWatch:
             borrowed_at=borrowed_at(pooled.place, pooled.caller),
             already_holding_from=borrowed_at(held.place, held.caller),
             already_holding_pid=held.backend_pid,
-            route=_route_of(pooled),
+            route=route_of(pooled.caller),
         )
 
     def left_behind(self, pooled: PooledConnection, what: str) -> None:
         """It came back with something that its borrower should have ended. Told once a place and route."""
-        key = (pooled.place, _route_of(pooled), what)
+        key = (pooled.place, route_of(pooled.caller), what)
         if key in self._left_behind:
             return
         self._left_behind.add(key)
@@ -80,7 +76,7 @@ class LeakWatch:
             about=pooled,
             what=what,
             borrowed_at=borrowed_at(pooled.place, pooled.caller),
-            route=_route_of(pooled),
+            route=route_of(pooled.caller),
         )
 
     def returned_late(self, pooled: PooledConnection, now: float) -> None:
@@ -92,7 +88,7 @@ class LeakWatch:
             about=pooled,
             held_for=now - pooled.borrowed_at,
             borrowed_at=borrowed_at(pooled.place, pooled.caller),
-            route=_route_of(pooled),
+            route=route_of(pooled.caller),
         )
 
     def abandoned(self, pooled: PooledConnection, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import current_task
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, update_wrapper
 from sys import _getframe
 from time import monotonic
@@ -282,8 +283,8 @@ class Lease(_Proxy):
         def add_log_listener(self, callback):
             pooled = self._lent("add_log_listener")
             callback = with_lease(self, callback)
+            self._con.add_log_listener(callback)  # first: what asyncpg refuses cannot be removed
             pooled.undo_on_return(partial(self._con.remove_log_listener, callback))
-            self._con.add_log_listener(callback)
 
         def remove_log_listener(self, callback):
             self._lent("remove_log_listener")
@@ -292,8 +293,8 @@ class Lease(_Proxy):
         def add_termination_listener(self, callback):
             pooled = self._lent("add_termination_listener")
             callback = with_lease(self, callback)
-            pooled.undo_on_return(partial(self._con.remove_termination_listener, callback))
             self._con.add_termination_listener(callback)
+            pooled.undo_on_return(partial(self._con.remove_termination_listener, callback))
 
         def remove_termination_listener(self, callback):
             self._lent("remove_termination_listener")
@@ -301,13 +302,11 @@ class Lease(_Proxy):
 
         def add_query_logger(self, callback):
             pooled = self._lent("add_query_logger")
-            pooled.undo_on_return(partial(self._con.remove_query_logger, callback))
             self._con.add_query_logger(callback)
+            pooled.undo_on_return(partial(self._con.remove_query_logger, callback))
 
         def query_logger(self, callback):
-            pooled = self._lent("query_logger")
-            pooled.undo_on_return(partial(self._con.remove_query_logger, callback))
-            return self._con.query_logger(callback)
+            return _logging_queries(self._lent("query_logger"), callback)
 
         async def reset(self, *, timeout=None):
             self._lent("reset").changed_by(Effect.DIRTY)  # it undoes what `init` did
@@ -481,6 +480,14 @@ async def _counted(pooled: PooledConnection, call: Callable[[driver.Session], Aw
         pooled.busy -= 1
     pooled.heard_of_at = monotonic()
     return answer
+
+
+@contextmanager
+def _logging_queries(pooled: PooledConnection, callback: Any) -> Iterator[None]:
+    connection = pooled.connection
+    with connection.query_logger(callback):
+        pooled.undo_on_return(partial(connection.remove_query_logger, callback))
+        yield
 
 
 def _condition(where: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import sysconfig
@@ -105,10 +106,25 @@ def _find_out(file: str) -> _Whose:
 def borrowed_at(place: Place | None, caller: Caller | None) -> str | None:
     """Where a connection was borrowed, for a reader: a library's code says less than the endpoint does."""
     if caller is not None and (place is None or _find_out(place[0].co_filename) is _Whose.LIBRARY):
-        endpoint = caller.endpoint
-        if endpoint is not None:
+        endpoint = _ask(caller, "endpoint")
+        if isinstance(endpoint, CodeType):
             return describe((endpoint, 0))
     return describe(place)
+
+
+def route_of(caller: Caller | None) -> str | None:
+    """The route of the call for which a connection was borrowed."""
+    route = None if caller is None else _ask(caller, "route")
+    return None if route is None else str(route)
+
+
+def _ask(caller: Caller, what: str) -> object:
+    """None if it does not know: that a report is less complete must not cost a connection."""
+    try:
+        return getattr(caller, what)
+    except Exception:
+        logging.getLogger("app.pool").exception("the caller of a lease failed to give its %s", what)
+        return None
 
 
 def describe(place: Place | None) -> str | None:

@@ -399,3 +399,27 @@ class TestLeases:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(pool.acquire())  # through the stack
             assert str(pool.leases()[0].borrowed_at).startswith(line_of("through the stack"))
+
+
+class Clueless:
+    """A caller that fails to say who it is."""
+
+    @property
+    def route(self) -> str:
+        raise RuntimeError("no route")
+
+    @property
+    def endpoint(self) -> CodeType:
+        raise RuntimeError("no endpoint")
+
+
+async def test_a_caller_that_cannot_be_asked_costs_no_connection(make_pool: MakePool, events: Events) -> None:
+    pool = await make_pool(max_size=2, min_size=2, leak_threshold=0.01, health_check_interval=0.02)
+    async with pool.acquire(caller=Clueless()) as one, pool.acquire(caller=Clueless()) as other:
+        await one.execute("BEGIN")
+        await other.execute("BEGIN")
+        await eventually(lambda: len(events.named("lease_overdue")) == 2)
+        assert [lease.route for lease in pool.leases()] == [None, None]
+    reported = {"nested_borrow", "left_behind", "overdue_lease_returned"}
+    assert reported <= {event.name for event in events}
+    await eventually(lambda: pool.get_idle_size() == 2)
