@@ -56,3 +56,35 @@ class Jobs:
     def cancel(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
+
+
+class Shared:
+    """One run of `work` at a time: whoever asks while it is under way waits for its end, too. It is broken
+    off when nobody waits for it any more."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._run: asyncio.Task[None] | None = None
+        self._waiters: set[object] = set()
+        """Who waits for this run."""
+
+    async def run(self) -> None:
+        """Raises what `work` raises."""
+        run = self._run
+        while run is not None and not run.done() and not self._waiters:  # broken off, and clearing up
+            await asyncio.wait({run})
+            run = self._run
+        if run is None or run.done():
+            self._run = run = asyncio.create_task(self._work(), name=self._name)
+            run.add_done_callback(lambda run: run.cancelled() or run.exception())  # nobody may be left
+            self._waiters = set()
+        waiters, this = self._waiters, object()
+        waiters.add(this)
+        try:
+            await asyncio.wait({run})
+        finally:
+            waiters.discard(this)
+            if not waiters:
+                run.cancel()
+        run.result()

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from app.pool.connection import Status
 from app.pool.errors import PoolUnavailable
 from app.pool.events import DrainReport, LeaseInfo, Listener, log_event
 from app.pool.housekeeping import Housekeeping
+from app.pool.jobs import Shared
 from app.pool.leaks import lease_info
 from app.pool.lease import Lease
 from app.pool.places import Caller
@@ -94,6 +96,7 @@ class Pool(Queries):
         connector = Connector(dsn, connect_timeout, init, connect_options, keepalive=keepalive)
         self._circulation = Circulation(config, connector, on_event or log_event)
         self._housekeeping = Housekeeping(self._circulation)
+        self._aside = Shared(partial(_ask_aside, connector), f"pool {name}: ask aside")
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -258,15 +261,12 @@ class Pool(Queries):
         """Ask the server for a sign of life on a session of its own, beside the pool's, and end that session.
 
         For whoever must know whether the server is gone while all connections are in use. It is the one
-        session above `max_size`, for as long as the question takes; the caller bounds that.
+        session above `max_size`, for as long as the question takes; the caller bounds that. Several who ask
+        at once get the same answer.
 
         Raises what `asyncpg.connect()`, `init` and the query raise.
         """
-        connection = await self._circulation.connector.connect()
-        try:
-            await connection.execute("SELECT 1")
-        finally:
-            connection.terminate()
+        await self._aside.run()
 
     # -- steering ----------------------------------------------------------------------------------
 
@@ -356,3 +356,11 @@ class Pool(Queries):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+async def _ask_aside(connector: Connector) -> None:
+    connection = await connector.connect()
+    try:
+        await connection.execute("SELECT 1")
+    finally:
+        connection.terminate()

@@ -139,3 +139,43 @@ async def test_a_cancel_before_the_first_step_counts_as_well(make_pool: MakePool
     assert pool.stats().closed == {"broken_off": 1}
     with pytest.raises(asyncpg.InterfaceError):
         await lease.fetchval("SELECT 1")
+
+
+async def test_all_who_ask_aside_at_once_share_one_session(make_pool: MakePool) -> None:
+    opened, go_on = [], asyncio.Event()
+    go_on.set()
+
+    async def init(connection: asyncpg.Connection) -> None:
+        opened.append(connection)
+        await go_on.wait()
+
+    pool = await make_pool(max_size=1, init=init)
+    go_on.clear()
+    first, *others = [asyncio.create_task(pool.ask_aside()) for _ in range(5)]
+    await eventually(lambda: len(opened) == 2)
+    first.cancel()  # which is not the others' business
+    await asyncio.wait({first})
+    assert first.cancelled()
+    go_on.set()
+    await asyncio.gather(*others)
+    assert len(opened) == 2
+    await pool.ask_aside()  # the next question is asked anew
+    assert len(opened) == 3
+
+
+async def test_a_question_aside_ends_with_the_last_who_waits_for_it(make_pool: MakePool) -> None:
+    opened: list[asyncpg.Connection] = []
+
+    async def init(connection: asyncpg.Connection) -> None:
+        opened.append(connection)
+        if len(opened) == 2:
+            await asyncio.Event().wait()
+
+    pool = await make_pool(max_size=1, init=init)
+    asking = asyncio.create_task(pool.ask_aside())
+    await eventually(lambda: len(opened) == 2)
+    asking.cancel()
+    again = asyncio.create_task(pool.ask_aside())
+    await eventually(lambda: len(opened) == 3)
+    assert opened[1].is_closed()
+    await again
