@@ -331,6 +331,15 @@ class Lease(_Proxy):
             self._lent("set_builtin_type_codec").changed_by(Effect.RUINOUS)
             await self._con.set_builtin_type_codec(*args, **kwargs)
 
+        def __getattr__(self, name):
+            """What only a `connection_class` has, or asyncpg keeps to itself. It may do anything to the
+            session, and what it executes is not seen here."""
+            attribute = getattr(self._con, name)
+            if self._con is not None:
+                self._pooled.begun = None
+                self._pooled.changed_by(Effect.DIRTY)
+            return attribute
+
     def _lent(self, name: str) -> PooledConnection:
         if self._con is None:
             raise _returned(name)

@@ -5,6 +5,7 @@ import gc
 import io
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -385,3 +386,24 @@ class TestClean:
         await eventually(lambda: at_rest(pool.stats()))
         assert pool.stats().resets == 1
         assert pool.stats().closed == {}
+
+
+class WithSchema(asyncpg.Connection):
+    """A connection class with a method of its own."""
+
+    async def use_schema(self, name: str) -> None:
+        await self.execute(f"SET search_path TO {name}")
+
+
+async def test_what_a_method_of_a_connection_class_of_its_own_has_set_ends_with_the_lease(
+    make_pool: MakePool,
+) -> None:
+    pool = await make_pool(max_size=1, connection_class=WithSchema)
+    async with pool.acquire() as lease:
+        before = await lease.fetchval("SHOW search_path")
+        own: Any = lease
+        await own.use_schema("elsewhere")
+        assert await lease.fetchval("SHOW search_path") == "elsewhere"
+        assert not hasattr(lease, "nothing_of_this_name")
+    async with pool.acquire() as lease:
+        assert await lease.fetchval("SHOW search_path") == before
