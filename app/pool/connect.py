@@ -186,7 +186,7 @@ class Connector:
             message = f"no answer from {_name(host)} within {self._timeout:g} s"
             raise TimeoutError(message) from None
         if address is not None:
-            driver.belong_to(connection, loop)
+            driver.belong_to(connection, loop, address)
         try:
             await self._refuse_read_only(connection, role, deadline - loop.time())
         except BaseException:

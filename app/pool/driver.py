@@ -557,10 +557,17 @@ def tune_socket(connection: Session, keepalive: int) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
 
 
-def belong_to(connection: Session, loop: asyncio.AbstractEventLoop) -> None:
+def belong_to(connection: Session, loop: asyncio.AbstractEventLoop, address: str) -> None:
     """Have a session that was opened through a stand-in for `loop` belong to the loop itself (`_loop`), by
-    which asyncpg looks the current task up."""
+    which asyncpg looks the current task up, and to the `address` that was reached.
+
+    A cancel request has to go to the same server (`_addr`). asyncpg verifies a certificate against what it
+    connects to (`_params`), so where that is done the request goes to the name.
+    """
     connection._loop = loop
+    context = connection._params.ssl
+    if not context or not context.check_hostname:
+        connection._addr = (address, *connection._addr[1:])
 
 
 def client_address(connection: Session) -> str | None:

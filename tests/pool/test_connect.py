@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import asyncpg
 import pytest
@@ -180,6 +181,18 @@ class TestAddresses:
         for address in resolver[NAME]:
             assert f"{NAME}:{postgres.port} [{address}]: TimeoutError" in str(caught.value)
 
+    async def test_a_cancel_request_goes_to_the_one_that_was_reached(
+        self, postgres: PostgresServer, resolver: dict[str, list[str]]
+    ) -> None:
+        """The name itself leads elsewhere, or nowhere, as here."""
+        resolver[NAME] = ["127.0.0.9", HOST]
+        connection = await Connector(self.dsn(postgres), TIMEOUT, None, {}).connect()
+        with pytest.raises(TimeoutError):
+            await connection.execute("SELECT pg_sleep(10)", timeout=0.05)
+        async with asyncio.timeout(TIMEOUT):
+            assert await connection.fetchval("SELECT 1") == 1
+        await connection.close(timeout=5)
+
     async def test_a_name_that_nobody_knows_is_one_host_s_reason(
         self, postgres: PostgresServer, resolver: dict[str, list[str]]
     ) -> None:
@@ -259,6 +272,11 @@ async def tls_before(postgres: PostgresServer, crt: Path, key: Path) -> AsyncIte
         server.close()
 
 
+def driver_address(connection: Any) -> object:
+    """Where asyncpg sends cancel requests."""
+    return connection._addr
+
+
 class TestCertificate:
     """It must be the name's, whichever address was reached."""
 
@@ -280,6 +298,8 @@ class TestCertificate:
             if whose == NAME:
                 connection = await connector.connect()
                 assert await connection.fetchval("SELECT 1") == 1
+                # A cancel request is verified as well, and asyncpg does that against what it connects to.
+                assert driver_address(connection) == (NAME, port)
                 connection.terminate()
             else:
                 with pytest.raises(

@@ -22,6 +22,7 @@ from tests.waiting import eventually
 # Whose each private name is; "protocol" is what `_protocol` holds.
 NAMES: dict[str, object] = {
     "_aborted": asyncpg.Connection,
+    "_addr": asyncpg.Connection,
     "_cancellations": asyncpg.Connection,
     "_check_conn_validity": Transaction,
     "_cleanup_stmts": asyncpg.Connection,
@@ -39,6 +40,7 @@ NAMES: dict[str, object] = {
     "_log_listeners": asyncpg.Connection,
     "_loop": asyncpg.Connection,
     "_parse_connect_dsn_and_args": connect_utils,
+    "_params": asyncpg.Connection,
     "_pool_release_ctr": asyncpg.Connection,
     "_protocol": asyncpg.Connection,
     "_query_loggers": asyncpg.Connection,
@@ -348,7 +350,7 @@ class TestLoops:
         loop = asyncio.get_running_loop()
         stand_in: Any = RedirectedLoop(loop, "127.0.0.1")
         connection: driver.Session = await asyncpg.connect(postgres.dsn(), loop=stand_in)
-        driver.belong_to(connection, loop)
+        driver.belong_to(connection, loop, "127.0.0.1")
         with pytest.raises(TimeoutError):
             await connection.execute("SELECT pg_sleep(5)", timeout=0.05)
         await eventually(lambda: not connection._cancellations)
