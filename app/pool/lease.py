@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import current_task
+from asyncio import current_task, sleep
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, update_wrapper
@@ -19,6 +19,7 @@ from app.pool import driver
 from app.pool.callbacks import with_lease
 from app.pool.connection import CLOSED_BY_BORROWER, Begun
 from app.pool.driver import Isolation, Transaction
+from app.pool.errors import PoolError
 from app.pool.hygiene import Effect, effect_of, known_clean
 from app.pool.places import borrowers, place_of
 from app.pool.recovery import Attempt, recover
@@ -96,7 +97,11 @@ class Lease(_Proxy):
         if pooled is None:
             if circulation.has_setup:
                 asked_at = monotonic()
-            waiter = circulation.line_up(self._timeout)
+            try:
+                waiter = circulation.line_up(self._timeout)
+            except PoolError:
+                await sleep(0)  # who tries again at once must not keep the loop from mending the cause
+                raise
             self._spent = True
             try:
                 pooled = await waiter

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 
@@ -72,6 +73,8 @@ class Opener:
         self._retry: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
         self._attempts: set[asyncio.Task[Any]] = set()
+        self._outdated: WeakSet[asyncio.Task[Any]] = WeakSet()
+        """Attempts that began before the last `start_over()`."""
         self.stopped = False
 
     @property
@@ -119,6 +122,18 @@ class Opener:
         self._retry.cancel()
         self._wait(random.uniform(0, SHORT_OUTAGE_CEILING))  # noqa: S311 - jitter, not a secret
 
+    def start_over(self) -> None:
+        """Connections are made in another way from now on: try at once, and be as patient as at the start.
+        An attempt under way, should it fail, says nothing of the new way."""
+        self._outdated |= self._attempts
+        if self._failures:
+            self._failures = 1
+            self._failing_since = monotonic()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self.pump()
+
     def stop(self) -> None:
         """Break off what is under way and begin nothing more."""
         self.stopped = True
@@ -137,7 +152,8 @@ class Opener:
             connection = await self._connector.connect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
             self._attempts.discard(this)
-            self._fail(error)
+            if this not in self._outdated:
+                self._fail(error)
         else:
             self._attempts.discard(this)
             self._failures = 0

@@ -289,8 +289,12 @@ class Pool(Queries):
 
     def set_connect_args(self, dsn: str | None = None, **connect_options: Any) -> None:
         """Open connections with these arguments of `asyncpg.connect()` from now on; those that are open stay
-        (see `expire_connections`). Raises as the constructor does."""
-        self._circulation.connector.configure(dsn, connect_options)
+        (see `expire_connections`). If none could be opened, that is tried at once. Raises as the constructor
+        does."""
+        circulation = self._circulation
+        circulation.connector.configure(dsn, connect_options)
+        if circulation.loop is not None and not circulation.loop.is_closed():  # perhaps not the one that runs
+            circulation.loop.call_soon_threadsafe(circulation.opener.start_over)
 
     async def expire_connections(self) -> None:
         """Replace every connection: idle ones at once, the others when they are returned."""

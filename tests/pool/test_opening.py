@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from time import monotonic
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
-from app.pool import Lease, Pool, PoolTimeout, PoolUnavailable, opener
+from app.pool import Lease, Pool, PoolError, PoolTimeout, PoolUnavailable, opener
 from app.pool.connect import STAGGER
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import on_ports, pid_of_next, waiting
@@ -403,6 +404,55 @@ class TestSeveralHosts:
             await pool.acquire()
         assert isinstance(caught.value.__cause__, asyncpg.InvalidPasswordError)
         assert proxy.accepted == 0
+
+
+class TestImpatience:
+    async def test_a_refusal_lets_the_event_loop_turn(self, make_pool: MakePool, nobody_there: str) -> None:
+        """Else borrowers that try again at once would keep it from everything, also from opening."""
+        loop = asyncio.get_running_loop()
+        empty = await make_pool(nobody_there, ready=False)
+        await eventually(lambda: empty.stats().open_failures)
+        busy = await make_pool(max_size=1)
+        closed = await make_pool()
+        await closed.close()
+        async with busy.acquire():
+            for pool, timeout in ((empty, None), (busy, 0), (closed, None)):
+                turned = asyncio.Event()
+                loop.call_soon(turned.set)
+                with pytest.raises(PoolError):
+                    await pool.acquire(timeout=timeout)
+                assert turned.is_set()
+
+    async def test_new_arguments_are_tried_at_once(
+        self,
+        make_pool: MakePool,
+        postgres: PostgresServer,
+        events: Events,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(opener, "random", SimpleNamespace(uniform=lambda *_: 60.0))
+        pool = await make_pool(password="wrong", ready=False)
+        await eventually(lambda: events.named("open_blocked"))
+        pool.set_connect_args(postgres.dsn())
+        await eventually(lambda: pool.get_idle_size() == 1)
+
+    async def test_an_attempt_with_the_old_arguments_does_not_delay_the_new_ones(
+        self, make_pool: MakePool, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(opener, "random", SimpleNamespace(uniform=lambda *_: 60.0))
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def password() -> str:
+            asked.set()
+            await answer.wait()
+            return "wrong"
+
+        pool = await make_pool(password=password, ready=False)
+        await asked.wait()
+        pool.set_connect_args(postgres.dsn())
+        await asyncio.sleep(0)
+        answer.set()
+        await eventually(lambda: pool.get_idle_size() == 1)
 
 
 class TestArguments:
