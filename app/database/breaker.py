@@ -21,6 +21,8 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
 from enum import Enum
 from typing import Protocol
 
@@ -141,11 +143,11 @@ class Breaker:
         if ticket == self._epoch:
             self._stalls = 0
             if self._circuit.fail_counter:
-                self._circuit.call(_nothing)
+                self._settle(_nothing)
 
     def failed(self, ticket: int, error: BaseException) -> None:
         if ticket >= self._moved_in and says_gone(error):
-            self._count_failure(error)
+            self._count_failure()
 
     def stalled(self, ticket: int, error: PoolTimeout) -> None:
         """Count a wait of the whole time to wait; enough of them have the database asked outside the pool."""
@@ -156,12 +158,12 @@ class Breaker:
         enough = self._stalls + self._circuit.fail_counter >= self._fail_max
         if enough and self._checking is None and not self._stopped:
             self._checking = asyncio.get_running_loop().create_task(
-                self._check(error), name=f"breaker {self.name} check"
+                self._check(), name=f"breaker {self.name} check", context=Context()
             )
 
     def cannot_connect(self) -> None:
         """The pool, left without any connection, could not open one either."""
-        self._count_failure(ConnectionError("no connection can be opened"))
+        self._count_failure()
 
     def retry_after(self) -> float:
         """Seconds until the database is asked again; 0 while it is being asked."""
@@ -199,11 +201,11 @@ class Breaker:
             period = self._open_period()
             self._look_at = self._now().time() + period
             if not self._stopped:
-                self._timer = self._now().call_later(period, self._half_open)
+                self._timer = Context().run(self._now().call_later, period, self._half_open)
         elif state is BreakerState.CLOSED:
             self._trips = 0
         _log.log(
-            _LEVELS[state],
+            logging.DEBUG if self._trips > 1 else _LEVELS[state],  # after the first probe nothing is news
             "breaker_moved",
             pool=self.name,
             before=before.label,
@@ -213,10 +215,10 @@ class Breaker:
         if state is BreakerState.OPEN:
             self._on_open()
 
-    def _count_failure(self, error: BaseException) -> None:
+    def _count_failure(self) -> None:
         if self.state is BreakerState.CLOSED:
             self._epoch += 1
-            self._settle(error)
+            self._settle(_fail)
 
     def _open_period(self) -> float:
         """Doubling from the first one; half of it is drawn, so that replicas do not ask in step."""
@@ -228,31 +230,30 @@ class Breaker:
         if self._stopped or self._probing is not None:
             return
         self._circuit.half_open()
-        self._probing = asyncio.get_running_loop().create_task(self._ask(), name=f"breaker {self.name}")
+        self._probing = asyncio.get_running_loop().create_task(
+            self._ask(), name=f"breaker {self.name}", context=Context()
+        )
 
     async def _ask(self) -> None:
         try:
             async with asyncio.timeout(PROBE_PATIENCE):
                 await self._probe()
-        except Exception as error:  # noqa: BLE001 - whatever keeps the probe from an answer
-            outcome: Exception | None = error
+        except Exception:  # noqa: BLE001 - whatever keeps the probe from an answer
+            outcome = _fail
         else:
-            outcome = None
+            outcome = _nothing
         finally:
             self._probing = None
-        if outcome is None:
-            self._circuit.call(_nothing)
-        else:
-            self._settle(outcome)
+        self._settle(outcome)
 
-    async def _check(self, stall: PoolTimeout) -> None:
+    async def _check(self) -> None:
         """Ask outside the pool whether the waits mean that the database is gone; if so, let them count."""
         try:
             while await self._stood_still_while_asking():
                 pass
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
             if not answers(error):
-                self._believe(stall)
+                self._believe()
         finally:
             self._stalls = 0
             self._checking = None
@@ -271,18 +272,19 @@ class Breaker:
             return True
         return False
 
-    def _believe(self, stall: PoolTimeout) -> None:
+    def _believe(self) -> None:
         """Count the waits, unless somebody has been served in the meantime."""
         for _ in range(self._stalls):
-            self._count_failure(stall)
+            self._count_failure()
 
-    def _settle(self, error: BaseException) -> None:
-        """Let pybreaker count the failure; it raises what it is given."""
-        try:
-            self._circuit.call(_fail, error)
-        except BaseException as raised:
-            if raised is not error:
-                raise
+    def _settle(self, outcome: Callable[[], None]) -> None:
+        """Let pybreaker count a failure or a success.
+
+        It is told of a failure by raising. The error itself is not for it: to raise that once more would add
+        to its traceback and its context, which somebody reads.
+        """
+        with suppress(_Failed):
+            self._circuit.call(outcome)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -324,5 +326,9 @@ def _nothing() -> None:
     pass
 
 
-def _fail(error: BaseException) -> None:
-    raise error
+class _Failed(Exception):
+    """What was counted as a failure."""
+
+
+def _fail() -> None:
+    raise _Failed

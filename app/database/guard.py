@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context
 
 import asyncpg
 
@@ -55,7 +56,9 @@ class Guard:
     def wake(self) -> None:
         """Have a pool that keeps no connections, and has none, open one in the background."""
         if self.pool.get_min_size() == 0 == self.pool.get_size() and self._waking is None:
-            self._waking = asyncio.create_task(self._open_one(), name=f"wake {self.pool.name}")
+            self._waking = asyncio.create_task(
+                self._open_one(), name=f"wake {self.pool.name}", context=Context()
+            )
 
     @asynccontextmanager
     async def lend(self, timeout: float | None) -> AsyncIterator[Lease]:

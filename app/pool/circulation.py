@@ -13,6 +13,7 @@ import asyncio
 import random
 from bisect import insort
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from functools import partial
 from operator import attrgetter
 from time import monotonic
@@ -214,7 +215,7 @@ class Circulation(Books):
     def reclaim(self, pooled: PooledConnection) -> None:
         """Take back what was dropped; called by the garbage collector, from any thread."""
         if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._take_back_abandoned, pooled)
+            self.loop.call_soon_threadsafe(self._take_back_abandoned, pooled, context=Context())
 
     def _take_back_abandoned(self, pooled: PooledConnection) -> None:
         if pooled.status is _IN_USE:
@@ -551,7 +552,9 @@ class Circulation(Books):
         if not pooled.connection.is_closed():
             self.jobs.start(self._close(pooled, reason), "close", gone)
         elif self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon(gone)  # not now: whoever discards may be in the middle of something
+            self.loop.call_soon(
+                gone, context=Context()
+            )  # not now: whoever discards may be in the middle of something
 
     async def _close(self, pooled: PooledConnection, reason: str) -> None:
         try:

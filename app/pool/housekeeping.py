@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from time import monotonic
 
 from app.pool.circulation import Circulation
@@ -41,7 +42,7 @@ class Housekeeping:
         self._pause = min(max(shortest, _SHORTEST), _LONGEST)
 
     def start(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._pause, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._look, context=Context())
 
     def stop(self) -> None:
         for timer in (self._timer, self._folding):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -20,10 +21,15 @@ class Jobs:
         self, job: Coroutine[Any, Any, None], name: str, broken_off: Callable[[], None]
     ) -> asyncio.Task[None]:
         """Run it in the background. `broken_off` is called when it ended in any other way than by returning,
-        also before its first step."""
-        task = asyncio.get_running_loop().create_task(job, name=f"{self._owner}: {name}")
+        also before its first step.
+
+        Its context is empty: it may outlive the borrower whose call has started it, and what it logs is not
+        that one's.
+        """
+        context = Context()
+        task = asyncio.get_running_loop().create_task(job, name=f"{self._owner}: {name}", context=context)
         self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, broken_off))
+        task.add_done_callback(partial(self._ended, broken_off), context=context)
         return task
 
     def _ended(self, broken_off: Callable[[], None], task: asyncio.Task[None]) -> None:

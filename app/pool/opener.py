@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextvars import Context
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -180,7 +181,7 @@ class Opener:
 
     def _wait(self, delay: float) -> None:
         self._retry_at = monotonic() + delay
-        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
+        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again, context=Context())
 
     def _try_again(self) -> None:
         self._retry = None

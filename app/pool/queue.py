@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from time import monotonic
 
 from app.pool.connection import PooledConnection
@@ -173,7 +174,7 @@ class WaitQueue:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at = at
-        self._alarm = asyncio.get_running_loop().call_later(at - now, self._ring)
+        self._alarm = asyncio.get_running_loop().call_later(at - now, self._ring, context=Context())
 
     def _ring(self) -> None:
         self._alarm, self._alarm_at = None, float("inf")

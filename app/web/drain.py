@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 
 import structlog
 
@@ -94,7 +95,8 @@ class Drain:
         """
         self._endless[task] = end
         if self.draining:
-            asyncio.get_running_loop().call_later(self._streams, self._end_all, (task,))
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._streams, self._end_all, (task,), context=Context())
 
     def _end_all(self, tasks: tuple[asyncio.Task[object], ...]) -> None:
         ends = [end for task in tasks if (end := self._endless.pop(task, None))]

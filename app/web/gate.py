@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from contextvars import Context
 from dataclasses import dataclass
 from math import ceil
 
@@ -101,7 +102,7 @@ class Gate:
 
     def _refuse(self, template: str, problem: ReadyMade, retry_after: float) -> Refusal:
         if not self._refused:
-            asyncio.get_running_loop().call_later(_SUMMARY_INTERVAL, self._summarise)
+            asyncio.get_running_loop().call_later(_SUMMARY_INTERVAL, self._summarise, context=Context())
         self._refused[problem.name] += 1
         return Refusal(template, problem, max(1, ceil(retry_after)))
 

@@ -9,7 +9,7 @@ from typing import Literal
 import asyncpg
 import structlog
 
-from app.database import CallScope, Database, DatabaseUnavailable, MigrationError, call_scope, schema
+from app.database import Database, DatabaseUnavailable, MigrationError, schema
 from app.database.connecting import with_remedy
 from app.observability import PoolNumbers, Scrubber, numbers
 from app.pool import NO_WRITABLE_SERVER, PoolError, PoolStats
@@ -84,7 +84,6 @@ class ReadinessWatch:
 
     async def run(self) -> None:
         """Look until the service drains."""
-        call_scope.set(CallScope(tag="readiness"))
         while True:
             try:
                 if self._obstacle or self._is_in_use():

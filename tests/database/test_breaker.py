@@ -11,10 +11,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
-from app.database import DatabaseUnavailable
+from app.database import CallScope, DatabaseUnavailable, call_scope
 from app.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState, says_gone
 from app.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
+from tests.waiting import eventually
 
 STATS = cast("PoolStats", None)  # the breaker does not look at them
 GONE = PoolUnavailable("refused", STATS, retry_after=0.1)
@@ -241,6 +244,52 @@ class TestStalls:
         await rig.breaker.stop()
         assert not [task for task in asyncio.all_tasks() if task.get_name().endswith("check")]
         assert rig.state() is BreakerState.CLOSED
+
+
+class TestWhatIsSaidOfIt:
+    async def test_its_timer_its_probe_and_its_question_belong_to_no_request(self) -> None:
+        asked_for: list[CallScope | None] = []
+
+        async def ask() -> None:
+            asked_for.append(call_scope.get())
+            raise OSError("refused")
+
+        breaker = Breaker(
+            "primary", fail_max=1, reset_timeout=0.001, probe=ask, ask_aside=ask, on_open=lambda: None
+        )
+        with capture_logs([merge_call]) as lines:
+            token = call_scope.set(CallScope(tag="r1"))
+            breaker.stalled(breaker.admit(), STALLED)
+            call_scope.reset(token)
+            await eventually(lambda: len(asked_for) >= 4)
+            await breaker.stop()
+        assert set(asked_for) == {None}
+        assert {line["call"] for line in lines} == {None}
+
+    async def test_one_outage_is_one_warning_however_often_it_is_probed(self) -> None:
+        rig = Rig()
+        with capture_logs() as lines:
+            for _ in range(2):
+                rig.trip()
+                for answer in (GONE, GONE, GONE, None):
+                    rig.clock.advance(LONGEST_OPEN)
+                    await rig.answer(answer)
+        told = [(line["now"], line["log_level"]) for line in lines if line["log_level"] != "debug"]
+        assert told == [("open", "warning"), ("half-open", "info"), ("closed", "info")] * 2
+
+    def test_an_error_that_it_counts_is_left_as_it_was(self) -> None:
+        """Its traceback and its context are shown to somebody."""
+        breaker = Rig(fail_max=2).breaker
+        lost = asyncpg.ConnectionDoesNotExistError("08003")
+        try:
+            int("what somebody was doing")
+        except ValueError:
+            breaker.failed(0, lost)
+        assert (lost.__traceback__, lost.__context__) == (None, None)
+
+
+def merge_call(_: object, __: str, event: EventDict) -> EventDict:
+    return {**event, "call": call_scope.get()}
 
 
 class TestRecovery:

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
 import asyncpg
 import pytest
 
-from app.pool import Pool, PoolUnavailable
+from app.pool import Pool, PoolError, PoolEvent, PoolUnavailable
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool
 from tests.pool.test_ending import jobs_of
@@ -179,3 +181,50 @@ async def test_a_question_aside_ends_with_the_last_who_waits_for_it(make_pool: M
     await eventually(lambda: len(opened) == 3)
     assert opened[1].is_closed()
     await again
+
+
+_request: ContextVar[str | None] = ContextVar("request", default=None)
+
+
+async def test_what_goes_on_in_the_background_is_not_told_in_the_name_of_a_borrower(
+    make_pool: MakePool, proxy: Proxy
+) -> None:
+    """An opening, its retries, a failed return and a closing, all set off by calls of a borrower."""
+    told: list[tuple[str, str | None]] = []
+
+    def note(event: PoolEvent) -> None:
+        told.append((event.name, _request.get()))
+
+    async def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    def seen(name: str, times: int = 1) -> bool:
+        return [event for event, _ in told].count(name) >= times
+
+    pool = await make_pool(proxy.dsn, min_size=0, max_size=1, reset=fail, on_event=note, ready=False)
+    _request.set("r1")
+    lease = await pool.acquire()
+    proxy.lead_to("postgresql://127.0.0.1:1/nowhere")
+    await pool.release(lease)
+
+    async def failed_twice() -> bool:
+        with suppress(PoolError):
+            await pool.acquire(timeout=0.5)
+        return seen("open_failed", 2)
+
+    await eventually(failed_twice)
+    await eventually(lambda: seen("connection_closed"))
+    assert {"connection_opened", "return_failed"} <= {name for name, _ in told}
+    assert {request for _, request in told} == {None}
+
+
+async def test_what_the_collector_finds_is_not_told_in_the_name_of_whom_it_interrupts(
+    make_pool: MakePool,
+) -> None:
+    told: list[tuple[str, str | None]] = []
+    pool = await make_pool(max_size=1, on_event=lambda event: told.append((event.name, _request.get())))
+    lease = await pool.acquire()
+    _request.set("r1")
+    del lease
+    await eventually(lambda: [request for name, request in told if name == "lease_abandoned"])
+    assert ("lease_abandoned", None) in told
