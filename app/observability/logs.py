@@ -151,6 +151,10 @@ def _route_standard_logging(
     adopt_server_loggers()
 
 
+class AlreadyLogged(Exception):
+    """For the server, to end the connection: a line has been written, so that of uvicorn is left out."""
+
+
 def adopt_server_loggers() -> None:
     """Have uvicorn's lines written like all others, and nothing of it for each request.
 
@@ -161,6 +165,11 @@ def adopt_server_loggers() -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
+        logger.addFilter(_is_news)
     access = logging.getLogger(_ACCESS_LOGGER)
     access.handlers.clear()
     access.propagate = False  # uvicorn then skips the work, not just the line
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], AlreadyLogged))

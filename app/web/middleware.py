@@ -20,9 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.database import CallScope, call_scope
-from app.observability import Metrics
+from app.observability import AlreadyLogged, Metrics
 from app.web import heading, problems
 from app.web.drain import Drain
+from app.web.failures import cause_of, told, words_of
 from app.web.gate import TURNED_AWAY
 from app.web.ready_made import complete
 from app.web.routes import WEBSOCKET
@@ -73,6 +74,7 @@ class Exchange:
     __slots__ = (
         "_body_bytes",
         "_body_is_awaited",
+        "_broken_off",
         "_complete",
         "_ended",
         "_middleware",
@@ -98,6 +100,8 @@ class Exchange:
         self._noted = False
         self._ended = False
         """Whether it is a stream that the drain has ended."""
+        self._broken_off = False
+        """Whether it failed when its answer had begun."""
         self._body_bytes = 0
         self._body_is_awaited = False
         self._refusal: Exception | None = None
@@ -159,17 +163,23 @@ class Exchange:
             self._task.cancel("the service is shutting down")
 
     async def _answer(self, error: Exception) -> None:
+        error = cause_of(error)
+        log = self._middleware.log
         if self._complete:
-            self._middleware.log.error("work_after_answer_failed", exc_info=error)
+            level, fields = told(error, foreseen=logging.ERROR)
+            log.log(level, "work_after_answer_failed", **fields)
             return
         if self._status:
             # Too late for another answer. The server ends the connection, so that the client
             # does not take what it has for the whole.
-            self._middleware.log.error("answer_broken_off", exc_info=error)
-            raise error
+            self._scope[problems.SCOPE_KEY] = (error, problems.problem_of(error))
+            self._broken_off = True
+            level, fields = told(error)
+            log.log(level, "answer_broken_off", route=route_template(self._scope), **fields)
+            raise AlreadyLogged(words_of(error)) from error
         response = await problems.answer(Request(self._scope), error)
         if response.status_code == _SERVER_ERROR:
-            self._middleware.log.error("unforeseen_error", exc_info=error)
+            log.error("unforeseen_error", exc_info=error)
         await response(self._scope, self._receive, self.send)
 
     async def receive(self) -> Message:
@@ -232,7 +242,7 @@ class Exchange:
         route = route_template(self._scope)
         if route not in UNNOTED:
             self._middleware.metrics.observe(self._scope["method"], route, status, seconds)
-        elif status < _SERVER_ERROR:
+        elif status < _SERVER_ERROR and not self._broken_off:
             return
         log = self._middleware.log
         level = logging.INFO if status < _SERVER_ERROR else logging.WARNING
@@ -251,8 +261,10 @@ class Exchange:
         if problems.SCOPE_KEY in self._scope:
             error, problem = self._scope[problems.SCOPE_KEY]
             line["problem"] = problem.type
-            if status >= _SERVER_ERROR:
-                line["error"] = f"{type(error).__name__}: {error}"
+            if status >= _SERVER_ERROR or self._broken_off:
+                line["error"] = words_of(error)
+        if self._broken_off:
+            line["broken_off"] = True
         return line
 
 

@@ -13,7 +13,6 @@ A socket lives for hours, a connection of the pool is lent for milliseconds. So 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from contextlib import suppress
 from time import perf_counter
@@ -27,13 +26,13 @@ from app.database import CallScope, call_scope
 from app.observability import Metrics
 from app.web import heading, problems
 from app.web.drain import Drain
+from app.web.failures import cause_of, told
 from app.web.gate import TURNED_AWAY
 from app.web.middleware import RequestCaller, route_template
 from app.web.ready_made import answer_types, complete
 
 _SWITCHING = 101
 _FORBIDDEN = 403
-_SERVER_ERROR = 500
 _UNAVAILABLE = 503
 # Close codes of RFC 6455 and of its registry.
 _INTERNAL_ERROR, _SERVICE_RESTART, _TRY_AGAIN_LATER = 1011, 1012, 1013
@@ -157,9 +156,11 @@ class SocketExchange:
 
     async def _fail(self, error: Exception) -> None:
         """Say that it failed: by a problem instead of the handshake, or by a close code."""
+        error = cause_of(error)
         problem = problems.problem_of(error)
         if not isinstance(error, problems.ShuttingDown):
-            self._log_failure(error, problem.status)
+            level, fields = told(error)
+            self._middleware.log.log(level, "socket_failed", route=route_template(self._scope), **fields)
         if self._closed:
             return
         if self._status:
@@ -174,13 +175,6 @@ class SocketExchange:
             await self.send({"type": rest, "body": response.body})
         else:  # all that such a server lets one say: it makes 403 of it
             await self.send({"type": "websocket.close", "code": _INTERNAL_ERROR})
-
-    def _log_failure(self, error: Exception, status: int) -> None:
-        unforeseen = status == _SERVER_ERROR
-        level = logging.ERROR if unforeseen else logging.WARNING
-        text = f"{type(error).__name__}: {error}"
-        told = {"exc_info": error} if unforeseen else {"error": text}
-        self._middleware.log.log(level, "socket_failed", route=route_template(self._scope), **told)
 
     def _note(self, status: int) -> None:
         """Count and log the handshake, as the request that it is."""

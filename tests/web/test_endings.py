@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import pytest
@@ -11,15 +11,21 @@ from fastapi import APIRouter, BackgroundTasks, Depends
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
-from app.database import call_scope
+from app.database import DatabaseUnavailable, call_scope
 from app.web import DatabaseDep, DrainDep, hangup
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
 from tests.web.conftest import Log
 
+SETTINGS = {"log_level": "info"}
 routes = APIRouter(prefix="/after")
 done: list[str] = []
 may_go_on = asyncio.Event()
+FAULTS: dict[str, Exception] = {
+    "unknown": ZeroDivisionError("by nobody"),
+    "anybody's timeout": TimeoutError(),
+    "known": DatabaseUnavailable("the connection was lost"),
+}
 TIMEOUT = "0.2"
 """Of the client, in seconds: over before the work that comes after the answer."""
 
@@ -64,7 +70,7 @@ async def fail(error: Exception) -> None:
 
 @routes.get("/fails/{kind}")
 async def fails(kind: str, tasks: BackgroundTasks) -> None:
-    tasks.add_task(fail, {"unknown": ZeroDivisionError(), "known": TimeoutError()}[kind])
+    tasks.add_task(fail, FAULTS[kind])
 
 
 @routes.get("/events")
@@ -81,6 +87,21 @@ async def events(drain: DrainDep, said: Annotated[str, "until when"] = "drain") 
             done.append("closed")
 
     return StreamingResponse(parts(), media_type="text/event-stream; charset=utf-8")
+
+
+@routes.get("/events/failing/{kind}")
+async def failing_events(kind: str) -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "data: hello\n\n"
+        raise FAULTS[kind]
+
+    return StreamingResponse(parts(), media_type="text/event-stream")
+
+
+@routes.get("/events/failing-fastapi/{kind}", response_class=EventSourceResponse)
+async def failing_native_events(kind: str) -> AsyncIterator[str]:
+    yield "hello"
+    raise FAULTS[kind]
 
 
 @routes.get("/events/fastapi", response_class=EventSourceResponse)
@@ -108,6 +129,16 @@ async def hang_up_after(serving: Service, path: str, **headers: str) -> httpx.Re
         return await client.get(path, headers=headers)
 
 
+def assert_told(line: dict[str, Any], kind: str) -> None:
+    """What is known has its words, and anything else a traceback that ends with the cause."""
+    if kind == "known":
+        assert line["error"] == "DatabaseUnavailable: the connection was lost"
+        assert "exception" not in line
+    else:
+        assert line["level"] == "error"
+        assert line["exception"].splitlines()[-1].startswith(type(FAULTS[kind]).__name__)
+
+
 class TestWorkAfterTheAnswer:
     @pytest.mark.parametrize("kind", ["background", "dependency", "stream"])
     async def test_is_done_whatever_the_client_does(self, serving: Service, kind: str) -> None:
@@ -123,7 +154,7 @@ class TestWorkAfterTheAnswer:
         assert done == [f"{kind} r-1"]
         await eventually(lambda: serving.state["drain"].in_flight == 0)
 
-    @pytest.mark.parametrize("kind", ["known", "unknown"])
+    @pytest.mark.parametrize("kind", list(FAULTS))
     async def test_that_fails_is_one_event_with_the_requests_id(
         self, serving: Service, log: Log, kind: str
     ) -> None:
@@ -133,6 +164,7 @@ class TestWorkAfterTheAnswer:
         await eventually(lambda: serving.state["drain"].in_flight == 0)
         [line] = [line for line in log() if line["level"] in {"warning", "error"}]
         assert (line["event"], line["request_id"]) == ("work_after_answer_failed", "r-2")
+        assert_told(line, kind)
 
     async def test_is_not_counted_as_time_to_answer(self, serving: Service) -> None:
         async def answered() -> float:
@@ -182,6 +214,23 @@ async def streaming(running: Service, path: str) -> AsyncIterator[Callable[[], A
 
 
 class TestStreams:
+    @pytest.mark.parametrize("kind", list(FAULTS))
+    @pytest.mark.parametrize("way", ["failing", "failing-fastapi"])
+    async def test_that_fail_are_broken_off_with_one_event_and_their_request_says_so(
+        self, serving: Service, log: Log, kind: str, way: str
+    ) -> None:
+        log()
+        with pytest.raises(httpx.RemoteProtocolError):  # and not: takes what it has for the whole
+            await serving.client.get(f"/after/events/{way}/{kind}")
+        await eventually(lambda: serving.state["drain"].in_flight == 0)
+        lines = log()
+        [told] = [line for line in lines if line["level"] in {"warning", "error"}]
+        assert told["event"] == "answer_broken_off"
+        assert_told(told, kind)
+        [request] = [line for line in lines if line["event"] == "request"]
+        assert (request["status"], request["broken_off"]) == (200, True)
+        assert request["error"].startswith(type(FAULTS[kind]).__name__)
+
     async def test_learn_of_the_drain_and_say_goodbye(self, ledger_database: str) -> None:
         async with (
             service(settings_for(ledger_database, drain_streams=5), routes=routes) as running,
