@@ -15,6 +15,7 @@ from http import HTTPStatus
 from math import ceil
 from traceback import walk_tb
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 from fastapi import Request
@@ -229,9 +230,12 @@ def _invalid(error: RequestValidationError) -> Problem:
 
 
 def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str]:
+    """The pointer is RFC 6901's, as a fragment: `#` is the whole, and `#/` would be a member without a name."""
     place, *path = location
+    if message == _NO_JSON:  # FastAPI's own, whose place is where in the text the parser gave up
+        message, path = f"{message} at character {path[-1]}", []
     escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
-    return {"detail": message, "in": str(place), "pointer": "#/" + "/".join(escaped)}
+    return {"detail": message, "in": str(place), "pointer": "".join(["#", *(f"/{step}" for step in escaped)])}
 
 
 def _timed_out(error: TimeoutError) -> Problem:
@@ -261,9 +265,16 @@ def _http_error(error: HTTPException) -> Problem:
         said["errors"] = detail
     if make := _STATUS_PROBLEMS.get(status):
         return make(**said)
-    return Problem(title=phrase, type_=phrase.lower().replace(" ", "-"), status=status, **said)
+    return Problem(title=phrase, type_=_in_a_uri(phrase), status=status, **said)
 
 
+def _in_a_uri(phrase: str) -> str:
+    """Give a status's phrase as the last part of a problem's type: `I'm a Teapot` as `im-a-teapot`."""
+    words = phrase.lower().replace("'", "").split()
+    return "-".join(quote(word, safe="") for word in words)
+
+
+_NO_JSON = "JSON decode error"
 _RAISING_STATEMENT_TIMEOUTS = ("asyncpg", "app.pool", "app.database.deadlines")
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _OURS = frozenset(("type", "type_", "title", "status", "headers", "request_id", "self"))

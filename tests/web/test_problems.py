@@ -1,6 +1,8 @@
 """Every error as a problem: what the contract promises of each, and nothing more."""
 
 import asyncio
+import re
+from http import HTTPStatus
 from typing import Any
 
 import asyncpg
@@ -121,6 +123,10 @@ class TestHTTPExceptions:
         told = problems.problem_of(HTTPException(422, ["a", "b"])).marshal()  # type: ignore[arg-type]
         assert told["errors"] == ["a", "b"]
 
+    @pytest.mark.parametrize("status", [*HTTPStatus, 460, 599])
+    def test_are_named_by_a_type_that_is_a_uri(self, status: int) -> None:
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", problems.problem_of(HTTPException(status)).type)
+
     def test_the_phrase_alone_is_no_detail(self) -> None:
         assert problems.problem_of(HTTPException(404)).detail is None
 
@@ -145,6 +151,21 @@ class TestValidation:
         answer = await serving.client.post("/test/login", content=f'{{"password": "{SECRET}', headers=headers)
         assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation")
         assert SECRET not in answer.text
+
+    @pytest.mark.parametrize(
+        ("body", "detail"),
+        [
+            ('{"name": bad}', "JSON decode error at character 9"),
+            ("", "Field required"),
+            ("3", "Input should be a valid dictionary or object to extract fields from"),
+        ],
+    )
+    async def test_of_a_body_as_a_whole_points_at_the_whole(
+        self, serving: Service, body: str, detail: str
+    ) -> None:
+        headers = {"Content-Type": "application/json"}
+        answer = await serving.client.post("/test/login", content=body, headers=headers)
+        assert answer.json()["errors"] == [{"detail": detail, "in": "body", "pointer": "#"}]
 
     async def test_of_what_is_no_text(self, serving: Service) -> None:
         headers = {"Content-Type": "application/json"}
