@@ -6,7 +6,6 @@ Nothing here is needed to serve: `uvicorn app.main:app` starts the same service.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from app.database.embedded import EmbeddedServerError
 from app.main import create_app
 from app.observability import logs
 from app.settings import Settings, SettingsError, env_example
-from app.web.service import Service
 
 EXPECTED_FAULTS = (
     serving.CannotListen,
@@ -44,13 +42,14 @@ cli = typer.Typer(
 
 @cli.command()
 def serve() -> None:
-    """Serve on the database of DATABASE_URL until SIGTERM or Ctrl-C; a second one ends it at once."""
+    """Serve on the database of DATABASE_URL until SIGTERM or Ctrl-C.
+
+    It ends at once at a second one, 2 s later or more: sooner it is taken for the first one again.
+    """
     with _readable_faults(), _good_end():
         settings = Settings.load()
         with closing(serving.listen(settings)) as listener:
-            service = create_app(settings)
-            with _refusal_as_a_fault(service):
-                serving.run(service, settings, listener)
+            serving.run(create_app(settings), settings, listener)
 
 
 @cli.command()
@@ -124,31 +123,12 @@ def _readable_faults() -> Iterator[None]:
     """A line for each fault instead of a traceback; exit code 2 for settings, 1 for the rest."""
     try:
         yield
-    except (SettingsError, PoolOversized) as error:
+    except (SettingsError, PoolOversized, serving.Refused) as error:
         typer.echo(error, err=True)
         raise typer.Exit(code=2) from error
     except EXPECTED_FAULTS as error:
         typer.echo(error, err=True)
         raise typer.Exit(code=1) from error
-
-
-@contextmanager
-def _refusal_as_a_fault(service: Service) -> Iterator[None]:
-    """uvicorn, whose lifespan is refused, only logs it and exits; with 3. It need not be said twice."""
-    said_by_uvicorn = logging.getLogger("uvicorn.error")
-
-    def is_other_news(record: logging.LogRecord) -> bool:
-        return record.getMessage() != service.refusal
-
-    said_by_uvicorn.addFilter(is_other_news)
-    try:
-        yield
-    except SystemExit as error:
-        if service.refusal is None:
-            raise
-        raise PoolOversized(service.refusal) from error
-    finally:
-        said_by_uvicorn.removeFilter(is_other_news)
 
 
 @contextmanager

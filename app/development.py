@@ -36,7 +36,17 @@ def develop(settings: Settings, data: Path) -> None:
     """
     if settings.in_production:
         raise SettingsError("APP_ENV=production: `dev` is for development; `migrate`, then `serve`")
-    settings = settings.model_copy(update={"drain_timeout": min(settings.drain_timeout, LONGEST_DRAIN)})
+    bounded = settings.model_copy(update={"drain_timeout": min(settings.drain_timeout, LONGEST_DRAIN)})
+    try:
+        _serve(bounded, data)
+    except serving.CutOff as error:
+        if bounded.drain_timeout == settings.drain_timeout:
+            raise
+        because = f"`make run` allows {LONGEST_DRAIN:g} s, which was too short"
+        raise serving.CutOff(error.requests, because) from None
+
+
+def _serve(settings: Settings, data: Path) -> None:
     with closing(serving.listen(settings)) as listener:
         if settings.database_url:
             _serve_on_given(settings, listener)
@@ -107,6 +117,6 @@ def _announce(settings: Settings, listener: socket.socket, password_is: str) -> 
     pool       {service}/pool/live  (JSON: /pool, Prometheus: /metrics)
     database   {database}  (password {password_is})
 
-    Ctrl-C drains and stops everything.
+    Ctrl-C drains and stops everything; a second one, 2 s later, does so at once.
 """
     )

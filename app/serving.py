@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import errno
 import gc
+import logging
 import math
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
 import uvicorn
@@ -20,6 +21,7 @@ from typing_extensions import override
 from app.settings import Settings
 from app.web.drain import Drain
 from app.web.protocol import Protocol
+from app.web.service import Service
 
 # Seconds that uvicorn waits longer than the service itself, which cuts its requests off first.
 _BACKSTOP = 1
@@ -32,8 +34,16 @@ class CannotListen(Exception):
     """The address is not to be had; the message is one line."""
 
 
+class Refused(Exception):
+    """The service declined to start with these settings; the message is one line."""
+
+
 class CutOff(Exception):
     """The drain ran out of time for some requests; the message is one line."""
+
+    def __init__(self, requests: int, because: str) -> None:
+        super().__init__(f"{because}: requests cut off: {requests}")
+        self.requests = requests
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -71,7 +81,8 @@ def run(
 
     A second signal ends the process at once: nothing is waited for, except `on_second_signal`.
 
-    Raises KeyboardInterrupt when a signal has stopped it, CutOff if requests had to be cut off then.
+    Raises Refused if the service declines to start, KeyboardInterrupt when a signal has stopped it, CutOff
+    if requests had to be cut off then.
     From there on SIGTERM is ignored: it may still come a second time, from a supervisor.
     """
     config = uvicorn.Config(
@@ -90,14 +101,35 @@ def run(
     server = _Server(config, on_listening, on_second_signal)
     signal.signal(signal.SIGTERM, server.note_term)
     try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with (
+            _refusal_said_once(app),
+            asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
+        ):
             runner.run(_serve(server, listener, beside))
+    except SystemExit as error:  # uvicorn's, whose lifespan is refused
+        if isinstance(app, Service) and app.refusal:
+            raise Refused(app.refusal) from error
+        raise
     except KeyboardInterrupt:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if number := server.cut_off:
-            told = f"DRAIN_TIMEOUT={settings.drain_timeout:g} was too short: requests cut off: {number}"
-            raise CutOff(told) from None
+            raise CutOff(number, f"DRAIN_TIMEOUT={settings.drain_timeout:g} was too short") from None
         raise
+
+
+@contextlib.contextmanager
+def _refusal_said_once(app: FastAPI) -> Iterator[None]:
+    """uvicorn logs why the lifespan was refused, which whoever gets Refused says as well."""
+    log = logging.getLogger("uvicorn.error")
+
+    def is_other_news(record: logging.LogRecord) -> bool:
+        return not isinstance(app, Service) or record.getMessage() != app.refusal
+
+    log.addFilter(is_other_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other_news)
 
 
 async def _serve(

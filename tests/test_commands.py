@@ -118,9 +118,12 @@ class TestServe:
         )
         assert ended.stdout == "set()\n"
 
-    def test_refuses_a_server_that_is_too_small(self, tmp_path: Path, database_url: str) -> None:
-        variables = {"DATABASE_URL": database_url, "POOL_INSTANCES": "40", "PORT": "0"}
-        ended = run_command("serve", cwd=tmp_path, variables=variables)
+    @pytest.mark.parametrize("command", ["serve", "dev"])
+    def test_refuses_a_server_that_is_too_small(
+        self, tmp_path: Path, ledger_database: str, command: str
+    ) -> None:
+        variables = {"DATABASE_URL": ledger_database, "POOL_INSTANCES": "40", "PORT": "0"}
+        ended = run_command(command, cwd=tmp_path, variables=variables)
         assert ended.returncode == 2
         assert ended.stderr.startswith("POOL_MAX_SIZE=20 x POOL_INSTANCES=40: 800 connections, but ")
         assert ended.stderr.count("\n") == 1

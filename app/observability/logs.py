@@ -166,6 +166,7 @@ def adopt_server_loggers() -> None:
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
         logger.addFilter(_is_news)
+        logger.addFilter(_without_false_hint)
     access = logging.getLogger(_ACCESS_LOGGER)
     access.handlers.clear()
     access.propagate = False  # uvicorn then skips the work, not just the line
@@ -173,3 +174,9 @@ def adopt_server_loggers() -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], AlreadyLogged))
+
+
+def _without_false_hint(record: logging.LogRecord) -> bool:
+    """Leave out that Ctrl-C would end it now: so soon after the first it is taken for the same one."""
+    record.msg = str(record.msg).removesuffix(" (CTRL+C to force quit)")
+    return True

@@ -230,7 +230,7 @@ def _invalid(error: RequestValidationError) -> Problem:
 
 
 def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str]:
-    """The pointer is RFC 6901's, as a fragment: `#` is the whole, and `#/` would be a member without a name."""
+    """The pointer is RFC 6901's: `#` is the whole, `#/` would be a member whose name is empty."""
     place, *path = location
     if message == _NO_JSON:  # FastAPI's own, whose place is where in the text the parser gave up
         message, path = f"{message} at character {path[-1]}", []

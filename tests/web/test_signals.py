@@ -33,6 +33,20 @@ SERVE = (
     "commands.create_app = lambda settings: held.app\n"
     "commands.cli(['serve'])"
 )
+DEV = """
+from app import commands, development
+from tests import held
+
+make = development.create_app
+
+def with_held(settings):
+    service = make(settings)
+    service.post("/test/held")(held.held)
+    return service
+
+development.create_app, development.LONGEST_DRAIN = with_held, 0.3
+commands.cli(["dev"])
+"""
 UVICORN = "import os, uvicorn; uvicorn.main(['tests.held:app', '--port', os.environ['PORT']])"
 FASTAPI = f"from fastapi_cli.cli import app; app(['run', {str(ROOT / 'tests/held.py')!r}])"
 WORKERS = UVICORN.replace("app',", "app', '--workers', '2',")
@@ -173,14 +187,24 @@ class TestExitCode:
             assert service.service.process.returncode == 0
             assert time.monotonic() - started < ECHO
 
+    @pytest.mark.parametrize(
+        ("program", "timeout", "said"),
+        [
+            (SERVE, 0.3, "DRAIN_TIMEOUT=0.3 was too short: requests cut off: 2"),
+            (DEV, 20, "`make run` allows 0.3 s, which was too short: requests cut off: 2"),
+        ],
+        ids=["serve", "dev"],
+    )
     async def test_is_1_when_requests_were_cut_off_and_their_number_is_said(
-        self, ledger_database: str, tmp_path: Path
+        self, ledger_database: str, tmp_path: Path, program: str, timeout: float, said: str
     ) -> None:
-        async with held(ledger_database, tmp_path, delay=0, timeout=0.3) as service:
+        async with held(ledger_database, tmp_path, program, delay=0, timeout=timeout) as service:
             requests = [asyncio.create_task(service.request()) for _ in range(2)]
             await eventually(lambda: service.has(used=1, waiting=1))
             assert await service.service.end(signal.SIGTERM) == 1
-            assert "DRAIN_TIMEOUT=0.3 was too short: requests cut off: 2" in service.service.output
+            assert said in service.service.output
+            assert "Waiting for connections to close." in service.service.output
+            assert "to force quit" not in service.service.output  # not so soon after the first signal
             assert "Traceback" not in service.service.output
             assert {(await request).status_code for request in requests} == {503}
 
