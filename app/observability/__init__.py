@@ -4,7 +4,7 @@ from app.observability.events import log_pool_event
 from app.observability.logs import AlreadyLogged
 from app.observability.loop_lag import LoopLag
 from app.observability.metrics import Metrics
-from app.observability.numbers import BreakerNumbers, PoolNumbers, numbers
+from app.observability.numbers import BreakerNumbers, PoolNumbers, numbers, rounded
 from app.observability.scrub import Scrubber
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Scrubber",
     "log_pool_event",
     "numbers",
+    "rounded",
 ]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import structlog
 
 from app.database.connecting import with_remedy
+from app.observability.numbers import rounded
 from app.pool import PoolEvent
+
+# Of seconds: a tenth of a millisecond.
+_DIGITS = 4
 
 _log = structlog.get_logger("app.pool")
 
@@ -24,7 +28,7 @@ def log_pool_event(event: PoolEvent) -> None:
         "closing": stats.closing,
         "waiting": stats.waiting,
         "max_size": stats.max_size,
-        **event.details,
+        **rounded(event.details, _DIGITS),
     }
     if "error" in fields:
         fields["error"] = with_remedy(str(fields["error"]))

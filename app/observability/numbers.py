@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from app.database import Breaker, BreakerState, Database
 from app.pool import PoolStats
@@ -38,3 +39,14 @@ def numbers(database: Database) -> Iterator[PoolNumbers]:
     """Yield the numbers of the primary pool and, where there is one, of the replica's."""
     for guard in database.guards:
         yield PoolNumbers(guard.pool.stats(), BreakerNumbers.of(guard.breaker))
+
+
+def rounded(value: Any, digits: int) -> Any:  # Any: whatever JSON may hold
+    """Give it with every number in it rounded to so many digits: for people, who read past three or four."""
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, Mapping):
+        return {name: rounded(inner, digits) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(inner, digits) for inner in value)
+    return value

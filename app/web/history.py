@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import TypedDict
 
-from app.observability import PoolNumbers
+from app.observability import PoolNumbers, rounded
 from app.pool import HistogramSnapshot, PoolStats
 from app.web.drain import Drain
 
 INTERVAL = 1.0
+DIGITS = 6
+"""Of seconds: no clock of an event loop is finer than a microsecond."""
 LENGTH = 300  # five minutes
 
 
@@ -74,7 +76,8 @@ class History:
         pools = [self._sample(numbers, seconds) for numbers in self._pools()]
         self._taken += 1
         lag = self._loop_lag()
-        self._samples.append({"number": self._taken, "at": time.time(), "loop_lag": lag, "pools": pools})
+        sample: Sample = {"number": self._taken, "at": time.time(), "loop_lag": lag, "pools": pools}
+        self._samples.append(rounded(sample, DIGITS))
 
     def since(self, number: int = 0) -> list[Sample]:
         """The samples taken after the one of that number."""

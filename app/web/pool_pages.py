@@ -13,10 +13,10 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 
-from app.observability import PoolNumbers, numbers
+from app.observability import PoolNumbers, numbers, rounded
 from app.web import live_page, problems
 from app.web.drain import Drain
-from app.web.history import INTERVAL, History
+from app.web.history import DIGITS, INTERVAL, History
 from app.web.state import state_of
 
 router = APIRouter(tags=["pool"])
@@ -72,13 +72,13 @@ async def pool(request: Request) -> PoolsReport:
     return PoolsReport(
         draining=state["drain"].draining,
         in_flight=state["drain"].in_flight,
-        event_loop_lag=state["loop_lag"].seconds,
+        event_loop_lag=rounded(state["loop_lag"].seconds, DIGITS),
         pools=[_guarded(pool) for pool in numbers(state["database"])],
     )
 
 
 def _guarded(pool: PoolNumbers) -> GuardedPool:
-    stats = asdict(pool.stats)
+    stats = rounded(asdict(pool.stats), DIGITS)
     del stats["last_error"]  # the only text in it; /readyz and the log say it
     breaker = Breaker(state=pool.breaker.state, transitions=pool.breaker.transitions)
     return GuardedPool(stats=stats, breaker=breaker)
@@ -141,6 +141,5 @@ async def leases(request: Request) -> LeasesReport:
     """Who holds a connection now, since when, where it was borrowed and where that task stands."""
     database = state_of(request)["database"]
     pools = [pool for pool in (database.primary, database.replica) if pool is not None]
-    return LeasesReport(
-        leases={pool.stats().name: [Lease.model_validate(lease) for lease in pool.leases()] for pool in pools}
-    )
+    held = {pool.stats().name: [asdict(lease) for lease in pool.leases()] for pool in pools}
+    return LeasesReport.model_validate({"leases": rounded(held, DIGITS)})

@@ -33,6 +33,17 @@ def test_an_event_is_a_line_with_the_pools_numbers(level: str) -> None:
     ]
 
 
+def test_seconds_are_rounded_to_what_anybody_reads() -> None:
+    details = {"retry_in": 0.004543890217064472, "seconds": 6.28e-05, "held_for": 12.000000049}
+    with capture_logs() as lines:
+        log_pool_event(PoolEvent("open_failed", "warning", details, STATS))
+    assert {name: lines[0][name] for name in details} == {
+        "retry_in": 0.0045,
+        "seconds": 0.0001,
+        "held_for": 12.0,
+    }
+
+
 def test_an_event_may_say_more_of_the_numbers_itself() -> None:
     with capture_logs() as (lines):
         log_pool_event(PoolEvent("resized", "info", {"max_size": 20}, STATS))

@@ -41,6 +41,14 @@ class TestPool:
         assert (pool["stats"]["used"], pool["stats"]["max_size"]) == (1, 5)
         assert pool["stats"]["wait"]["count"] == pool["stats"]["borrowed"]
 
+    async def test_has_no_more_digits_than_anybody_reads(self, serving: Service) -> None:
+        async with serving.state["database"].connection():
+            serving.state["history"].take()
+            pages = [(await serving.client.get(path)).json() for path in ("/pool", "/pool/leases")]
+            numbers = leaves([*pages, serving.state["history"].since()])
+        odd = [number for number in numbers if isinstance(number, float) and number != round(number, 6)]
+        assert odd == []
+
     async def test_shows_the_replicas_pool_too(self, ledger_database: str) -> None:
         settings = settings_for(ledger_database, database_replica_url=ledger_database)
         async with service(settings) as running:
