@@ -25,7 +25,8 @@ def cause_of(error: Exception) -> Exception:
 
 def words_of(error: Exception) -> str:
     """Give the error in one line: its class and what it says."""
-    return f"{type(error).__name__}: {error}"
+    name, said = type(error).__name__, str(error)
+    return f"{name}: {said}" if said else name
 
 
 def told(error: Exception, *, foreseen: int = logging.WARNING) -> tuple[int, dict[str, object]]:

@@ -139,9 +139,13 @@ class Exchange:
             receive = self.receive if self._body_is_awaited else self._receive
             await self._middleware.app(self._scope, receive, self.send)
         except asyncio.CancelledError:
-            if not await self._comes_to_an_end():
+            came_to_an_end = await self._comes_to_an_end()
+            if not came_to_an_end and not self._middleware.drain.time_is_up:
                 raise
             task.uncancel()
+            if not came_to_an_end:
+                self._note_as_broken_off(problems.ShuttingDown())
+                raise AlreadyLogged("the service is shutting down") from None
         except Exception as error:  # noqa: BLE001 - here it becomes an answer and a log line
             await self._answer(error)
 
@@ -172,8 +176,7 @@ class Exchange:
         if self._status:
             # Too late for another answer. The server ends the connection, so that the client
             # does not take what it has for the whole.
-            self._scope[problems.SCOPE_KEY] = (error, problems.problem_of(error))
-            self._broken_off = True
+            self._note_as_broken_off(error)
             level, fields = told(error)
             log.log(level, "answer_broken_off", route=route_template(self._scope), **fields)
             raise AlreadyLogged(words_of(error)) from error
@@ -181,6 +184,10 @@ class Exchange:
         if response.status_code == _SERVER_ERROR:
             log.error("unforeseen_error", exc_info=error)
         await response(self._scope, self._receive, self.send)
+
+    def _note_as_broken_off(self, error: Exception) -> None:
+        self._scope[problems.SCOPE_KEY] = (error, problems.problem_of(error))
+        self._broken_off = True
 
     async def receive(self) -> Message:
         """Receive, and bound what comes until the body is whole."""

@@ -1,6 +1,7 @@
 """What comes after an answer, and what has no end of its own: background work and event streams."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -87,6 +88,27 @@ async def events(drain: DrainDep, said: Annotated[str, "until when"] = "drain") 
             done.append("closed")
 
     return StreamingResponse(parts(), media_type="text/event-stream; charset=utf-8")
+
+
+@routes.get("/endless")
+async def endless() -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "hello\n"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(parts(), media_type="text/plain")
+
+
+@routes.get("/events/of-the-database/{what}")
+async def events_of_the_database(what: str, database: DatabaseDep) -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "data: hello\n\n"
+        async with database.connection() as connection:
+            if what == "lost":
+                await connection.fetchval("SELECT pg_terminate_backend(pg_backend_pid())")
+            await connection.fetchval("SELECT pg_sleep(5)")
+
+    return StreamingResponse(parts(), media_type="text/event-stream")
 
 
 @routes.get("/events/failing/{kind}")
@@ -257,6 +279,37 @@ class TestStreams:
             assert (await other).json() == "whole"
         assert not [line for line in log() if line["level"] in {"warning", "error"}]
         assert drain.cut_off == 0
+
+    async def test_of_other_types_are_broken_off_at_the_end_of_the_drain_without_a_traceback(
+        self, ledger_database: str, log: Log
+    ) -> None:
+        settings = settings_for(ledger_database, drain_timeout=0.2, log_level="info")
+        async with service(settings, routes=routes) as running, streaming(running, "/after/endless") as rest:
+            await running.stop()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await rest()
+            await eventually(lambda: running.state["drain"].in_flight == 0)
+            lines = log()
+        assert [line["event"] for line in lines if line["level"] in {"warning", "error"}] == [
+            "requests_cut_off"
+        ]
+        [request] = [line for line in lines if line.get("route") == "/after/endless"]
+        assert (request["status"], request["broken_off"]) == (200, True)
+        assert request["problem"] == "shutting-down"
+
+    @pytest.mark.parametrize("what", ["deadline", "lost"])
+    async def test_whose_statement_fails_are_broken_off_with_a_warning(
+        self, serving: Service, log: Log, what: str
+    ) -> None:
+        log()
+        headers = {"X-Request-Timeout": "0.1"} if what == "deadline" else {}
+        with pytest.raises(httpx.RemoteProtocolError):
+            await serving.client.get(f"/after/events/of-the-database/{what}", headers=headers)
+        await eventually(lambda: serving.state["drain"].in_flight == 0)
+        [told] = [line for line in log() if line["level"] in {"warning", "error"}]
+        assert (told["event"], told["level"]) == ("answer_broken_off", "warning")
+        assert re.match(r"TimeoutError$|DatabaseUnavailable: ", told["error"])
+        assert "exception" not in told
 
     async def test_that_begin_during_the_drain_have_the_same_time(self, ledger_database: str) -> None:
         async with service(settings_for(ledger_database, drain_streams=0.1), routes=routes) as running:
