@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Generator
+from contextvars import Context
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -201,7 +202,8 @@ class Pool(Queries):
         warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
         loop = circulation.loop
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._close_dropped, circulation, self._housekeeping)
+            # Not in the context of whatever the collector has interrupted.
+            loop.call_soon_threadsafe(self._close_dropped, circulation, self._housekeeping, context=Context())
 
     @classmethod
     def _close_dropped(cls, circulation: Circulation, housekeeping: Housekeeping) -> None:
