@@ -100,13 +100,19 @@ async def is_sleeping(server: PostgresServer, pid: int) -> bool:
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    """What is logged, whatever a service that ran before has configured."""
+def plain_logging() -> Iterator[None]:
+    """structlog as it comes, whatever a service that ran before has configured."""
     configuration = structlog.get_config()
     structlog.reset_defaults()
+    yield
+    structlog.configure(**configuration)
+
+
+@pytest.fixture
+def log(plain_logging: None) -> Iterator[Log]:
+    """What is logged."""
     with capture_logs() as entries:
         yield entries
-    structlog.configure(**configuration)
 
 
 @pytest.fixture

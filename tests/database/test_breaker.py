@@ -246,6 +246,7 @@ class TestStalls:
         assert rig.state() is BreakerState.CLOSED
 
 
+@pytest.mark.usefixtures("plain_logging")
 class TestWhatIsSaidOfIt:
     async def test_its_timer_its_probe_and_its_question_belong_to_no_request(self) -> None:
         asked_for: list[CallScope | None] = []
