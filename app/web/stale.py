@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic
 
 import structlog
@@ -75,6 +76,7 @@ def stale_if_error(seconds: float) -> params.Depends:
     return dependency
 
 
+@cache
 def may_be_stale(served: Served | None) -> bool:
     """Whether among what it depends on is what `stale_if_error` has made."""
     return served is not None and any(isinstance(call, _Keep) for call in served.asks)
