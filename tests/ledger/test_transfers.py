@@ -32,6 +32,11 @@ async def post(client: httpx.AsyncClient, body: dict[str, Any], key: str = "") -
     return await client.post("/v1/transfers", json=body, headers={KEY: key} if key else {})
 
 
+async def test_a_head_is_not_what_only_post_takes(client: httpx.AsyncClient) -> None:
+    answer = await client.head("/v1/transfers")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 async def test_money_moves(client: httpx.AsyncClient, pair: Pair) -> None:
     answer = await post(client, transfer(pair))
     assert answer.status_code == 201

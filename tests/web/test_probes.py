@@ -248,10 +248,6 @@ class TestHead:
         assert answer.status_code == httpx.codes.OK
         assert answer.headers["content-type"].startswith("text/event-stream")
 
-    async def test_is_not_what_only_post_takes(self, serving: Service) -> None:
-        answer = await serving.client.head("/v1/transfers")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
     async def test_is_counted_as_what_it_is(self, serving: Service) -> None:
         await serving.client.head("/items")
         lines = (await serving.client.get("/metrics")).text.splitlines()

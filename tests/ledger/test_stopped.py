@@ -1,0 +1,31 @@
+"""A process that was stopped does not take the database for gone."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from tests.clients import Clients
+from tests.processes import running
+from tests.waiting import eventually
+
+
+async def test_a_process_that_was_stopped_opens_no_breaker(ledger_database: str, tmp_path: Path) -> None:
+    variables = {
+        "DATABASE_URL": ledger_database,
+        "POOL_MIN_SIZE": "1",
+        "POOL_MAX_SIZE": "1",
+        "POOL_ACQUIRE_TIMEOUT": "0.5",
+        "BREAKER_FAIL_MAX": "2",
+        "LOG_FORMAT": "json",
+    }
+    async with running(["-m", "app", "serve"], cwd=tmp_path, variables=variables) as service:
+        await eventually(lambda: service.answers("/readyz"))
+        clients = Clients(service.url, "/v1/accounts")
+        async with clients.asking(20):
+            await clients.answers(50)
+            service.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(1.2)  # what is tested: longer than anybody's time to wait
+            service.process.send_signal(signal.SIGCONT)
+            await clients.answers(50)
+            await eventually(lambda: 200 in clients.statuses[-5:])
+        assert "breaker_moved" not in service.output
