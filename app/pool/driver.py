@@ -362,8 +362,11 @@ class Transaction(transaction.Transaction):
         with _losses_told(this._connection), _rolled_back_or_lost(self, error):
             await super().__aexit__(kind, error, trace)
 
+    def commit(self) -> Coroutine[Any, Any, None]:
+        return _told(self, super().commit())
+
     def rollback(self) -> Coroutine[Any, Any, None]:
-        return _roll_back(self, super().rollback())
+        return _told(self, _roll_back(self, super().rollback()))
 
     def give_up(self) -> None:
         """Leave the rollback to the pool: from now on nothing of the whole transaction can be committed."""
@@ -395,6 +398,11 @@ def _rolled_back_or_lost(begun: Transaction, error: object = True) -> Iterator[N
 async def _roll_back(begun: Transaction, rollback: Awaitable[None]) -> None:
     with _rolled_back_or_lost(begun):
         await rollback
+
+
+async def _told(transaction: Any, end: Coroutine[Any, Any, None]) -> None:
+    with _losses_told(transaction._connection):
+        await end
 
 
 async def commit(connection: Session, begun: Any, timeout: float) -> str:

@@ -388,7 +388,7 @@ class Lease(_Proxy):
             return rows[0] if part is _ROW else rows[0][part]
         finally:
             pooled.busy -= 1
-        return await self._run_the_long_way(query, args, timeout, part, bore_traces)
+        return await self._run_the_long_way(query, args, timeout, part, bore_traces, repeated=True)
 
     def _run_the_long_way(
         self,
@@ -397,21 +397,33 @@ class Lease(_Proxy):
         timeout: float | None,
         part: Any,
         bore_traces: bool | None,
+        *,
+        repeated: bool = False,
     ) -> Awaitable[Any]:
+        known: dict[str, Any] = {"timeout": timeout, "bore_traces": bore_traces, "repeated": repeated}
         if part is _ALL:
-            return self._watch("fetch", query, *args, timeout=timeout, bore_traces=bore_traces)
+            return self._watch("fetch", query, *args, **known)
         if part is _ROW:
-            return self._watch("fetchrow", query, *args, timeout=timeout, bore_traces=bore_traces)
-        column = {"column": part} if part else {}  # only what was asked for, as in `_watch`
-        return self._watch("fetchval", query, *args, timeout=timeout, bore_traces=bore_traces, **column)
+            return self._watch("fetchrow", query, *args, **known)
+        if part:  # only what was asked for, as in `_watch`
+            known["column"] = part
+        return self._watch("fetchval", query, *args, **known)
 
     async def _watch(
-        self, name: str, query: str, /, *args: Any, bore_traces: bool | None = None, **kwargs: Any
+        self,
+        name: str,
+        query: str,
+        /,
+        *args: Any,
+        bore_traces: bool | None = None,
+        repeated: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Call the connection's method `name`: its statement read, its call counted, its error looked at.
-        `bore_traces` is how the session was before, where the statement has been read already."""
+        `bore_traces` is how the session was before, where the statement has been read already; `repeated`
+        that this is the second time."""
         pooled = self._lent(name)
-        repeatable = not (args and isinstance(args[0], _ReadOnce))
+        repeatable = not (repeated or (args and isinstance(args[0], _ReadOnce)))
         attempt = self._attempt(pooled, query, repeatable=repeatable)
         attempt.timeout = kwargs.get("timeout")
         attempt.many = name in _TAKING_MANY

@@ -309,6 +309,21 @@ class TestLastWords:
         await pool.release(doomed)
         await pool.release(other)
 
+    @pytest.mark.parametrize("how", ["commit", "rollback"])
+    async def test_are_one_where_it_is_ended_by_hand(
+        self, make_pool: MakePool, proxy: Proxy, how: str
+    ) -> None:
+        pool = await make_pool(proxy.dsn, min_size=2)
+        doomed, other = await borrow_all(pool, 2)
+        transaction = doomed.transaction()
+        await transaction.start()
+        await (await link_of(doomed, proxy)).say(LAST_WORDS)
+        await other.fetchval("SELECT 1")
+        with pytest.raises(StatementNotSent):
+            await getattr(transaction, how)()
+        await pool.release(doomed)
+        await pool.release(other)
+
 
 class TestDeadReturn:
     async def test_the_return_of_one_that_has_ended_is_quiet(

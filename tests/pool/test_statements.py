@@ -46,8 +46,13 @@ def test_a_change_among_clean_statements_is_a_change(text: str) -> None:
     assert effect_of(text) is not Effect.NONE
 
 
+# A literal with a backslash ends elsewhere if the server has standard_conforming_strings off: what follows it
+# is read both ways, and may be a change in one of them.
+UNAMBIGUOUS = [statement for statement in CLEAN_STATEMENTS if "\\" not in statement]
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(CLEAN_STATEMENTS), st.sampled_from(COMMENTS)), max_size=4))
+@given(st.lists(st.tuples(st.sampled_from(UNAMBIGUOUS), st.sampled_from(COMMENTS)), max_size=4))
 def test_clean_statements_together_are_clean(statements: list[tuple[str, str]]) -> None:
     assert effect_of("\n;".join(comment + statement for statement, comment in statements)) is Effect.NONE
 
