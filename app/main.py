@@ -20,6 +20,7 @@ from app.database import Database, PoolOversized, connecting
 from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, traces
 from app.settings import Settings, SettingsError
 from app.web import dependencies, docs_page, pool_pages, probes, problems
+from app.web.body_limit import BodyLimit
 from app.web.drain import Drain
 from app.web.gate import Gate, GateMiddleware
 from app.web.hangup import HangupMiddleware
@@ -83,7 +84,7 @@ def create_app(settings: Settings | None = None) -> Service:
     service.add_middleware(SocketMiddleware, drain=state["drain"], metrics=state["metrics"])
     service.add_middleware(
         RequestMiddleware,
-        max_body_bytes=settings.max_body_bytes,
+        body_limit=BodyLimit(state["gate"].routing, settings.max_body_bytes),
         drain=state["drain"],
         metrics=state["metrics"],
     )

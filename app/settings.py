@@ -31,6 +31,8 @@ from app.environment import Fault
 
 MOUNTED_SECRETS = Path("/run/secrets")
 SHORTEST_OPS_TOKEN = 16
+LARGEST_BODY = 6 * 2**20
+"""Bytes: the most that `MAX_BODY_BYTES` and a route's `max_body()` allow. Read as a whole, twice that."""
 _OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_")
 _EXAMPLE_HEADER = """\
 # Every variable of the service, with its default. Written by `make generated` from
@@ -167,8 +169,8 @@ class Settings(BaseSettings):
     drain_streams: SecondsOrZero = 1.0
     """Seconds that event streams and WebSockets have once the drain has begun."""
 
-    max_body_bytes: Annotated[int, Field(ge=1, le=2**30)] = 1_048_576
-    """Largest request body; larger ones are answered 413."""
+    max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY)] = 65_536
+    """Bytes of the largest request body, but where a route has `max_body()`. Larger ones are answered 413."""
     ops_token: SecretStr | None = None
     """Bearer token of `/pool/leases`, which outside development refuses everybody without it."""
     docs: bool = False

@@ -20,12 +20,12 @@ from app.ledger.problems import (
     InsufficientFunds,
 )
 from app.ledger.schemas import LARGEST_ID, Account, Entry, NewAccount, NewTransfer, Page, Transfer
-from app.web import DatabaseDep, ReadConnectionDep, problems, stale_if_error
+from app.web import DatabaseDep, PlainInt, ReadConnectionDep, problems, stale_if_error
 
 router = APIRouter(prefix="/v1", tags=["ledger"], responses=problems.documented(*problems.DATABASE))
 
-PathId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page, at most.")]
+PathId = Annotated[PlainInt, Path(ge=1, le=LARGEST_ID)]
+Limit = Annotated[PlainInt, Query(ge=1, le=100, description="Items on a page, at most.")]
 Cursor = Annotated[
     str | None, Query(pattern=cursors.PATTERN, description="`next_cursor` of the page before.")
 ]

@@ -8,8 +8,23 @@ import re
 SHORTEST_TIMEOUT = 0.01
 """Seconds: in less nothing can be asked of a database, so a client that states less has made a mistake."""
 
+MOST_HEADERS = 200
+MOST_PARAMETERS = 1000
+"""Of a query. Each may be one that validation has a word to say about."""
+MOST_COOKIES = 300
+"""Cookies, and backslashes in them, for which Python's own reader took quadratic time (CVE-2024-7592)."""
+
 _DECIMAL = re.compile(rb"[0-9]{1,9}(\.[0-9]{0,9})?")  # float() takes `inf`, `nan`, `1_0` and ` 1` as well
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def cookies_in(value: bytes) -> int:
+    """Count what `MOST_COOKIES` bounds in a Cookie header; all of a request's are read as one."""
+    return 1 + value.count(b";") + value.count(b"\\")
+
+
+def has_too_many_parameters(query: bytes) -> bool:
+    return query.count(b"&") >= MOST_PARAMETERS
 
 
 def is_valid_id(value: bytes) -> bool:

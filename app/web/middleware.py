@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.database import CallScope, call_scope
 from app.observability import AlreadyLogged, Metrics
 from app.web import heading, problems
+from app.web.body_limit import BodyLimit
 from app.web.drain import Drain
 from app.web.failures import cause_of, told, words_of
 from app.web.gate import TURNED_AWAY
@@ -35,6 +36,7 @@ UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
 # can must not hold a request open for ever.
 _BODY_PATIENCE = 10.0
 _SLOWEST_BODY = 8192
+_LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
 _NO_TIMEOUT = f"X-Request-Timeout must be seconds, {heading.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
 _EVENT_STREAM = b"text/event-stream"
 _SERVER_ERROR = 500
@@ -46,9 +48,9 @@ _CLIENT_CLOSED_REQUEST = 499  # nginx's number for an answer that nobody waited 
 class RequestMiddleware:
     """Runs every HTTP request as one `Exchange`."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, drain: Drain, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, body_limit: BodyLimit, drain: Drain, metrics: Metrics) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.body_limit = body_limit
         self.drain = drain
         self.metrics = metrics
         self.log = structlog.get_logger("app.request").bind()  # bound once: this path is hot
@@ -78,6 +80,7 @@ class Exchange:
         "_complete",
         "_ended",
         "_middleware",
+        "_most_body_bytes",
         "_noted",
         "_receive",
         "_refusal",
@@ -103,23 +106,35 @@ class Exchange:
         self._broken_off = False
         """Whether it failed when its answer had begun."""
         self._body_bytes = 0
+        self._most_body_bytes = 0
         self._body_is_awaited = False
         self._refusal: Exception | None = None
         self.call = CallScope(tag="", caller=RequestCaller(scope))
-        for name, value in scope["headers"]:
+        headers, cookies = scope["headers"], 0
+        for name, value in headers:
             if name == b"content-length":
                 self._bound_body(value)
             elif name == b"transfer-encoding":
-                self._body_is_awaited = True
+                self._await_body()
             elif name == b"x-request-id" and heading.is_valid_id(value):
                 self.call.tag = value.decode("ascii")
             elif name == b"x-request-timeout":
                 self._set_deadline(value)
+            elif name == b"cookie":
+                cookies += heading.cookies_in(value)
+        self._refusal = problems.excess(scope, cookies) or self._refusal
         self.call.tag = self.call.tag or heading.new_id()
 
+    def _await_body(self) -> None:
+        self._body_is_awaited = True
+        self._most_body_bytes = self._middleware.body_limit.of(self._scope)
+
     def _bound_body(self, length: bytes) -> None:
-        self._body_is_awaited = length != b"0"
-        if length.isdigit() and int(length) > self._middleware.max_body_bytes:
+        if length == b"0":
+            return
+        self._await_body()
+        digits = length.lstrip(b"0")
+        if digits.isdigit() and (len(digits) > _LONGEST_LENGTH or int(digits) > self._most_body_bytes):
             self._refusal = _cut_off(_PAYLOAD_TOO_LARGE)
 
     def _set_deadline(self, text: bytes) -> None:
@@ -201,7 +216,7 @@ class Exchange:
             raise _cut_off(_REQUEST_TIMEOUT) from None
         self._body_bytes += len(message.get("body", b""))
         self._body_is_awaited = message.get("more_body", False)
-        if self._body_bytes > self._middleware.max_body_bytes:
+        if self._body_bytes > self._most_body_bytes:
             raise _cut_off(_PAYLOAD_TOO_LARGE)
         return message
 

@@ -1,4 +1,7 @@
-"""Our errors in applications that are mounted: each would have its own plain 500 for them."""
+"""Our errors in applications that are mounted: each would have its own plain 500 for them.
+
+FastAPI's have words of their own for what is invalid, too, and repeat the whole body for each missing field.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,21 @@ from collections.abc import Iterator, Sequence
 
 import structlog
 from fastapi import Request
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web import problems
 
 _INTERNAL = 500
+_DEFAULTS = (
+    (HTTPException, http_exception_handler),
+    (RequestValidationError, request_validation_exception_handler),
+)
 
 _log = structlog.get_logger("app.request")
 
@@ -48,6 +58,9 @@ def answer_errors_of_mounted(routes: Sequence[BaseRoute]) -> None:
     for app in _mounted(routes):
         if app.middleware_stack is None:
             app.add_middleware(AnswerErrors)
+            for kind, default in _DEFAULTS:
+                if app.exception_handlers.get(kind) is default:  # else its owner has said what to answer
+                    app.exception_handlers[kind] = problems.answer
 
 
 def _mounted(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:

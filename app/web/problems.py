@@ -25,10 +25,14 @@ from fastapi_problem.error import Problem, StatusProblem
 from rfc9457.openapi import problem_response
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from app.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded, SchemaChanged, call_scope
 from app.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from app.web import heading, validation
+from app.web.fitting import fitted
 from app.web.routes import choice_of
+from app.web.strict_json import JSONRefused
 
 TYPE_URI = "/problems/{type}"
 MEDIA_TYPE = "application/problem+json"
@@ -127,7 +131,7 @@ def rendered(request: HTTPConnection, error: Exception) -> JSONResponse:
     """Render the problem that `error` means, for a request or for a WebSocket's handshake."""
     problem = problem_of(error)
     request.scope[SCOPE_KEY] = (error, problem)
-    content = problem.marshal(uri=TYPE_URI)
+    content = fitted(problem.marshal(uri=TYPE_URI))
     call = call_scope.get()
     content["request_id"] = call.tag if call else None
     headers = {**(problem.headers or {})}
@@ -156,6 +160,18 @@ def documented(*problems: type[StatusProblem]) -> dict[int | str, dict[str, Any]
         status: problem_response(HTTPStatus(int(status)).phrase, examples)
         for status, examples in by_status.items()
     }
+
+
+def excess(scope: Scope, cookies: int) -> Problem | None:
+    """Give the problem of a head with too many parts, of which `cookies` are counted already.
+
+    FastAPI reads them all, for every request, and validation has an error for each that a route forbids.
+    """
+    if heading.has_too_many_parameters(scope["query_string"]):
+        return BadRequest(f"The query has more than {heading.MOST_PARAMETERS} parameters.")
+    if len(scope["headers"]) > heading.MOST_HEADERS or cookies > heading.MOST_COOKIES:
+        return HeadersTooLarge()
+    return None
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
@@ -224,18 +240,19 @@ def _outcome_unknown(_: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """Name every field that is wrong, and repeat no value: it may be a secret, or somebody else's."""
-    faults = [_field_fault(fault["loc"], fault["msg"]) for fault in error.errors()]
-    return Invalid(f"{len(faults)} error{'s' if len(faults) > 1 else ''} in the request.", errors=faults)
+    """Name the fields that are wrong, and repeat no value: it may be a secret, or somebody else's."""
+    detail, faults = validation.told(error)
+    return Invalid(detail, errors=faults)
 
 
-def _field_fault(location: tuple[str | int, ...], message: str) -> dict[str, str]:
-    """The pointer is RFC 6901's: `#` is the whole, `#/` would be a member whose name is empty."""
-    place, *path = location
-    if message == _NO_JSON:  # FastAPI's own, whose place is where in the text the parser gave up
-        message, path = f"{message} at character {path[-1]}", []
-    escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
-    return {"detail": message, "in": str(place), "pointer": "".join(["#", *(f"/{step}" for step in escaped)])}
+def _no_json(error: JSONRefused) -> Problem:
+    """For an endpoint that reads `Request.json()` itself. FastAPI makes a RequestValidationError of it."""
+    detail, faults = validation.told_of_json(error)
+    return Invalid(detail, errors=faults)
+
+
+def _no_text(_: Exception) -> Problem:
+    return Invalid("A text has a character that the database does not keep: U+0000.")
 
 
 def _timed_out(error: TimeoutError) -> Problem:
@@ -274,7 +291,6 @@ def _in_a_uri(phrase: str) -> str:
     return "-".join(quote(word, safe="") for word in words)
 
 
-_NO_JSON = "JSON decode error"
 _RAISING_STATEMENT_TIMEOUTS = ("asyncpg", "app.pool", "app.database.deadlines")
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _OURS = frozenset(("type", "type_", "title", "status", "headers", "request_id", "self"))
@@ -307,6 +323,8 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     asyncpg.OperatorInterventionError: _connection_lost,
     asyncpg.InsufficientResourcesError: _connection_lost,
     asyncpg.ReadOnlySQLTransactionError: _connection_lost,
+    asyncpg.CharacterNotInRepertoireError: _no_text,
     RequestValidationError: _invalid,
+    JSONRefused: _no_json,
     HTTPException: _http_error,
 }

@@ -36,11 +36,11 @@ class Served:
 
     template: str
     """The whole path, placeholders unfilled; `none` where only the one who serves knows."""
-    asks: frozenset[object]
-    """What its dependencies call, at any depth."""
+    asks: tuple[object, ...]
+    """What its dependencies call, at any depth: those of the app first, of its own signature last."""
 
 
-_BY_OTHERS = Served("none", frozenset())
+_BY_OTHERS = Served("none", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _rules(
         if isinstance(route, (Route, WebSocketRoute)) and type(route).matches in _COMPILED:
             handshake = isinstance(route, WebSocketRoute)
             methods = frozenset([WEBSOCKET] if handshake else context.methods or ()) or None
-            asks = frozenset(_calls(getattr(context, "dependant", None)))
+            asks = tuple(_calls(getattr(context, "dependant", None)))
             pattern = _below(above, _unnamed(context.path_regex.pattern), detached=detached)
             yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks))
         elif isinstance(route, Mount) and type(route).matches is Mount.matches:

@@ -9,7 +9,7 @@ from rfc9457.openapi import problem_component, problem_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from app.web import problems
+from app.web import problems, strict_json, validation
 from app.web.mounted import answer_errors_of_mounted
 
 _INVALID_EXAMPLE = problems.Invalid(
@@ -25,6 +25,12 @@ class Service(FastAPI):
     """How many came with it; those that its owner adds stand before them."""
     refusal: str | None = None
     """Why the lifespan gave up, for whoever reads the log: shown instead of a traceback."""
+
+    def __init__(self, **options: Any) -> None:
+        """`options` are FastAPI's."""
+        strict_json.stand_in()
+        validation.stand_in()
+        super().__init__(**options)
 
     @property
     def meets_requests_first(self) -> bool:

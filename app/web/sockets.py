@@ -100,6 +100,12 @@ class SocketExchange:
     async def run(self, receive: Receive) -> None:
         drain = self._middleware.drain
         drain.end_in_time(self._task, self._end)
+        cookies = sum(
+            heading.cookies_in(value) for name, value in self._scope["headers"] if name == b"cookie"
+        )
+        if excess := problems.excess(self._scope, cookies):
+            await self._fail(excess)
+            return
         try:
             await self._middleware.app(self._scope, receive, self.send)
         except (WebSocketDisconnect, _Closed):

@@ -10,11 +10,16 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI, routing
+from fastapi._compat.v2 import ModelField
+from fastapi.dependencies import utils
 from fastapi.dependencies.models import Dependant
+from pydantic.fields import FieldInfo
 from starlette import _utils
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
+from starlette.websockets import WebSocket
 from uvicorn import _types
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -84,6 +89,21 @@ class TestFastAPI:
     def test_tells_what_a_dependant_calls(self) -> None:
         assert {"dependencies", "call"} <= set(inspect.signature(Dependant).parameters)
 
+    def test_validates_every_value_by_one_method_whose_place_can_be_taken(self) -> None:
+        assert "validate" in utils._validate_value_with_model_field.__code__.co_names
+        fastapis_own = ["self", "value", "values", "loc"]
+        assert [*inspect.signature(ModelField.validate).parameters][1:] in (
+            fastapis_own[1:],
+            ["value", "_", "loc"],
+        )
+        assert hasattr(ModelField(FieldInfo(annotation=int), name="x"), "_type_adapter")
+
+    async def test_makes_a_validation_error_of_what_is_no_json(self) -> None:
+        source = inspect.getsource(routing.get_request_handler)
+        assert "await request.json()" in source
+        assert "except json.JSONDecodeError as e" in source
+        assert "raise validation_error from e" in source
+
     async def test_notes_in_the_scope_which_route_serves(self) -> None:
         app, router = FastAPI(openapi_url=None), APIRouter()
         router.add_api_route("/x", nothing, methods=["GET"])
@@ -99,6 +119,11 @@ class TestFastAPI:
 
 
 class TestStarlette:
+    @pytest.mark.parametrize("reads", [Request.json, WebSocket.receive_json])
+    def test_reads_json_by_a_name_that_can_be_taken(self, reads: Any) -> None:
+        assert {"json", "loads"} <= set(reads.__code__.co_names)
+        assert "json" in reads.__globals__
+
     def test_takes_the_root_path_from_the_path(self) -> None:
         assert _utils.get_route_path({"path": "/api/x", "root_path": "/api"}) == "/x"
 

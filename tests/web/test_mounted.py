@@ -1,14 +1,17 @@
 """Applications mounted in the service, and routes that share a path: the gate, and errors."""
 
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Body, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 
 from app.database import BreakerState
 from app.web import ReadConnectionDep, problems
+from app.web import service as web
 from tests.inside import Service
 from tests.waiting import eventually
 
@@ -26,6 +29,11 @@ async def read(connection: ReadConnectionDep) -> int:
 @mounted.get("/gone")
 async def gone() -> None:
     raise problems.NotFound("That one.")
+
+
+@mounted.post("/number")
+async def number(number: Annotated[int, Body(embed=True)]) -> int:
+    return number
 
 
 @mounted.get("/broken")
@@ -94,6 +102,27 @@ async def test_errors_in_a_mounted_app_are_problems(serving: Service) -> None:
     assert (broken.status_code, broken.json()["type"]) == (500, "/problems/internal")
     assert broken.json()["request_id"] == broken.headers["x-request-id"]
     assert (await serving.client.get("/sub/read")).status_code == httpx.codes.OK
+    for path, body, status, name in (
+        ("/sub/number", {"number": "secret"}, 422, "validation"),
+        ("/sub/number", {"number": [1] * 9000}, 422, "validation"),
+        ("/sub/nowhere", {}, 404, "not-found"),
+        ("/sub/number", {"number": "x" * 70_000}, 413, "payload-too-large"),
+    ):
+        answer = await serving.client.post(path, json=body)
+        assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{name}")
+        assert "secret" not in answer.text
+
+
+async def test_a_mounted_app_may_have_errors_of_its_own() -> None:
+    async def own(request: Request, error: Exception) -> Response:
+        return Response("mine", 418)
+
+    inner, service = FastAPI(exception_handlers={HTTPException: own}), web.Service()
+    service.mount("/inner", inner)
+    transport = httpx.ASGITransport(service)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answer = await client.get("/inner/nowhere")
+    assert (answer.status_code, answer.text) == (418, "mine")
 
 
 async def test_allow_lists_what_the_router_takes(serving: Service) -> None:
