@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 from starlette import requests, websockets
 from starlette.exceptions import HTTPException
 
+from app.web.turns import turns
+
 LARGEST_DOCUMENT = 2**20
 """Bytes. As objects it takes up to ten times that: one character outside the BMP makes four bytes of each."""
 MOST_VALUES = 8192
@@ -29,6 +31,7 @@ MOST_CONTAINERS = 2048
 MOST_DEPTH = 32
 
 _BAD_REQUEST, _PAYLOAD_TOO_LARGE = 400, 413
+_LARGE = 4096  # bytes, above which a document waits for its turn
 _BOM = "\ufeff"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AS_ARRAYS = bytes.maketrans(b"{}", b"[]")
@@ -87,10 +90,18 @@ def read(document: bytes | bytearray | str) -> Any:
 
 
 def stand_in() -> None:
-    """Put `read` where Starlette looks for `json.loads`: for every app of this process, and once."""
-    strict = SimpleNamespace(loads=read, dumps=json.dumps)
-    for module in (requests, websockets):
-        setattr(module, "json", strict)  # noqa: B010 - to mypy it is a module
+    """Put `read` where Starlette reads JSON: for every app of this process, and once."""
+    setattr(requests.Request, "json", _read_body)  # noqa: B010 - a method, to mypy
+    setattr(websockets, "json", SimpleNamespace(loads=read, dumps=json.dumps))  # noqa: B010 - a module, to mypy
+
+
+async def _read_body(request: Any) -> Any:  # Any: `_json` is Starlette's own note of it
+    if not hasattr(request, "_json"):
+        body = await request.body()
+        if len(body) > _LARGE:
+            await turns().mine()
+        request._json = read(body)  # noqa: SLF001
+    return request._json  # noqa: SLF001
 
 
 def _bound(raw: bytes | bytearray) -> None:

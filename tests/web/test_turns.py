@@ -1,0 +1,116 @@
+"""What is long when all do it at once is done one at a time, with everybody else in between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Body, Request, WebSocket
+
+from app.web import strict_json
+from app.web.turns import Turns
+from tests.inside import Service
+
+LARGE = b"[" + b"1," * 4000 + b"1]"
+
+routes = APIRouter(prefix="/test")
+read: list[str] = []
+
+
+@routes.post("/large")
+async def large(body: Annotated[Any, Body()]) -> None: ...
+
+
+def ticking() -> asyncio.Task[None]:
+    async def tick() -> None:
+        while True:
+            read.append("tick")
+            await asyncio.sleep(0)
+
+    return asyncio.create_task(tick())
+
+
+@pytest.fixture(autouse=True)
+async def ticks() -> AsyncIterator[None]:
+    strict_json.stand_in()
+    read.clear()
+    task = ticking()
+    yield
+    task.cancel()
+
+
+async def parse(body: bytes) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    await Request({"type": "http", "headers": []}, receive).json()
+    read.append("read")
+
+
+def in_a_row() -> int:
+    """The most that were read with nothing in between."""
+    return max(map(len, "".join("r" if what == "read" else " " for what in read).split()))
+
+
+async def test_large_bodies_that_come_together_are_read_with_others_in_between() -> None:
+    await asyncio.gather(*(parse(LARGE) for _ in range(30)))
+    assert read.count("read") == 30
+    assert in_a_row() == 1
+
+
+async def test_small_ones_wait_for_nobody() -> None:
+    await asyncio.gather(*(parse(b"[1]") for _ in range(30)))
+    assert in_a_row() == 30
+
+
+async def test_turns_come_in_order_and_those_who_left_are_passed_over() -> None:
+    turns, order = Turns(), []
+
+    async def take(number: int) -> None:
+        await turns.mine()
+        order.append(number)
+
+    tasks = [asyncio.create_task(take(number)) for number in range(9)]
+    while len(order) < 2:  # noqa: ASYNC110 - counts the turns of the loop
+        await asyncio.sleep(0)
+    for number in (3, 4, 8):
+        tasks[number].cancel()
+    await asyncio.wait(tasks)
+    assert order == [0, 1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_no_turn_is_lost_with_one_who_leaves_as_it_comes(steps: int) -> None:
+    turns = Turns()
+    first, second, third = (asyncio.create_task(turns.mine()) for _ in range(3))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([first, second, third], timeout=5)
+    assert third.done()
+    await asyncio.wait_for(turns.mine(), 5)
+
+
+async def test_a_body_has_its_turn_however_many_come(serving: Service) -> None:
+    headers = {"Content-Type": "application/json"}
+    posts = (serving.client.post("/test/large", content=LARGE, headers=headers) for _ in range(40))
+    assert {answer.status_code for answer in await asyncio.gather(*posts)} == {200}
+
+
+async def test_a_websocket_reads_by_the_same_rules() -> None:
+    messages: list[dict[str, str]] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": '{"a": 1}'},
+        {"type": "websocket.receive", "text": '{"a": 1, "a": 2}'},
+    ]
+
+    async def receive() -> dict[str, str]:
+        return messages.pop(0)
+
+    async def send(_: object) -> None: ...
+
+    socket = WebSocket({"type": "websocket", "headers": []}, receive, send)
+    await socket.accept()
+    assert await socket.receive_json() == {"a": 1}
+    with pytest.raises(strict_json.JSONRefused):
+        await socket.receive_json()
