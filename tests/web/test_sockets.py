@@ -265,3 +265,16 @@ class TestDrain:
             await running.stop()
             assert await socket.recv() == "goodbye"
             assert await close_code(socket) == 1001
+
+
+@pytest.mark.parametrize(
+    ("query", "cookie", "status"),
+    [("&" * 1000, "", 400), ("", "a=" + "\\" * 400, 431)],
+    ids=["query", "cookie"],
+)
+async def test_a_handshake_has_a_number_of_parts(
+    serving: Service, query: str, cookie: str, status: int
+) -> None:
+    answer = await refused(serving, f"tag?{query}", Cookie=cookie)
+    assert answer.status_code == status
+    assert json.loads(answer.body or b"")["status"] == status
