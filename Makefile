@@ -13,6 +13,7 @@ TESTS   ?=
 
 SCRIPTS := deploy/rolling-update deploy/secrets/generate deploy/replica/start $(wildcard deploy/postgres/initdb.d/*.sh)
 DASHBOARD := deploy/grafana/dashboards/lifeguard.json
+# Of these alone the operator's are made: HAProxy, which haproxy.yml beside them watches, is in compose only.
 RULES := deploy/prometheus/rules/lifeguard.yml
 OPERATOR_RULES := deploy/kubernetes/components/monitoring/prometheus-rule.yaml
 # The same rules for the Prometheus operator: below a head of its own, two columns further in.
@@ -71,6 +72,7 @@ check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, harde
 	@.venv-deploy/bin/zizmor --quiet --offline --persona pedantic .github
 	@$(BIN)/python -m deploy.kubernetes
 	@command -v promtool >/dev/null || { echo 'needs Prometheus (Debian: apt install prometheus)' >&2; exit 1; }
+	@command -v haproxy >/dev/null || { echo 'needs HAProxy (Debian: apt install haproxy)' >&2; exit 1; }
 	promtool check config deploy/prometheus/prometheus.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 	$(BIN)/python -m pytest -m deploy $(TESTS)
@@ -108,7 +110,7 @@ generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made fr
 .env.example: app/settings.py $(READY)
 	$(BIN)/python -m app settings $(WHOLE)
 
-$(DASHBOARD): $(wildcard deploy/grafana/*.py) $(RULES) $(READY)
+$(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(READY)
 	$(BIN)/python -m deploy.grafana $(WHOLE)
 
 $(OPERATOR_RULES): $(RULES)

@@ -114,6 +114,9 @@ class Metrics:
                 self._latency.labels(handler=handler, method=known),
             )
             if known == method:
+                # There from the route's first answer on: failures that all come between two scrapes are
+                # seen only as a rise.
+                self._requests.labels(handler=handler, method=known, status="5xx")
                 self._of_route[key] = series
         return series
 

@@ -10,12 +10,13 @@ from deploy.grafana.rows import ROWS, SERVICE
 
 _LABEL_VALUES = 1  # of Grafana's kinds of variable queries
 
-RULES = Path(__file__).parents[1] / "prometheus/rules/lifeguard.yml"
+RULES = Path(__file__).parents[1] / "prometheus/rules"
 
 
 def dashboard() -> Json:
     """Give the whole dashboard as Grafana reads it."""
-    runbooks = dict(re.findall(r"- alert: (\w+).*?runbook_url: (\S+)", RULES.read_text("utf-8"), re.DOTALL))
+    rules = "".join(path.read_text("utf-8") for path in sorted(RULES.glob("*.yml")))
+    runbooks = dict(re.findall(r"- alert: (\w+).*?runbook_url: (\S+)", rules, re.DOTALL))
     return {
         "uid": "lifeguard",
         "title": "Lifeguard",

@@ -29,7 +29,6 @@ def _quantiles(metric: str, selector: str = _POOL) -> tuple[Query, ...]:
 
 
 _BORROWED = f"sum({_rate('db_client_connection_wait_time_seconds_count')})"
-_TURNED_AWAY = f"(sum({_rate('db_pool_shed_total')}) + sum({_rate('db_client_connection_timeouts_total')}))"
 
 _TRAFFIC = Row(
     "Traffic",
@@ -45,8 +44,8 @@ _TRAFFIC = Row(
             title="Errors",
             description="Share of answers with a status from 500 on. Those turned away are among them.",
             unit="percentunit",
-            alert="LifeguardErrorRatioHigh",
-            warn_above=0.05,
+            alert="LifeguardErrorBudgetBurnsFast",
+            warn_above=0.0144,
             queries=(
                 Query(
                     f"(sum({_rate('http_requests_total', _ERRORS)}) or vector(0))"
@@ -131,7 +130,7 @@ _POOLS = Row(
             title="Longest wait",
             description="What the first in the queue has waited so far.",
             unit="s",
-            alert="LifeguardPoolWaitOverFiveSeconds",
+            alert="LifeguardPoolStuck",
             warn_above=5,
             queries=(Query(f"db_pool_oldest_wait_seconds{_POOL}", _POOL_LEGEND),),
         ),
@@ -204,6 +203,16 @@ _POOLS = Row(
                 Query(f"sum by (kind) (increase(db_pool_leaks_total{_POOL}[$__rate_interval]))", "{{kind}}"),
             ),
         ),
+        Panel(
+            title="Not returned",
+            description="The least that was in use in ten minutes, and what is in use beyond the leases that "
+            "ended. Both rise when connections are lost one by one; neither when there is more work.",
+            alert="LifeguardPoolSlowLeak",
+            queries=(
+                Query(f"lifeguard:pool_used:min10m{_POOL}", f"least: {_POOL_LEGEND}"),
+                Query(f"lifeguard:pool_not_returned:avg10m{_POOL}", f"not returned: {_POOL_LEGEND}"),
+            ),
+        ),
     ),
 )
 
@@ -223,13 +232,15 @@ _PROTECTION = Row(
             title="Share turned away",
             description="Of all who asked for a connection; those who waited in vain included.",
             unit="percentunit",
-            queries=(Query(f"{_TURNED_AWAY} / ({_TURNED_AWAY} + {_BORROWED})", "turned away"),),
+            alert="LifeguardPoolRefusing",
+            warn_above=0.05,
+            queries=(Query(f"lifeguard:pool_refused:ratio1m{_POOL}", _POOL_LEGEND),),
         ),
         Panel(
             title="Waited in vain",
             description="Borrowers a second who used their whole budget up.",
             unit="reqps",
-            alert="LifeguardPoolWaitOverFiveSeconds",
+            alert="LifeguardPoolRefusing",
             queries=(
                 Query(
                     "sum by (instance, db_client_connection_pool_name)"
@@ -248,7 +259,8 @@ _PROTECTION = Row(
         ),
         Panel(
             title="Breaker opened, connects failed",
-            description="How often, a second.",
+            description="How often, a second. A breaker that opens again and again is an alert of its own, "
+            "LifeguardBreakerFlapping.",
             unit="ops",
             alert="LifeguardConnectFailures",
             queries=(
@@ -262,6 +274,96 @@ _PROTECTION = Row(
             unit="reqps",
             queries=(
                 Query(f"sum by (handler) ({_rate('app_stale_answers_total', SERVICE)})", "{{handler}}"),
+            ),
+        ),
+    ),
+)
+
+_REPLICA = Row(
+    "Replica, where there is one",
+    (
+        Panel(
+            title="Lag",
+            description="How far the replica is behind the primary.",
+            unit="s",
+            width=12,
+            alert="LifeguardReplicaBehind",
+            warn_above=30,
+            queries=(Query(f"db_replica_lag_seconds{SERVICE}", "{{instance}}"),),
+        ),
+        Panel(
+            title="Reads",
+            description="By where they went, a second.",
+            unit="ops",
+            width=12,
+            stacked=True,
+            alert="LifeguardReplicaNotRead",
+            queries=(Query(f"sum by (to) ({_rate('db_reads_total', SERVICE)})", "{{to}}"),),
+        ),
+    ),
+)
+
+_HAPROXY = '{job="haproxy"}'
+_BALANCER_LEGEND = "{{instance}} {{proxy}}"
+_BALANCER = Row(
+    "HAProxy, where it is in front",
+    (
+        Panel(
+            title="Answers",
+            description="By class of status, those of HAProxy's own included: a second, to its clients.",
+            unit="reqps",
+            stacked=True,
+            alert="LifeguardBalancerErrors",
+            queries=(
+                Query(
+                    f"sum by (code) ({_rate('haproxy_frontend_http_responses_total', _HAPROXY)})", "{{code}}"
+                ),
+            ),
+        ),
+        Panel(
+            title="Replicas behind it",
+            description="Servers of the backend by state. Places without a replica are in `MAINT`.",
+            alert="LifeguardBalancerNoServer",
+            queries=(
+                Query(
+                    'sum by (state) (haproxy_backend_agg_server_status{job="haproxy", proxy="service"})',
+                    "{{state}}",
+                ),
+            ),
+        ),
+        Panel(
+            title="Down",
+            description="Servers that have an address and fail their health checks.",
+            alert="LifeguardBalancerServerDown",
+            queries=(Query('haproxy_server_status{job="haproxy", state="DOWN"}', "{{proxy}} {{server}}"),),
+        ),
+        Panel(
+            title="Connections of clients",
+            description="Open now, and the most that are taken.",
+            alert="LifeguardBalancerFull",
+            queries=(
+                Query(f"haproxy_frontend_current_sessions{_HAPROXY}", _BALANCER_LEGEND),
+                Query(f"haproxy_frontend_limit_sessions{_HAPROXY}", f"most: {_BALANCER_LEGEND}"),
+            ),
+        ),
+        Panel(
+            title="Queue",
+            description="Requests that wait in HAProxy for a replica.",
+            alert="LifeguardBalancerQueue",
+            queries=(Query(f"haproxy_backend_current_queue{_HAPROXY}", _BALANCER_LEGEND),),
+        ),
+        Panel(
+            title="Retries",
+            description="A second: connections that a replica did not take, tried again there or elsewhere.",
+            unit="ops",
+            alert="LifeguardBalancerRetries",
+            queries=tuple(
+                Query(f"sum by (proxy) ({_rate(f'haproxy_backend_{metric}_total', _HAPROXY)})", legend)
+                for metric, legend in (
+                    ("connection_errors", "not taken: {{proxy}}"),
+                    ("retry_warnings", "tried again: {{proxy}}"),
+                    ("redispatch_warnings", "by another: {{proxy}}"),
+                )
             ),
         ),
     ),
@@ -353,13 +455,15 @@ _ROLLOUT = Row(
         ),
         Panel(
             title="Age",
-            description="Time since the process started. What falls to 0 unasked has crashed.",
+            description="Time since the process started. What falls to 0, or ends, unasked has crashed.",
             unit="s",
+            alert="LifeguardInstanceVanished",
             queries=(Query(f"time() - process_start_time_seconds{SERVICE}", "{{instance}}"),),
         ),
         Panel(
             title="Restarts",
             description="Of the last hour, for instances that come back under their old address.",
+            alert="LifeguardInstanceRestarting",
             queries=(Query(f"changes(process_start_time_seconds{SERVICE}[1h])", "{{instance}}"),),
         ),
         Panel(
@@ -376,4 +480,4 @@ _ROLLOUT = Row(
     ),
 )
 
-ROWS = (_TRAFFIC, _POOLS, _PROTECTION, _DATABASE, _ROLLOUT)
+ROWS = (_TRAFFIC, _POOLS, _PROTECTION, _REPLICA, _BALANCER, _DATABASE, _ROLLOUT)

@@ -42,11 +42,11 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def watching(target: str, directory: Path) -> AsyncIterator[Prometheus]:
-    """Scrape `target` (host:port) and evaluate the rules every second, in place of every 15."""
+async def watching(target: str, directory: Path, *, balancer: str | None = None) -> AsyncIterator[Prometheus]:
+    """Scrape `target` (host:port), and HAProxy at `balancer`, and evaluate the rules every second."""
     executable = shutil.which("prometheus")
     assert executable, "needs Prometheus (Debian: apt install prometheus)"
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(_configuration(target)))
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(_configuration(target, balancer, directory)))
     address = f"127.0.0.1:{unused_port()}"
     process = await asyncio.create_subprocess_exec(
         executable,
@@ -75,12 +75,23 @@ async def watching(target: str, directory: Path) -> AsyncIterator[Prometheus]:
         await asyncio.wait_for(process.wait(), END_TIMEOUT)
 
 
-def _configuration(target: str) -> dict[str, Any]:  # Any: what is in Prometheus's file
-    """The project's configuration with other intervals, and an address where it looks names up."""
+def _configuration(
+    target: str, balancer: str | None, directory: Path
+) -> dict[str, Any]:  # Any: what is in Prometheus's file
+    """The project's configuration with other intervals, and addresses where it looks names up."""
     configuration: dict[str, Any] = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    configuration["rule_files"] = [str(DIRECTORY / path) for path in configuration["rule_files"]]
-    (job,) = [job for job in configuration["scrape_configs"] if job["job_name"] == "lifeguard"]
-    here = {"static_configs": [{"targets": [target]}]}
-    configuration["scrape_configs"] = [{"job_name": job["job_name"], **here}]
+    (patterns,) = configuration["rule_files"]
+    configuration["rule_files"] = [f"{directory}/*.rules.yml"]
+    for file in DIRECTORY.glob(patterns):
+        rules = yaml.safe_load(file.read_text())
+        for group in rules["groups"]:
+            group.pop("interval", None)
+        (directory / f"{file.stem}.rules.yml").write_text(yaml.safe_dump(rules))
+    known = {job["job_name"] for job in configuration["scrape_configs"]}
+    here = {"lifeguard": target} | ({"haproxy": balancer} if balancer else {})
+    assert here.keys() <= known
+    configuration["scrape_configs"] = [
+        {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in here.items()
+    ]
     return configuration

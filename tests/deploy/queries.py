@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/lifeguard.json"
-RULES = ROOT / "deploy/prometheus/rules/lifeguard.yml"
+RULES = [ROOT / f"deploy/prometheus/rules/{name}.yml" for name in ("lifeguard", "haproxy")]
 RUNBOOKS = ROOT / "docs/runbooks.md"
 FILLED_IN = {"$job": "lifeguard", "$instance": ".+", "$pool": ".+", "$__rate_interval": "15s"}
 """As Grafana would, with all instances and pools chosen."""
@@ -18,8 +18,8 @@ FILLED_IN = {"$job": "lifeguard", "$instance": ".+", "$pool": ".+", "$__rate_int
 
 def rules() -> list[dict[str, Any]]:
     """The recorded ones and the alerts, as they stand in the file."""
-    content = yaml.safe_load(RULES.read_text(encoding="utf-8"))
-    return [rule for group in content["groups"] for rule in group["rules"]]
+    contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in RULES]
+    return [rule for content in contents for group in content["groups"] for rule in group["rules"]]
 
 
 def panels(key: Literal["expr", "legendFormat", "rawSql"]) -> dict[str, str]:

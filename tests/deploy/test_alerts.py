@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.queries import RUNBOOKS, rules
+from tests.deploy.queries import RULES, RUNBOOKS, rules
 
-CASES = Path(__file__).parents[2] / "deploy/prometheus/tests/lifeguard.yml"
+CASES = Path(__file__).parents[2] / "deploy/prometheus/tests"
 PARTS = ("**Users**", "**Look", "**Do", "**Let it be**")
 ALERTS = [rule for rule in rules() if "alert" in rule]
 every_alert = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
@@ -19,6 +19,25 @@ def sections() -> dict[str, str]:
     """The runbooks by their headings, without what comes before the first alert's."""
     _, *pairs = re.split(r"^## (Lifeguard\w+)$", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_every_file_of_rules_is_read_here_and_by_prometheus() -> None:
+    assert sorted(RULES) == sorted((CASES.parent / "rules").iterdir())
+    (pattern,) = yaml.safe_load((CASES.parent / "prometheus.yml").read_text())["rule_files"]
+    assert sorted(CASES.parent.glob(pattern)) == sorted(RULES)
+
+
+@every_alert
+def test_an_alert_names_who_it_is_about(alert: dict[str, Any]) -> None:
+    """In its labels, or where it is about all of them by asking which they are."""
+    text = "".join(alert["annotations"].values())
+    assert "$labels.instance" in text or ("{{ range query" in text and ".Labels.instance" in text)
+
+
+def test_haproxy_has_the_backend_and_the_exporter_that_the_rules_ask() -> None:
+    configuration = (CASES.parents[1] / "haproxy/haproxy.cfg").read_text(encoding="utf-8")
+    assert "\nbackend service\n" in configuration
+    assert "use-service prometheus-exporter" in configuration
 
 
 def test_runbooks_and_alerts_are_in_step() -> None:
@@ -43,7 +62,8 @@ def test_a_runbook_says_what_users_feel_where_to_look_what_to_do_and_when_not_to
 
 @every_alert
 def test_promtool_is_told_when_an_alert_fires_and_when_it_does_not(alert: dict[str, Any]) -> None:
-    cases = yaml.safe_load(CASES.read_text(encoding="utf-8"))["tests"]
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in CASES.glob("*.yml")]
+    cases = [case for file in files for case in file["tests"]]
     expected = [
         bool(case.get("exp_alerts"))
         for test in cases

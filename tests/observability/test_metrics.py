@@ -191,6 +191,12 @@ class TestHttp:
         buckets = {float(s.labels["le"]): s.value for s in found["http_request_duration_seconds_bucket"]}
         assert (buckets[0.01], buckets[0.025]) == (0, 1)
 
+    def test_the_first_failure_of_a_route_is_a_rise_from_zero(self) -> None:
+        metrics = metrics_of()
+        metrics.observe("GET", "/items", 200, 0.01)
+        found = {s.labels["status"]: s.value for s in samples(metrics)["http_requests_total"]}
+        assert found == {"2xx": 1, "5xx": 0}
+
     def test_invented_methods_make_no_series_of_their_own(self) -> None:
         metrics = metrics_of()
         for method in ("BREW", "WHEN", "PROPFIND"):
