@@ -6,6 +6,7 @@ Each proof yields a line for everything that is wrong.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from configparser import ConfigParser, SectionProxy
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from app.main import _LAST_SECONDS
 from app.serving import _BACKSTOP
 from app.settings import Settings
 from app.web import probes
+from deploy.kubernetes.placement import disruptions
 from deploy.kubernetes.rendered import (
     Document,
     Rendered,
@@ -171,7 +173,7 @@ def own_server(rendered: Rendered) -> Iterator[str]:
 
 
 def shutdown(rendered: Rendered) -> Iterator[str]:
-    """Everything that a pod does at its end fits into its grace period."""
+    """Everything that a pod of the service does at its end fits into its grace period."""
     service = Service.of(rendered)
     needed = sum(shutdown_steps(service).values())
     if needed + SPARE > service.grace:
@@ -191,6 +193,20 @@ def shutdown_steps(service: Service) -> dict[str, int]:
         "DRAIN_TIMEOUT": math.ceil(service.settings.drain_timeout),
         "closing": math.ceil(_BACKSTOP + _LAST_SECONDS),
     }
+
+
+def pooler_shutdown(rendered: Rendered) -> Iterator[str]:
+    """PgBouncer's preStop, which sleeps and sends the signal itself, fits into its grace period too."""
+    for deployment in rendered.of_kind("Deployment"):
+        hook = container_of(deployment).get("lifecycle", {}).get("preStop", {}).get("exec")
+        if hook is None:
+            continue
+        needed = sum(map(int, re.findall(r"\bsleep (\d+)", " ".join(hook["command"]))))
+        grace = pod_of(deployment)["spec"]["terminationGracePeriodSeconds"]
+        if needed + SPARE > grace:
+            yield (
+                f"{full_name(deployment)}: preStop takes {needed} s of {grace}, and {SPARE} s should be left"
+            )
 
 
 def settings_are_valid(rendered: Rendered) -> Iterator[str]:
@@ -242,18 +258,37 @@ def ports_and_paths(rendered: Rendered) -> Iterator[str]:
 
 
 def references(rendered: Rendered) -> Iterator[str]:
-    """What is mounted is rendered too, or the document tells how to make it."""
-    told = DOCUMENT.read_text(encoding="utf-8")
+    """What is referred to by its name is rendered too."""
+    for scaler in rendered.of_kind("HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        if not rendered.find(target["kind"], target["name"]):
+            yield f"{full_name(scaler)} scales {target['kind']} {target['name']}, which is not there"
     for workload in rendered.workloads():
         pod = pod_of(workload)["spec"]
+        if not rendered.find("ServiceAccount", account := pod["serviceAccountName"]):
+            yield f"{full_name(workload)} needs the ServiceAccount {account}"
         maps = [one["name"] for key in ("configMap", "configMapRef") for one in everything_named(pod, key)]
         for name in maps:
             if not rendered.find("ConfigMap", name):
                 yield f"{full_name(workload)} needs the ConfigMap {name}"
-        for secret in everything_named(pod, "secret"):
-            name = secret.get("name") or secret["secretName"]
-            if not rendered.find("Secret", name) and f"`{name}`" not in told:
-                yield f"{full_name(workload)} needs the Secret {name}; docs/kubernetes.md does not name it"
+
+
+def secrets(rendered: Rendered) -> Iterator[str]:
+    """Each Secret is rendered too, or the document tells how to make it."""
+    told = DOCUMENT.read_text(encoding="utf-8")
+    wanted = [
+        (account, secret["name"])
+        for account in rendered.of_kind("ServiceAccount")
+        for secret in account.get("imagePullSecrets", ())
+    ]
+    wanted += [
+        (workload, secret.get("name") or secret["secretName"])
+        for workload in rendered.workloads()
+        for secret in everything_named(pod_of(workload)["spec"], "secret")
+    ]
+    for user, name in wanted:
+        if not rendered.find("Secret", name) and f"`{name}`" not in told:
+            yield f"{full_name(user)} needs the Secret {name}; docs/kubernetes.md does not name it"
 
 
 def selectors(rendered: Rendered) -> Iterator[str]:
@@ -280,16 +315,28 @@ def selectors(rendered: Rendered) -> Iterator[str]:
                 yield f"{full_name(document)} selects nobody: {selector}"
 
 
+def taken_by_the_chart(rendered: Rendered) -> Iterator[str]:
+    """kube-prometheus-stack takes what has its label; so all of what it should take has it, or nothing."""
+    theirs = rendered.of_kind("PodMonitor", "ServiceMonitor", "PrometheusRule")
+    found = {full_name(one): one["metadata"].get("labels", {}).get("release") for one in theirs}
+    if len(set(found.values())) > 1:
+        yield f"the label `release` is not the same for all: {found}"
+
+
 PROOFS: tuple[Callable[[Rendered], Iterator[str]], ...] = (
     settings_are_valid,
     connections,
     pooler,
     own_server,
     shutdown,
+    pooler_shutdown,
+    disruptions,
     commands_exist,
     ports_and_paths,
     references,
+    secrets,
     selectors,
+    taken_by_the_chart,
 )
 
 

@@ -1,5 +1,8 @@
 """The manifests and the service belong together. What needs kubectl and others is `make check-deploy`."""
 
+import os
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from deploy.kubernetes.rendered import Document, Rendered, container_of, everyth
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "deploy/kubernetes"
+PGBOUNCER = MANIFESTS / "components/pgbouncer"
 OVERLAYS = ("development", "production")
 
 Change = Callable[[Rendered], None]
@@ -45,7 +49,10 @@ def plain(overlay: str) -> Rendered:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_belongs_to_this_service(overlay: str) -> None:
     rendered = plain(overlay)
-    for proof in set(proofs.PROOFS) - {proofs.references}:  # kustomize makes what is referred to
+    for proof in set(proofs.PROOFS) - {
+        proofs.references,
+        proofs.secrets,
+    }:  # kustomize makes what is referred to
         assert list(proof(rendered)) == [], proof.__name__
 
 
@@ -55,6 +62,10 @@ def variable(name: str, value: str) -> Change:
 
 def in_container(**changes: object) -> Change:
     return lambda rendered: container_of(rendered.get("Deployment", "lifeguard")).update(changes)
+
+
+def in_pod(**changes: object) -> Change:
+    return lambda rendered: pod_of(rendered.get("Deployment", "lifeguard"))["spec"].update(changes)
 
 
 def in_spec(kind: str, **changes: object) -> Change:
@@ -82,6 +93,14 @@ WRONG = (
     ),
     (in_container(livenessProbe={"httpGet": {"path": "/healthz", "port": "web"}}), "port web is asked"),
     (in_spec("PodDisruptionBudget", selector={"matchLabels": {"app": "lifeguard"}}), "selects nobody"),
+    (in_spec("PodDisruptionBudget", maxUnavailable=0), "needs one PodDisruptionBudget"),
+    (in_pod(topologySpreadConstraints=[]), "no topologySpreadConstraints of its own pods"),
+    (in_pod(terminationGracePeriodSeconds=36), "terminationGracePeriodSeconds: 36 s; the end takes 32 s"),
+    (in_pod(serviceAccountName="nobody"), "needs the ServiceAccount nobody"),
+    (
+        in_spec("HorizontalPodAutoscaler", scaleTargetRef={"kind": "Deployment", "name": "service"}),
+        "scales Deployment service, which is not there",
+    ),
 )
 
 
@@ -99,6 +118,63 @@ def test_a_missing_secret_is_found() -> None:
     assert "Job migrate needs the Secret hearsay; docs/kubernetes.md does not name it" in proofs.faults(
         rendered
     )
+
+
+def test_a_pooler_that_is_killed_before_it_has_ended_is_found() -> None:
+    rendered = plain("production")
+    pgbouncer = next(one for one in documents(PGBOUNCER / "pgbouncer.yaml") if one["kind"] == "Deployment")
+    with_pooler = Rendered(rendered.name, "", [*rendered.documents, pgbouncer])
+    assert list(proofs.pooler_shutdown(with_pooler)) == []
+    pod_of(pgbouncer)["spec"]["terminationGracePeriodSeconds"] = 36
+    (fault,) = proofs.pooler_shutdown(with_pooler)
+    assert "preStop takes 35 s of 36" in fault
+
+
+def test_a_rule_that_the_charts_operator_would_not_take_is_found() -> None:
+    labels: list[dict[str, str]] = [{"release": "kube-prometheus-stack"}, {}]
+    both = [
+        {"kind": kind, "metadata": {"name": "lifeguard", "labels": found}}
+        for kind, found in zip(("PodMonitor", "PrometheusRule"), labels, strict=True)
+    ]
+    assert "is not the same for all" in "".join(proofs.taken_by_the_chart(Rendered("", "", both)))
+
+
+def mounted_secrets() -> set[tuple[str, str]]:
+    """Name and key of every Secret that a pod mounts or pulls with, patches included."""
+    found: set[tuple[str, str]] = set()
+    for path in MANIFESTS.rglob("*.yaml"):
+        for document in documents(path):
+            for secret in everything_named(document, "secret"):
+                found |= {(secret["name"], item["key"]) for item in secret.get("items", ())}
+    component = documents(MANIFESTS / "components/private-registry/kustomization.yaml")[0]
+    account = yaml.safe_load(component["patches"][0]["patch"])
+    return found | {(one["name"], ".dockerconfigjson") for one in account["imagePullSecrets"]}
+
+
+def test_the_document_makes_the_secrets_that_are_mounted_key_by_key(tmp_path: Path) -> None:
+    """Its commands are run, with a kubectl that writes down what it is asked to make."""
+    for name, lines in {
+        "kubectl": 'printf "%s\\n" "$*" >>"$CALLS"; [ "$3" != get ] || printf secret | base64',
+        "openssl": "echo random",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    text = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    calls = tmp_path / "calls"
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CALLS": str(calls),
+        "REGISTRY_PASSWORD": "secret",
+    }
+    for block in blocks:
+        if "create secret" in block:
+            subprocess.run(["bash", "-euc", block], check=True, env=environment)  # noqa: S607 - Bash
+    made: set[tuple[str, str]] = set()
+    for kind, name, options in re.findall(r"create secret (\S+) (\S+) (.*)", calls.read_text()):
+        keys = re.findall(r"--from-(?:literal|file)=([^=]+)=", options)
+        made |= {(name, key) for key in (keys if kind == "generic" else [".dockerconfigjson"])}
+    assert mounted_secrets() - made == set()
 
 
 def test_the_document_shows_the_sums_of_production() -> None:
