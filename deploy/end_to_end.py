@@ -23,6 +23,7 @@ from httpx import codes
 
 from bench.rolling.books import BOOKED, OPENING_BALANCE, UNBALANCED, compare, open_accounts, repeat
 from bench.rolling.clients import Crowd
+from deploy.end_to_end_database import back_up_and_restore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -350,6 +351,8 @@ async def use(stack: Stack) -> None:
                 await read_from_a_standby(stack)
             crowd.stop()
         await repeat(PORT, crowd.log)
+        async with step("backed up, and restored"):
+            await back_up_and_restore(stack.compose, stack.variables)
         await audit(stack, crowd)
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs/operations.md"
 POOL = ROOT / "docs/pool.md"
-DOCUMENTS = sorted([README, *(ROOT / "docs").glob("*.md"), ROOT / "bench/README.md"])
+DOCUMENTS = sorted([README, *(ROOT / "docs").rglob("*.md"), ROOT / "bench/README.md"])
 
 WITHOUT_LEDGER = not (ROOT / "app/ledger").exists()
 LEVELS = frozenset(("debug", "info", "warning", "error"))
