@@ -288,7 +288,7 @@ _REPLICA = Row(
             unit="s",
             width=12,
             alert="LifeguardReplicaBehind",
-            warn_above=30,
+            warn_above=5,
             queries=(Query(f"db_replica_lag_seconds{SERVICE}", "{{instance}}"),),
         ),
         Panel(
@@ -344,6 +344,15 @@ _BALANCER = Row(
             queries=(
                 Query(f"haproxy_frontend_current_sessions{_HAPROXY}", _BALANCER_LEGEND),
                 Query(f"haproxy_frontend_limit_sessions{_HAPROXY}", f"most: {_BALANCER_LEGEND}"),
+            ),
+        ),
+        Panel(
+            title="Refused",
+            description="A second: requests and connections that its own rules deny.",
+            unit="ops",
+            queries=(
+                Query(_rate("haproxy_frontend_requests_denied_total", _HAPROXY), "requests: {{proxy}}"),
+                Query(_rate("haproxy_frontend_denied_sessions_total", _HAPROXY), "connections: {{proxy}}"),
             ),
         ),
         Panel(

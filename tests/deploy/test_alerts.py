@@ -36,7 +36,7 @@ def test_an_alert_names_who_it_is_about(alert: dict[str, Any]) -> None:
 
 def test_haproxy_has_the_backend_and_the_exporter_that_the_rules_ask() -> None:
     configuration = (CASES.parents[1] / "haproxy/haproxy.cfg").read_text(encoding="utf-8")
-    assert "\nbackend service\n" in configuration
+    assert {"\nfrontend public\n", "\nbackend service\n"} <= set(re.findall(r"\n\w+ \w+\n", configuration))
     assert "use-service prometheus-exporter" in configuration
 
 

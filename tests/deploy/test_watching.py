@@ -13,7 +13,7 @@ from fastapi import APIRouter
 
 from app.database import DatabaseUnavailable
 from app.web import ConnectionDep, stale_if_error
-from tests.deploy.balancer import balancing
+from tests.deploy.exporter import balancing
 from tests.deploy.prometheus import Prometheus, watching
 from tests.deploy.queries import panels, rules, runbooks
 from tests.inside import Service, service, settings_for, until_ready
