@@ -352,7 +352,7 @@ async def use(stack: Stack) -> None:
             crowd.stop()
         await repeat(PORT, crowd.log)
         async with step("backed up, and restored"):
-            await back_up_and_restore(stack.compose, stack.variables)
+            await back_up_and_restore(stack.run, stack.compose)
         await audit(stack, crowd)
 
 
