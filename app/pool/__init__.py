@@ -1,6 +1,7 @@
 """The managed pool. It knows asyncpg and the standard library, nothing of the rest of the house."""
 
-from app.pool.connect import Connector
+from app.pool.callsite import Caller, borrows_for_the_endpoint, look_through
+from app.pool.connector import Connector
 from app.pool.driver import Isolation
 from app.pool.errors import (
     PoolClosing,
@@ -14,7 +15,6 @@ from app.pool.events import DrainReport, LeaseInfo, PoolEvent
 from app.pool.faults import NO_WRITABLE_SERVER as _NO_WRITABLE_SERVER
 from app.pool.faults import Fault, NoHostServes, fault_of
 from app.pool.lease import Lease
-from app.pool.places import Caller, borrows_for_the_endpoint, look_through
 from app.pool.pool import Pool
 from app.pool.recovery import says_schema_changed
 from app.pool.stats import HistogramSnapshot, PoolStats

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
-
-if TYPE_CHECKING:
-    from app.pool.lease import Lease
 
 Callback = Callable[..., Any]
 _under_way: set[asyncio.Task[Any]] = set()
@@ -24,7 +21,7 @@ class _WithLease:
 
     __slots__ = ("__weakref__", "_callback", "_lease")
 
-    def __init__(self, lease: Lease, callback: Callback) -> None:
+    def __init__(self, lease: object, callback: Callback) -> None:
         self._lease = ref(lease)
         self._callback = callback
 
@@ -54,7 +51,7 @@ class _AsyncWithLease(_WithLease):
             task.add_done_callback(_under_way.discard)
 
 
-def with_lease(lease: Lease, callback: Any) -> Any:
+def with_lease(lease: object, callback: Any) -> Any:
     """What to give to asyncpg in place of `callback`; what cannot be called stays, for asyncpg to refuse."""
     if not callable(callback):
         return callback

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import asyncpg
 
 from app.pool import driver
-from app.pool.hygiene import Effect
-from app.pool.places import Caller, Place
+from app.pool.callsite import Caller, CallSite
+from app.pool.effects import Effect
 
 
 class Status(Enum):
@@ -27,6 +27,8 @@ class Status(Enum):
 
 CLOSED_BY_BORROWER = "closed_by_borrower"
 """A reason to retire a connection: its borrower has called `close()` or `terminate()` on it."""
+COPY_BROKEN_OFF = "copy_broken_off"
+"""A reason to retire a connection: driver and server no longer agree what is being said."""
 
 
 class Begun(NamedTuple):
@@ -48,6 +50,7 @@ class PooledConnection:
         "begun",
         "borrowed_at",
         "busy",
+        "call_site",
         "caller",
         "client_address",
         "connection",
@@ -63,7 +66,6 @@ class PooledConnection:
         "opened_at",
         "outdated",
         "overdue",
-        "place",
         "retire_reason",
         "sqlstate",
         "status",
@@ -101,7 +103,7 @@ class PooledConnection:
         self.borrowed_at = now
         self.task: weakref.ref[asyncio.Task[object]] | None = None
         """Who borrowed it; weak, for a lease must not keep its own holder alive."""
-        self.place: Place | None = None
+        self.call_site: CallSite | None = None
         """Where it was borrowed."""
         self.caller: Caller | None = None
         """For whom, if the borrower said so."""

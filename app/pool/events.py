@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from app.pool.connection import PooledConnection
+from app.pool.faults import describe_error, sqlstate_of
 from app.pool.stats import PoolStats
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -41,6 +43,37 @@ def log_event(event: PoolEvent) -> None:
         dict(event.details),
         event.stats.summary(),
     )
+
+
+class Reporter:
+    """Tells the listener of one pool; its failure is logged and goes no further."""
+
+    def __init__(self, listener: Listener, stats: Callable[[], PoolStats]) -> None:
+        self._listener = listener
+        self._stats = stats
+
+    def __call__(
+        self,
+        level: Level,
+        event: str,
+        /,
+        *,
+        about: PooledConnection | None = None,
+        error: BaseException | None = None,
+        **details: object,
+    ) -> None:
+        """`about` is the connection that it concerns and `error` what was raised: they become the process id,
+        the client address and the SQLSTATE by which the session is found in the server's log."""
+        if error is not None:
+            details["error"] = describe_error(error)
+        if about is not None:
+            details |= {"backend_pid": about.backend_pid, "client_address": about.client_address}
+        if code := (error and sqlstate_of(error)) or (about and about.sqlstate):
+            details["sqlstate"] = code
+        try:
+            self._listener(PoolEvent(event, level, details, self._stats()))
+        except Exception:
+            logging.getLogger("app.pool").exception("the listener of pool events failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import asyncio
 from contextvars import Context
 from time import monotonic
 
-from app.pool.circulation import Circulation
 from app.pool.connection import PooledConnection
+from app.pool.lending import Lending
 
 # Seconds: the shortest and the longest pause between two looks.
 _SHORTEST, _LONGEST = 0.02, 1.0
@@ -23,11 +23,12 @@ _FOLDING_PAUSE = 0.02
 class Housekeeping:
     """A timer that walks over the idle connections and the leases; it does no I/O itself."""
 
-    def __init__(self, circulation: Circulation) -> None:
-        self._circulation = circulation
+    def __init__(self, lending: Lending) -> None:
+        self._lending = lending
+        self._state = lending.state
         self._timer: asyncio.TimerHandle | None = None
         self._folding: asyncio.TimerHandle | None = None
-        config = circulation.config
+        config = self._state.config
         periods = [
             period
             for period in (
@@ -53,46 +54,47 @@ class Housekeeping:
     def _look(self) -> None:
         self.start()
         now = monotonic()
-        circulation = self._circulation
-        circulation.leaks.look(circulation.members, now)
-        if circulation.read_only_since is None:  # else nothing could replace them
-            circulation.retire([p for p in circulation.members if now >= p.expires_at], "lifetime")
-        circulation.make_room_to_look()
-        circulation.retire(self._surplus(now), "idle")
+        lending, state = self._lending, self._state
+        opener, closer = lending.opener, lending.closer
+        lending.leaks.look(now)
+        if state.read_only_since is None:  # else nothing could replace them
+            closer.retire([p for p in state.members if now >= p.expires_at], "lifetime")
+        closer.make_room_to_look()
+        closer.retire(self._surplus(now), "idle")
         for pooled in self._silent(now):
-            circulation.probe(pooled)
-        if circulation.opener.blocked and circulation.connector.has_new_password():
-            circulation.opener.hasten()
-        circulation.pump()
+            lending.probe(pooled)
+        if opener.blocked and lending.connector.has_new_password():
+            opener.hasten()
+        lending.pump()
         if self._folding is None:
             self._fold()
 
     def _fold(self) -> None:
         """Sort in some of what was measured; go on soon while there is much."""
         self._folding = None
-        if self._circulation.tally.fold(_FOLDED_AT_ONCE) > _FEW:
+        if self._state.tally.fold(_FOLDED_AT_ONCE) > _FEW:
             self._folding = asyncio.get_running_loop().call_later(_FOLDING_PAUSE, self._fold)
 
     def _surplus(self, now: float) -> list[PooledConnection]:
         """Idle for too long and above the minimum; the coldest first."""
-        config = self._circulation.config
+        config = self._state.config
         if not config.idle_timeout:
             return []
-        above_minimum = max(len(self._circulation.members) - config.min_size, 0)
-        cold = [p for p in self._circulation.idle if now - p.idle_since > config.idle_timeout]
+        above_minimum = max(len(self._state.members) - config.min_size, 0)
+        cold = [p for p in self._state.idle if now - p.idle_since > config.idle_timeout]
         return cold[:above_minimum]
 
     def _silent(self, now: float) -> list[PooledConnection]:
         """Idle ones from which nothing was heard for too long; none while the pool sleeps."""
-        interval = self._circulation.config.health_check_interval
+        interval = self._state.config.health_check_interval
         if not interval or self._sleeps(now, interval):
             return []
-        return [p for p in self._circulation.idle if now - p.heard_of_at > interval]
+        return [p for p in self._state.idle if now - p.heard_of_at > interval]
 
     def _sleeps(self, now: float, interval: float) -> bool:
         """Whether a pool without a minimum has lent nothing for so long. Its server may sleep as well, and a
         health check would wake it or keep it awake."""
-        circulation = self._circulation
-        if circulation.config.min_size or len(circulation.idle) < len(circulation.members):
+        state = self._state
+        if state.config.min_size or len(state.idle) < len(state.members):
             return False
-        return all(now - pooled.idle_since > interval for pooled in circulation.idle)
+        return all(now - pooled.idle_since > interval for pooled in state.idle)

@@ -1,33 +1,26 @@
-"""Borrowers that hold too long, forget, or ask for a second helping: each reported once."""
+"""Leases that are held too long, never returned, or borrowed while another is held: each reported once."""
 
 from __future__ import annotations
 
-import asyncio
-import weakref
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
+from app.pool.callsite import CallSite, borrowed_at, frames_of, route_of
 from app.pool.connection import PooledConnection, Status
-from app.pool.events import LeaseInfo
-from app.pool.places import Place, borrowed_at, route_of, where_it_stands
-from app.pool.stats import Tally
-
-Holder = weakref.ref[asyncio.Task[object]]
-Report = Callable[..., None]
-"""`report(level, event, **details)`"""
+from app.pool.events import LeaseInfo, Reporter
+from app.pool.state import PoolState
 
 
 def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
-    """Who holds the connection, since when, from where, and where that task stands."""
+    """Who holds the connection, since when, from where, and where that task waits now."""
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
         client_address=pooled.client_address,
         held_for=now - pooled.borrowed_at,
-        borrowed_at=borrowed_at(pooled.place, pooled.caller),
+        borrowed_at=borrowed_at(pooled.call_site, pooled.caller),
         route=route_of(pooled.caller),
         task=task.get_name() if task is not None and not task.done() else None,
-        stands_at=where_it_stands(task),
+        stands_at=frames_of(task),
         overdue=pooled.overdue,
     )
 
@@ -35,38 +28,35 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
 class LeakWatch:
     """Watches leases; knows their tasks only by weak reference."""
 
-    def __init__(self, threshold: float, tally: Tally, report: Report) -> None:
-        self._threshold = threshold
-        self._tally = tally
+    def __init__(self, state: PoolState, report: Reporter) -> None:
+        self._state = state
         self._report = report
-        self.holders: dict[Holder | None, PooledConnection] = {}
-        """Which task holds which connection; the last one, if it holds several."""
-        self._nested_places: set[tuple[Place | None, str | None]] = set()
-        """Places and routes that have been reported."""
-        self._left_behind: set[tuple[Place | None, str | None, str]] = set()
+        self._nested: set[tuple[CallSite | None, str | None]] = set()
+        """Call sites and routes that have been reported."""
+        self._left_behind: set[tuple[CallSite | None, str | None, str]] = set()
 
     def nested(self, pooled: PooledConnection) -> None:
         """Its borrower holds one already. Tasks that do so can wait for each other for ever: if `Tn` tasks
         need `Cm` connections each, a pool needs `Tn * (Cm - 1) + 1` (HikariCP's formula)."""
-        held = self.holders[pooled.task]
-        where = pooled.place, route_of(pooled.caller)
-        if pooled.task is None or where in self._nested_places:
+        held = self._state.holders[pooled.task]
+        where = pooled.call_site, route_of(pooled.caller)
+        if pooled.task is None or where in self._nested:
             return
-        self._nested_places.add(where)
-        self._tally.leaks["nested"] += 1
+        self._nested.add(where)
+        self._state.tally.leaks["nested"] += 1
         self._report(
             "warning",
             "nested_borrow",
             about=pooled,
-            borrowed_at=borrowed_at(pooled.place, pooled.caller),
-            already_holding_from=borrowed_at(held.place, held.caller),
+            borrowed_at=borrowed_at(pooled.call_site, pooled.caller),
+            already_holding_from=borrowed_at(held.call_site, held.caller),
             already_holding_pid=held.backend_pid,
             route=route_of(pooled.caller),
         )
 
     def left_behind(self, pooled: PooledConnection, what: str) -> None:
-        """It came back with something that its borrower should have ended. Told once a place and route."""
-        key = (pooled.place, route_of(pooled.caller), what)
+        """It came back with something that its borrower should have ended. Told once for a call site."""
+        key = (pooled.call_site, route_of(pooled.caller), what)
         if key in self._left_behind:
             return
         self._left_behind.add(key)
@@ -75,7 +65,7 @@ class LeakWatch:
             "left_behind",
             about=pooled,
             what=what,
-            borrowed_at=borrowed_at(pooled.place, pooled.caller),
+            borrowed_at=borrowed_at(pooled.call_site, pooled.caller),
             route=route_of(pooled.caller),
         )
 
@@ -87,23 +77,24 @@ class LeakWatch:
             "overdue_lease_returned",
             about=pooled,
             held_for=now - pooled.borrowed_at,
-            borrowed_at=borrowed_at(pooled.place, pooled.caller),
+            borrowed_at=borrowed_at(pooled.call_site, pooled.caller),
             route=route_of(pooled.caller),
         )
 
     def abandoned(self, pooled: PooledConnection, now: float) -> None:
         """The lease was garbage-collected without having been returned."""
-        self._tally.leaks["abandoned"] += 1
+        self._state.tally.leaks["abandoned"] += 1
         self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, now)))
 
-    def look(self, members: Iterable[PooledConnection], now: float) -> None:
+    def look(self, now: float) -> None:
         """Report every lease that has become overdue since the last look."""
-        if not self._threshold:
+        threshold = self._state.config.leak_threshold
+        if not threshold:
             return
-        for pooled in members:
+        for pooled in self._state.members:
             if pooled.status is not Status.IN_USE or pooled.overdue:
                 continue
-            if now - pooled.borrowed_at > self._threshold:
+            if now - pooled.borrowed_at > threshold:
                 pooled.overdue = True
-                self._tally.leaks["overdue"] += 1
+                self._state.tally.leaks["overdue"] += 1
                 self._report("warning", "lease_overdue", **asdict(lease_info(pooled, now)))

@@ -1,4 +1,4 @@
-"""Opening connections in the background: few at once, slower after every failure."""
+"""When to open a connection: few at once, later after every failure. Decisions; the attempt is a task."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from time import monotonic
-from typing import Any
 from weakref import WeakSet
 
 import asyncpg
 
-from app.pool.connect import Connector
-from app.pool.faults import stays
-from app.pool.jobs import Jobs
+from app.pool.closer import Closer
+from app.pool.connection import PooledConnection
+from app.pool.connector import Connector
+from app.pool.events import Level, Reporter
+from app.pool.faults import fault_of, is_same, stays
+from app.pool.state import Phase, PoolState
+from app.pool.tasks import OpenConnection, Tasks
 
 # PostgreSQL forks and authenticates for every session: a handful at once warms a pool in tens of
 # milliseconds, twenty at once from every replica is the thundering herd after a restart.
@@ -54,34 +58,29 @@ class Opener:
 
     def __init__(
         self,
+        state: PoolState,
         connector: Connector,
-        jobs: Jobs,
+        tasks: Tasks,
+        closer: Closer,
+        report: Reporter,
         *,
-        wanted: Callable[[], int],
-        opened: Callable[[asyncpg.Connection, float], None],
-        failed: Callable[[Exception], None],
+        when_opened: Callable[[PooledConnection, float], None],
     ) -> None:
-        """`wanted` says how many more to open; `opened` gets each with the seconds that it took."""
+        """`when_opened` gets each new connection, and the time."""
+        self._state = state
         self._connector = connector
-        self._jobs = jobs
-        self._wanted = wanted
-        self._opened = opened
-        self._failed = failed
+        self._tasks = tasks
+        self._closer = closer
+        self._report = report
+        self._when_opened = when_opened
         self._at_once = 1
         self._failures = 0
         self._failing_since = 0.0
         self._stays = False
         self._retry: asyncio.TimerHandle | None = None
-        self._retry_at = 0.0
-        self._attempts: set[asyncio.Task[Any]] = set()
-        self._outdated: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._outdated: WeakSet[object] = WeakSet()
         """Attempts that began before the last `start_over()`."""
         self.stopped = False
-
-    @property
-    def under_way(self) -> int:
-        """Attempts that have not ended yet."""
-        return len(self._attempts)
 
     @property
     def failing(self) -> bool:
@@ -93,32 +92,36 @@ class Opener:
         """Failing for a reason that stays until somebody acts."""
         return self.failing and self._stays
 
-    def retry_in(self, now: float) -> float:
-        """Seconds until the next attempt; 0 when it is under way or due."""
-        return max(0.0, self._retry_at - now) if self._retry else 0.0
+    # -- when to try -------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """Start what is wanted, unless backing off."""
+        opening = self._state.opening
         while (
-            not self.stopped and self._retry is None and self.under_way < self._at_once and self._wanted() > 0
+            not self.stopped and self._retry is None and len(opening) < self._at_once and self._wanted() > 0
         ):
-            self._begin()
+            attempt = OpenConnection(self._connector, self)
+            opening[attempt] = self._tasks.start(attempt)
 
-    def _begin(self) -> None:
-        def broken_off() -> None:
-            if attempt not in self._attempts:
-                return
-            self._attempts.discard(attempt)
-            self._fail(asyncpg.InterfaceError("the attempt to connect was cancelled from within"))
-            self.pump()
-
-        attempt = self._jobs.start(self._attempt(), "open", broken_off)
-        self._attempts.add(attempt)
+    def _wanted(self) -> int:
+        """How many more connections to open now."""
+        state = self._state
+        if state.phase in {Phase.NEW, Phase.CLOSED}:
+            return 0
+        coming = len(state.opening)
+        waiting = 0 if state.suspended else state.queue.length - len(state.checking) - coming
+        missing = max(state.config.min_size, state.first_size) if state.phase is Phase.OPEN else 0
+        if self.failing:
+            missing = max(missing, 1)  # somebody has to find out when the server is back
+        if state.read_only_since is not None and state.phase is Phase.OPEN:
+            missing = max(missing, len(state.members) + 1)
+        missing -= len(state.members) + coming
+        return min(max(waiting, missing), state.config.max_size - state.sessions)
 
     def hasten(self) -> None:
         """There is reason to hope: try soon, as early in an outage. Spread over a quarter of a second, for
         the other replicas hope too; and not sooner than that again, should the hope be false."""
-        if self._retry is None or self.retry_in(monotonic()) <= SHORT_OUTAGE_CEILING:
+        if self._retry is None or self._state.retry_in(monotonic()) <= SHORT_OUTAGE_CEILING:
             return
         self._retry.cancel()
         self._wait(random.uniform(0, SHORT_OUTAGE_CEILING))  # noqa: S311 - jitter, not a secret
@@ -126,45 +129,97 @@ class Opener:
     def start_over(self) -> None:
         """Connections are made in another way from now on: try at once, and be as patient as at the start.
         An attempt under way, should it fail, says nothing of the new way."""
-        self._outdated |= self._attempts
+        self._outdated |= self._state.opening.keys()
         if self._failures:
             self._failures = 1
             self._failing_since = monotonic()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._stop_waiting()
         self.pump()
 
     def stop(self) -> None:
         """Break off what is under way and begin nothing more."""
         self.stopped = True
-        for attempt in self._attempts:
+        for attempt in self._state.opening.values():
             attempt.cancel()
-        self._attempts.clear()
-        if self._retry:
-            self._retry.cancel()
-            self._retry = None
+        self._state.opening.clear()
+        self._stop_waiting()
 
-    async def _attempt(self) -> None:
-        started = monotonic()
-        this = asyncio.current_task()
-        assert this is not None
-        try:
-            connection = await self._connector.connect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
-            self._attempts.discard(this)
-            if this not in self._outdated:
-                self._fail(error)
-        else:
-            self._attempts.discard(this)
-            self._failures = 0
-            self._at_once = min(self._at_once * 2, MOST_AT_ONCE)
-            self._opened(connection, monotonic() - started)
+    def _wait(self, delay: float) -> None:
+        self._state.retry_at = monotonic() + delay
+        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again, context=Context())
+
+    def _try_again(self) -> None:
+        self._stop_waiting()
         self.pump()
+
+    def _stop_waiting(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = None
+        self._state.retry_at = 0.0
+
+    # -- an attempt has ended ----------------------------------------------------------------------
+
+    def succeeded(self, attempt: OpenConnection, connection: asyncpg.Connection, seconds: float) -> None:
+        self._state.opening.pop(attempt, None)
+        self._failures = 0
+        self._at_once = min(self._at_once * 2, MOST_AT_ONCE)
+        self._take_in(connection, seconds)
+        self.pump()
+
+    def failed(self, attempt: OpenConnection, error: Exception) -> None:
+        self._state.opening.pop(attempt, None)
+        if attempt not in self._outdated:
+            self._fail(error)
+        self.pump()
+
+    def broken_off(self, attempt: OpenConnection) -> None:
+        if self._state.opening.pop(attempt, None) is None:
+            return
+        self._fail(asyncpg.InterfaceError("the attempt to connect was cancelled from within"))
+        self.pump()
+
+    def _take_in(self, connection: asyncpg.Connection, seconds: float) -> None:
+        state = self._state
+        state.tally.opened += 1
+        state.tally.create.observe(seconds)
+        state.last_error = None
+        if state.read_only_since is not None:  # this one was asked, and takes writes
+            state.read_only_since = None
+            self._closer.expire("read_only")
+        now = monotonic()
+        pooled = PooledConnection(connection, now, now + self._closer.lifetime(), state.generation)
+        state.members.add(pooled)
+        if len(state.members) >= state.first_size:
+            state.first_size = 0
+        connection.add_termination_listener(partial(self._closer.lost, pooled))
+        self._report("debug", "connection_opened", about=pooled, seconds=seconds)
+        if self._closer.surplus():  # the maximum was higher when the attempt began
+            pooled.retire("resized")
+        self._when_opened(pooled, now)
 
     def _fail(self, error: Exception) -> None:
         self._back_off(error)
-        self._failed(error)
+        state = self._state
+        state.tally.open_failures += 1
+        before, state.last_error = state.last_error, error
+        self._tell(error, before)
+        if not state.members:
+            # Nobody is left who could serve them, and the next attempt may fail as well.
+            state.queue.refuse_all(state.unavailable)
+        self._closer.note_progress()
+
+    def _tell(self, error: Exception, before: Exception | None) -> None:
+        """Report it. An outage is one piece of news, not one every attempt."""
+        fault = fault_of(error)
+        blocked = stays(error) and (before is None or fault_of(before) is not fault)
+        level: Level = "debug" if blocked or is_same(error, before) else "warning"
+        retry_in = self._state.retry_in(monotonic())
+        self._report(level, "open_failed", error=error, fault=fault.name, retry_in=retry_in)
+        if blocked:
+            self._report(
+                "error", "open_blocked", error=error, fault=fault.name, retry_in=retry_in, advice=fault.advice
+            )
 
     def _back_off(self, error: Exception) -> None:
         if self._retry is not None or self.stopped:
@@ -178,11 +233,3 @@ class Opener:
         self._failures += 1
         self._at_once = 1
         self._wait(random.uniform(0, ceiling))  # noqa: S311 - jitter, not a secret
-
-    def _wait(self, delay: float) -> None:
-        self._retry_at = monotonic() + delay
-        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again, context=Context())
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self.pump()

@@ -13,20 +13,20 @@ from typing import Any, Self
 
 import asyncpg
 
-from app.pool.books import State
-from app.pool.circulation import CLOSE_BOUND, Circulation
+from app.pool.callsite import Caller
 from app.pool.config import KEEPALIVE, Hook, PoolConfig, ResetPolicy, check_count, check_seconds
-from app.pool.connect import Connector
 from app.pool.connection import Status
+from app.pool.connector import Connector
 from app.pool.errors import PoolUnavailable
 from app.pool.events import DrainReport, LeaseInfo, Listener, log_event
 from app.pool.housekeeping import Housekeeping
-from app.pool.jobs import Shared
 from app.pool.leaks import lease_info
 from app.pool.lease import Lease
-from app.pool.places import Caller
-from app.pool.queries import Queries
+from app.pool.lending import Lending
+from app.pool.query_methods import QueryMethods
+from app.pool.state import Phase
 from app.pool.stats import PoolStats
+from app.pool.tasks import CLOSE_BOUND, Shared
 
 # Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
 CLOSE_PATIENCE = 60.0
@@ -34,7 +34,7 @@ _farewells: set[asyncio.Task[None]] = set()
 """Pools that were dropped, on their way out."""
 
 
-class Pool(Queries):
+class Pool(QueryMethods):
     """A pool of asyncpg connections: fair, bounded in size and in every wait, healing itself.
 
     pool = Pool(dsn, max_size=20)                 # settings: PoolConfig; the rest: asyncpg.connect()
@@ -95,8 +95,9 @@ class Pool(Queries):
             setup=setup,
         )
         connector = Connector(dsn, connect_timeout, init, connect_options, keepalive=keepalive)
-        self._circulation = Circulation(config, connector, on_event or log_event)
-        self._housekeeping = Housekeeping(self._circulation)
+        self._lending = Lending(config, connector, on_event or log_event)
+        self._state = self._lending.state
+        self._housekeeping = Housekeeping(self._lending)
         self._aside = Shared(partial(_ask_aside, connector), f"pool {name}: ask aside")
 
     # -- life --------------------------------------------------------------------------------------
@@ -106,16 +107,16 @@ class Pool(Queries):
 
         Raises asyncpg.InterfaceError when the pool has been closed. Opening twice does nothing.
         """
-        circulation = self._circulation
-        if circulation.state is State.OPEN:
+        state = self._state
+        if state.phase is Phase.OPEN:
             return
-        if circulation.state is not State.NEW:
+        if state.phase is not Phase.NEW:
             raise asyncpg.InterfaceError("a closed pool cannot be opened again; make a new one")
-        circulation.bind(asyncio.get_running_loop())
-        circulation.first_size = circulation.config.first_size
-        circulation.state = State.OPEN
+        state.bind(asyncio.get_running_loop())
+        state.first_size = state.config.first_size
+        state.phase = Phase.OPEN
         self._housekeeping.start()
-        circulation.pump()
+        self._lending.pump()
 
     async def wait_ready(self, timeout: float) -> None:
         """Wait until one connection stands; raises PoolUnavailable or PoolTimeout after `timeout` seconds."""
@@ -135,15 +136,15 @@ class Pool(Queries):
         `timeout` seconds, and says what that was."""
         check_seconds("timeout", timeout)
         started = monotonic()
-        circulation = self._circulation
-        if circulation.loop not in {None, asyncio.get_running_loop()}:
+        state = self._state
+        if state.loop not in {None, asyncio.get_running_loop()}:
             return self._end_from_elsewhere()
-        if circulation.state in {State.NEW, State.OPEN}:
-            circulation.state = State.DRAINING
-            circulation.note_progress()
+        if state.phase in {Phase.NEW, Phase.OPEN}:
+            state.phase = Phase.DRAINING
+            self._lending.closer.note_progress()
         try:
             async with asyncio.timeout(timeout):
-                await circulation.settled.wait()
+                await state.settled.wait()
         except TimeoutError:
             pass
         except BaseException:  # who stops waiting for the end wants it now, as with asyncpg.Pool
@@ -151,9 +152,9 @@ class Pool(Queries):
             raise
         cut_off = self.leases()
         refused = self._end()
-        await circulation.jobs.finish(CLOSE_BOUND)
+        await self._lending.tasks.finish(CLOSE_BOUND)
         report = DrainReport(monotonic() - started, cut_off, refused)
-        circulation.report(
+        self._lending.report(
             "warning" if cut_off or refused else "info",
             "pool_drained",
             seconds=report.seconds,
@@ -165,8 +166,8 @@ class Pool(Queries):
 
     def _end_from_elsewhere(self) -> DrainReport:
         """On another event loop than its own nothing can be waited for."""
-        circulation = self._circulation
-        if circulation.loop is not None and circulation.loop.is_running():
+        state = self._state
+        if state.loop is not None and state.loop.is_running():
             raise asyncpg.InterfaceError("the pool belongs to another event loop, which runs: end it there")
         cut_off = self.leases()
         self.terminate()
@@ -174,46 +175,46 @@ class Pool(Queries):
 
     async def close(self) -> None:
         """`drain()` with a minute's patience; does nothing on a closed pool."""
-        if self._circulation.state is not State.CLOSED:
+        if self._state.phase is not Phase.CLOSED:
             await self.drain(CLOSE_PATIENCE)
 
     def terminate(self) -> None:
         """Cut every connection now; waiters get PoolClosing. Works without a running loop, too."""
         self._end()
-        circulation = self._circulation
-        if circulation.loop is not None and not circulation.loop.is_closed():
-            circulation.loop.call_soon(circulation.jobs.cancel)  # once they have noticed by themselves
+        state = self._state
+        if state.loop is not None and not state.loop.is_closed():
+            state.loop.call_soon(self._lending.tasks.cancel)  # once they have noticed by themselves
 
     def _end(self) -> int:
-        circulation = self._circulation
-        circulation.state = State.CLOSED
+        state = self._state
+        state.phase = Phase.CLOSED
         self._housekeeping.stop()
-        circulation.opener.stop()
-        refused = circulation.refuse_queue(circulation.closed_to_all)
-        circulation.cut_off()
-        circulation.settled.set()
+        self._lending.opener.stop()
+        refused = state.queue.refuse_all(state.refusing)
+        self._lending.closer.cut_off()
+        state.settled.set()
         return refused
 
     def __del__(self) -> None:
-        circulation = getattr(self, "_circulation", None)  # which a wrong argument may have prevented
-        if circulation is None or circulation.state is not State.OPEN:
+        lending = getattr(self, "_lending", None)  # which a wrong argument may have prevented
+        if lending is None or lending.state.phase is not Phase.OPEN:
             return
         message = f"the pool {self.name!r} was dropped without being closed"
         warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
-        loop = circulation.loop
+        loop = lending.state.loop
         if loop is not None and not loop.is_closed():
             # Not in the context of whatever the collector has interrupted.
-            loop.call_soon_threadsafe(self._close_dropped, circulation, self._housekeeping, context=Context())
+            loop.call_soon_threadsafe(self._close_dropped, lending, self._housekeeping, context=Context())
 
     @classmethod
-    def _close_dropped(cls, circulation: Circulation, housekeeping: Housekeeping) -> None:
+    def _close_dropped(cls, lending: Lending, housekeeping: Housekeeping) -> None:
         """Close what is left of a pool that was garbage-collected; its leases may still be in use."""
-        if circulation.state is not State.OPEN:
+        if lending.state.phase is not Phase.OPEN:
             return
         self = cls.__new__(cls)
-        self._circulation, self._housekeeping = circulation, housekeeping
-        circulation.state = State.DRAINING  # or this one would be dropped unclosed as well
-        circulation.note_progress()
+        self._lending, self._state, self._housekeeping = lending, lending.state, housekeeping
+        self._state.phase = Phase.DRAINING  # or this one would be dropped unclosed as well
+        lending.closer.note_progress()
         task = asyncio.get_running_loop().create_task(self.close(), name=f"pool {self.name}: close")
         _farewells.add(task)
         task.add_done_callback(_farewells.discard)
@@ -229,7 +230,7 @@ class Pool(Queries):
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        return Lease(self._circulation, timeout, caller)
+        return Lease(self._lending, timeout, caller)
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing
@@ -237,7 +238,7 @@ class Pool(Queries):
 
         Raises asyncpg.InterfaceError when it is not a lease of this pool.
         """
-        if not isinstance(connection, Lease) or not connection.belongs_to(self._circulation):
+        if not isinstance(connection, Lease) or not connection.belongs_to(self._lending):
             raise asyncpg.InterfaceError(
                 f"Pool.release() received {connection!r}, which is not a member of this pool"
             )
@@ -252,12 +253,12 @@ class Pool(Queries):
         if timeout is not None:
             check_seconds("timeout", timeout)
         check_count("ahead", ahead)
-        config = self._circulation.config
-        return self._circulation.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
+        config = self._state.config
+        return self._lending.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
 
     def refuse_waiting(self) -> int:
         """Answer everybody in the queue with PoolUnavailable now; how many there were."""
-        return self._circulation.refuse_queue(self._circulation.unavailable)
+        return self._state.queue.refuse_all(self._state.unavailable)
 
     async def ask_aside(self) -> None:
         """Ask the server for a sign of life on a session of its own, beside the pool's, and end that session.
@@ -275,78 +276,78 @@ class Pool(Queries):
     async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
         """Change the bounds. What is idle above the new maximum is closed before this returns, what is
         in use when it comes back. Raises ValueError and TypeError as the constructor does."""
-        circulation = self._circulation
-        config = circulation.config
+        state = self._state
+        config = state.config
         changed = replace(
             config,
             min_size=config.min_size if min_size is None else min_size,
             max_size=config.max_size if max_size is None else max_size,
             init_size=None,  # the start is over
         )
-        circulation.configure(changed)
-        circulation.retire(circulation.surplus(), "resized")
-        circulation.pump()
-        while circulation.closing and circulation.sessions > changed.max_size:
-            await circulation.jobs.settle_one(CLOSE_BOUND)
+        state.configure(changed)
+        self._lending.closer.retire(self._lending.closer.surplus(), "resized")
+        self._lending.pump()
+        while state.closing and state.sessions > changed.max_size:
+            await self._lending.tasks.settle_one(CLOSE_BOUND)
 
     def set_connect_args(self, dsn: str | None = None, **connect_options: Any) -> None:
         """Open connections with these arguments of `asyncpg.connect()` from now on; those that are open stay
         (see `expire_connections`). If none could be opened, that is tried at once. Raises as the constructor
         does."""
-        circulation = self._circulation
-        circulation.connector.configure(dsn, connect_options)
-        if circulation.loop is not None and not circulation.loop.is_closed():  # perhaps not the one that runs
-            circulation.loop.call_soon_threadsafe(circulation.opener.start_over)
+        state = self._state
+        self._lending.connector.configure(dsn, connect_options)
+        if state.loop is not None and not state.loop.is_closed():  # perhaps not the one that runs
+            state.loop.call_soon_threadsafe(self._lending.opener.start_over)
 
     async def expire_connections(self) -> None:
         """Replace every connection: idle ones at once, the others when they are returned."""
-        self._circulation.expire("asked")
+        self._lending.closer.expire("asked")
 
     def suspend(self) -> None:
         """Lend nothing until `resume()`: borrowers queue, within their deadlines and `max_waiting`."""
-        self._circulation.suspended = True
+        self._state.suspended = True
 
     def resume(self) -> None:
         """Lend again."""
-        self._circulation.suspended = False
-        self._circulation.pump()
+        self._state.suspended = False
+        self._lending.pump()
 
     # -- knowing -----------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        return self._circulation.config.name
+        return self._state.config.name
 
     def stats(self) -> PoolStats:
         """The numbers of this moment; no I/O."""
-        return self._circulation.stats()
+        return self._state.stats()
 
     def leases(self) -> tuple[LeaseInfo, ...]:
         """Who holds a connection now, longest first; no I/O."""
         now = monotonic()
-        held = [p for p in self._circulation.members if p.status is Status.IN_USE]
+        held = [p for p in self._state.members if p.status is Status.IN_USE]
         held.sort(key=lambda pooled: pooled.borrowed_at)
         return tuple(lease_info(pooled, now) for pooled in held)
 
     def get_size(self) -> int:
         """Live connections."""
-        return len(self._circulation.members)
+        return len(self._state.members)
 
     def get_idle_size(self) -> int:
-        return len(self._circulation.idle)
+        return len(self._state.idle)
 
     def get_init_size(self) -> int:
-        return self._circulation.config.first_size
+        return self._state.config.first_size
 
     def get_min_size(self) -> int:
-        return self._circulation.config.min_size
+        return self._state.config.min_size
 
     def get_max_size(self) -> int:
-        return self._circulation.config.max_size
+        return self._state.config.max_size
 
     def is_closing(self) -> bool:
         """Draining or closed."""
-        return self._circulation.state in {State.DRAINING, State.CLOSED}
+        return self._state.phase in {Phase.DRAINING, Phase.CLOSED}
 
     # -- asyncpg.Pool's ways to open and close ----------------------------------------------------
 

@@ -1,15 +1,15 @@
 """Who waits for a connection, in which order, and who is told at once that waiting is no use.
 
 First come, first served: a returned connection goes to the head of the queue, and nobody passes a live
-waiter. A waiter that gives up costs O(1): its place stays until its turn would have come.
+waiter. A waiter that gives up costs O(1): its entry stays until its turn would have come.
 
-Shedding. A queue that only grows serves people who have left. So the queue measures its flow - how
-many connections it has handed out since somebody last had to start waiting - and turns a newcomer away
-when `length / flow`, the wait he would have, is above the target, or above his own budget. Whoever was
-admitted and still waits for more than twice the target when his turn comes is turned away too, as long
-as somebody fresher stands behind him: a connection never goes unused. When nothing flows at all nobody
-in the queue is turned away; they run into their deadlines, which says that the database, not the load,
-is the trouble. The idea is CoDel's (Nichols and Jacobson, ACM Queue 10(5), 2012) as Elixir's db_connection
+Shedding. A queue that only grows serves borrowers that have left. So the queue measures its flow: how
+many connections it has handed out since somebody last had to start waiting. It turns a newcomer away
+when `length / flow`, the wait it would have, is above the target, or above its own budget. A waiter that was
+admitted and has still waited for more than twice the target when its turn comes is turned away too, as long
+as a fresher one is behind it: a connection never goes unused. When nothing flows at all nobody
+in the queue is turned away. They run into their deadlines, which says that the trouble is the database, not
+the load. The idea is CoDel's (Nichols and Jacobson, ACM Queue 10(5), 2012) as Elixir's db_connection
 has it; the measured flow replaces its wait for a bad interval to pass.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import Context
 from time import monotonic
 
@@ -35,7 +35,7 @@ STALE_AFTER_TARGETS = 2.0
 _CALM = 1 / 8
 # Seconds: a timer may ring this much too early (uvloop's clock ticks in milliseconds).
 _TIMER_SLACK = 0.001
-# Places of people who left are cleared away when there are this many more of them than of waiters.
+# Entries of waiters that have left are cleared away when there are this many more of them than of waiters.
 _CLUTTER = 100
 
 
@@ -51,14 +51,14 @@ class WaitQueue:
         turn_away: Callable[[], Exception],
     ) -> None:
         """`time_out(stalled)` makes the error of a waiter whose budget is used up, `turn_away` that of one
-        who has become stale."""
+        that has become stale."""
         self._turn_away = turn_away
         self.target = target
         self._stale_after = target * STALE_AFTER_TARGETS or float("inf")
         self.calm_until = 0.0
         self._note_wait = waits.observe
         self._time_out = time_out
-        self._places: deque[tuple[Waiter, float, float]] = deque()
+        self._entries: deque[tuple[Waiter, float, float]] = deque()
         self.length = 0
         """How many wait."""
         self.create_future: Callable[[], Waiter]
@@ -71,22 +71,22 @@ class WaitQueue:
         self._alarm_at = float("inf")
 
     def oldest_wait(self, now: float) -> float:
-        return next((now - joined_at for waiter, joined_at, _ in self._places if not waiter.done()), 0.0)
+        return next((now - joined_at for waiter, joined_at, _ in self._entries if not waiter.done()), 0.0)
 
     def standing(self, now: float) -> float:
         """Seconds since nobody waited; 0 while nobody does."""
         return now - self._standing_since if self.length else 0.0
 
-    def expected_wait(self, now: float, lanes: int, ahead: int = 0) -> float:
-        """Seconds a newcomer would wait, by the flow so far; `lanes` connections serve the queue.
+    def expected_wait(self, now: float, serving: int, ahead: int = 0) -> float:
+        """Seconds a newcomer would wait, by the flow so far, with `serving` connections for the queue.
 
-        `ahead` more stand between him and the queue, if there is one. Without lanes (the first connection
-        is still being opened) nothing can be said: 0.
+        `ahead` more will be in front of it in the queue, if there is one. While none serves (the first
+        connection is still being opened) nothing can be said: 0.
 
-        Hand-outs come in bursts. So each lane counts as half way through what it does now, and, until it
-        has had time to serve once, as if it had.
+        Hand-outs come in bursts. So each connection counts as half way through what it does now, and, until
+        it has had time to serve once, as if it had.
         """
-        if not self.length or not lanes:
+        if not self.length or not serving:
             return 0.0
         elapsed = now - self._flow_since
         if elapsed > _MEMORY:
@@ -95,19 +95,22 @@ class WaitQueue:
             elapsed = _MEMORY
         if not self._handed_out:
             return elapsed
-        return (self.length + ahead) * elapsed / max(self._handed_out + lanes / 2, lanes)
+        return (self.length + ahead) * elapsed / max(self._handed_out + serving / 2, serving)
 
-    def objection(self, now: float, lanes: int, budget: float, longest: int, *, ahead: int = 0) -> str | None:
-        """Why a newcomer with `budget` seconds should not wait, or None: he may join, after `ahead` others.
+    def objection(
+        self, now: float, serving: int, budget: float, longest: int, *, ahead: int = 0
+    ) -> str | None:
+        """Why a newcomer with `budget` seconds should not wait, or None: it may join, after `ahead` others.
 
-        Until `calm_until`, whoever has a budget above the target and a place free may join unasked.
+        Until `calm_until` nobody need ask whose budget is above the target, as long as the queue is shorter
+        than `longest`.
         """
         if self.length + ahead >= longest:
             return "queue_full"
         if not self.target:
             self.calm_until = float("inf")
             return None
-        wait = self.expected_wait(now, lanes, ahead)
+        wait = self.expected_wait(now, serving, ahead)
         if wait > self.target:
             return "queue_target"
         if wait < self.target / 2:
@@ -115,18 +118,18 @@ class WaitQueue:
         return "deadline" if wait > budget else None
 
     def join(self, now: float, budget: float, *, first: bool = False) -> Waiter:
-        """A place at the end of the queue, for `budget` seconds; `first` is for who has had its turn already,
-        and was given a connection that had ended."""
+        """A waiter at the end of the queue, for `budget` seconds. `first`: at its head, for a borrower that
+        has had its turn already and was given a connection that had ended."""
         if not self.length:
-            self._places.clear()
+            self._entries.clear()
             self._standing_since = self._flow_since = now
             self._handed_out = 0
         waiter = self.create_future()
         deadline = now + budget
         if first:
-            self._places.appendleft((waiter, now, deadline))
+            self._entries.appendleft((waiter, now, deadline))
         else:
-            self._places.append((waiter, now, deadline))
+            self._entries.append((waiter, now, deadline))
         self.length += 1
         if deadline < self._alarm_at:
             self._set_alarm(deadline, now)
@@ -138,15 +141,15 @@ class WaitQueue:
             return waiter.result() if waiter.exception() is None else None
         waiter.cancel()
         self.length -= 1
-        if len(self._places) > 2 * self.length + _CLUTTER:
-            self._places = deque(place for place in self._places if not place[0].done())
+        if len(self._entries) > 2 * self.length + _CLUTTER:
+            self._entries = deque(entry for entry in self._entries if not entry[0].done())
         return None
 
     def hand_out(self, pooled: PooledConnection, now: float) -> bool:
         """Give a connection to the first live waiter worth serving; False if nobody is there."""
-        places = self._places
-        while places:
-            waiter, joined_at, _ = places.popleft()
+        entries = self._entries
+        while entries:
+            waiter, joined_at, _ = entries.popleft()
             if waiter.done():
                 continue
             self.length -= 1
@@ -161,16 +164,19 @@ class WaitQueue:
             return True
         return False
 
-    def drop_all(self) -> Iterator[Waiter]:
-        """Empty the queue; the caller answers each waiter."""
-        places, self._places = self._places, deque()
-        for waiter, _, _ in places:
+    def refuse_all(self, error: Callable[[], Exception]) -> int:
+        """Empty the queue: every waiter gets an error of its own. Returns how many there were."""
+        entries, self._entries = self._entries, deque()
+        refused = 0
+        for waiter, _, _ in entries:
             if not waiter.done():
                 self.length -= 1
-                yield waiter
+                waiter.set_exception(error())
+                refused += 1
+        return refused
 
     def _set_alarm(self, at: float, now: float) -> None:
-        """One timer for all: a timer a waiter would cost more than the rest of the wait."""
+        """One timer for all: one for each waiter would cost more than the rest of the wait."""
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at = at
@@ -181,7 +187,7 @@ class WaitQueue:
         now = monotonic()
         nearest = float("inf")
         staying: deque[tuple[Waiter, float, float]] = deque()
-        for waiter, joined_at, deadline in self._places:
+        for waiter, joined_at, deadline in self._entries:
             if waiter.done():
                 continue
             if deadline <= now + _TIMER_SLACK:
@@ -190,6 +196,6 @@ class WaitQueue:
             else:
                 staying.append((waiter, joined_at, deadline))
                 nearest = min(nearest, deadline)
-        self._places = staying
+        self._entries = staying
         if nearest < float("inf"):
             self._set_alarm(nearest, now)

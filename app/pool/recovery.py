@@ -16,20 +16,24 @@ Nothing is made again on another connection once the borrower has left traces on
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import asyncpg
 
 from app.pool import driver
-from app.pool.connection import CLOSED_BY_BORROWER
+from app.pool.closer import ENDED_HERE
+from app.pool.connection import CLOSED_BY_BORROWER, Begun, PooledConnection
 from app.pool.errors import PoolError, StatementNotSent
+from app.pool.faults import is_fatal, sqlstate_of
+from app.pool.lending import Lending
 
-if TYPE_CHECKING:
-    from app.pool.circulation import Circulation
-    from app.pool.connection import Begun, PooledConnection
-    from app.pool.lease import Lease
+Replace = Callable[[PooledConnection, float | None], Awaitable[PooledConnection]]
+"""Gets the lease another connection, in place of one that has ended, within so many seconds."""
 
+# SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
+_SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
+_READ_ONLY = "25006"
 # Where PostgreSQL's source raises what a stale cache leads to; its messages are translated, this is not.
 _TYPE_IS_GONE = frozenset(["lookup_type_cache", "getTypeInputInfo", "getTypeBinaryInputInfo"])
 _TYPE_HAS_OTHER_COLUMNS = "record_recv"
@@ -72,14 +76,37 @@ class Attempt:
     """It changes nothing, so it does not matter whether it was sent: BEGIN."""
 
 
+class ReadOnce:
+    """Arguments from an iterator. asyncpg repeats a statement whose plan has become invalid with what is left
+    of them: here that raises, for it would lose the others."""
+
+    def __init__(self, args: Iterable[Sequence[object]]) -> None:
+        self._args: Iterable[Sequence[object]] | None = args
+
+    def __iter__(self) -> Iterator[Sequence[object]]:
+        args, self._args = self._args, None
+        if args is None:
+            raise asyncpg.InvalidCachedStatementError("the schema has changed; the arguments have been read")
+        return iter(args)
+
+
+def readable(args: Iterable[Sequence[object]]) -> Iterable[Sequence[object]]:
+    """Arguments of several rows: as they are if they can be read twice."""
+    return args if isinstance(args, (list, tuple)) else ReadOnce(args)
+
+
 async def recover(
-    circulation: Circulation, lease: Lease, pooled: PooledConnection, error: BaseException, attempt: Attempt
+    lending: Lending,
+    pooled: PooledConnection,
+    error: BaseException,
+    attempt: Attempt,
+    replace: Replace,
 ) -> PooledConnection | None:
     """The connection on which to make the call once more, or None: raise `error`.
 
     Raises StatementNotSent where that is what happened and it cannot be repeated.
     """
-    circulation.note_failure(pooled, error)
+    note_failure(lending, pooled, error)
     if not isinstance(error, Exception) or isinstance(error, TimeoutError):
         return None
     connection = pooled.connection
@@ -88,15 +115,66 @@ async def recover(
     if unsent or (lost and attempt.harmless):
         replacement = None
         if attempt.repeatable and _is_replaceable(pooled, attempt):
-            replacement = await _on_another(circulation, lease, pooled, attempt)
+            replacement = await _on_another(pooled, attempt, replace)
         if replacement is not None or not unsent:
             return replacement
         raise StatementNotSent(driver.NOT_SENT) from error
     if lost and driver.lost_its_place(connection, error):
         raise asyncpg.ConnectionDoesNotExistError("the server closed the connection") from error
     if not connection.is_closed() and await _blames_a_cache(pooled, error, attempt):
-        return await _in_place(circulation, pooled, error, attempt)
+        return await _in_place(lending, pooled, error, attempt)
     return None
+
+
+# -- what the pool learns from it ------------------------------------------------------------------
+
+
+def note_failure(lending: Lending, pooled: PooledConnection, error: BaseException) -> None:
+    """Learn from what a borrower's call raised."""
+    if getattr(error, "severity", None) is None:
+        # Not the server's answer: broken off by a cancel or a timeout, or an error on this side. Whether
+        # the session can go on is tried before anybody else gets it. That also ends the transaction in
+        # which a statement has been prepared that was not run after all.
+        pooled.loosened()
+        driver.drop_cancel_once_answered(pooled.connection)
+    code = sqlstate_of(error) or ""
+    if code in _SERVER_GONE or code.startswith("08"):
+        if not (pooled.connection.is_closed() or is_fatal(error)):
+            # Of another server (dblink, a foreign table), of a pooler, or RAISEd: this session goes on.
+            pooled.loosened()
+            return
+        pooled.retire("server_gone")
+        if pooled.retire_reason not in ENDED_HERE:
+            pooled.sqlstate = code
+            lending.closer.suspect_all("server_gone", about=pooled, error=error)
+    elif code == _READ_ONLY and lending.connector.asks_for_writable:
+        pooled.refused_to_write()
+    elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
+        schema_changed(lending, pooled, error)
+
+
+def schema_changed(lending: Lending, pooled: PooledConnection, error: Exception | None = None) -> None:
+    """Something that the connection had cached is no longer true. The first to find out begins a new
+    generation: every connection forgets what it has cached, those in use too, and renews it before it is
+    lent again. What is reported of the old one is no news."""
+    state = lending.state
+    if pooled.generation != state.generation:
+        driver.forget_caches(pooled.connection)
+        pooled.generation = state.generation
+        return
+    state.generation += 1
+    pooled.generation = state.generation
+    lending.report("info", "schema_changed", about=pooled, error=error, generation=state.generation)
+    for member in state.members:
+        driver.forget_caches(member.connection)
+        if not member.busy:  # else a statement is under way that knows the old one
+            member.generation = state.generation
+        member.grow_old()
+    for idle in tuple(state.idle):
+        lending.probe(idle)
+
+
+# -- on another connection -------------------------------------------------------------------------
 
 
 def _is_replaceable(pooled: PooledConnection, attempt: Attempt) -> bool:
@@ -109,13 +187,11 @@ def _is_replaceable(pooled: PooledConnection, attempt: Attempt) -> bool:
     return pooled.begun is not None and driver.executed(pooled.connection) == pooled.begun.executed
 
 
-async def _on_another(
-    circulation: Circulation, lease: Lease, dead: PooledConnection, attempt: Attempt
-) -> PooledConnection | None:
+async def _on_another(dead: PooledConnection, attempt: Attempt, replace: Replace) -> PooledConnection | None:
     """A connection in place of one that has ended, with the borrower's transaction begun on it again."""
     begun = dead.begun if driver.is_in_transaction(dead.connection) else None
     try:
-        fresh = await circulation.replace(dead, lease, attempt.timeout)
+        fresh = await replace(dead, attempt.timeout)
     except (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         return None  # the borrower is told of its own loss
     return fresh if begun is None or await _begun_again(fresh, begun) else None
@@ -133,6 +209,9 @@ async def _begun_again(pooled: PooledConnection, begun: Begun) -> bool:
         raise
     pooled.begun = begun._replace(executed=driver.executed(pooled.connection))
     return True
+
+
+# -- on the same connection ------------------------------------------------------------------------
 
 
 def says_schema_changed(error: BaseException) -> bool:
@@ -200,11 +279,11 @@ _MADE_OF_OTHERS = frozenset(["composite", "array", "range"])
 
 
 async def _in_place(
-    circulation: Circulation, pooled: PooledConnection, error: Exception, attempt: Attempt
+    lending: Lending, pooled: PooledConnection, error: Exception, attempt: Attempt
 ) -> PooledConnection | None:
     connection = pooled.connection
     if says_schema_changed(error) and not isinstance(error, asyncpg.InvalidSQLStatementNameError):
-        circulation.schema_changed(pooled, error)
+        schema_changed(lending, pooled, error)
     else:
         driver.forget_caches(connection)
     if not attempt.repeatable or pooled.busy > 1:
@@ -214,17 +293,17 @@ async def _in_place(
     begun = pooled.begun if driver.is_in_transaction(connection) else None
     if driver.is_in_transaction(connection) and (begun is None or not _is_first(pooled, begun)):
         return None
-    return pooled if await _made_fit(circulation, pooled, begun) else None
+    return pooled if await _made_fit(lending, pooled, begun) else None
 
 
-async def _made_fit(circulation: Circulation, pooled: PooledConnection, begun: Begun | None) -> bool:
+async def _made_fit(lending: Lending, pooled: PooledConnection, begun: Begun | None) -> bool:
     """Roll back, and let `init` set the codecs of the new types, unless it would undo what the borrower or
     `setup` has set."""
     connection = pooled.connection
     try:
-        await driver.roll_back(connection, circulation.config.acquire_timeout)
-        if not (pooled.bears_traces or circulation.has_setup):
-            await circulation.connector.greet(connection)
+        await driver.roll_back(connection, lending.state.config.acquire_timeout)
+        if not (pooled.bears_traces or lending.state.has_setup):
+            await lending.connector.greet(connection)
     except BaseException as failure:
         connection.terminate()
         if isinstance(failure, Exception):

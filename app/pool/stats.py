@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # Seconds. The bounds of OpenTelemetry's database conventions, with steps added below 5 ms
 # because a healthy pool lives there.
@@ -84,6 +85,23 @@ class Tally:
     def reuse_rate(self) -> float:
         borrowed = self.borrowed
         return max(0.0, 1 - self.opened / borrowed) if borrowed else 0.0
+
+    def counts(self) -> dict[str, Any]:
+        """The fields of `PoolStats` that are counted here."""
+        return {
+            "borrowed": self.borrowed,
+            "opened": self.opened,
+            "open_failures": self.open_failures,
+            "closed": dict(self.closed),
+            "resets": self.resets,
+            "timeouts": self.timeouts,
+            "shed": dict(self.shed),
+            "leaks": dict(self.leaks),
+            "reuse_rate": self.reuse_rate,
+            "wait": self.wait.snapshot(zeros=self.lent_at_once),
+            "use": self.use.snapshot(),
+            "create": self.create.snapshot(),
+        }
 
     def fold(self, most: int) -> int:
         """Sort in at most so many durations of each kind; how many those were."""

@@ -78,7 +78,7 @@ class PeerPool(Pool):
 
     @property
     def _holders(self) -> list[Place]:
-        members = sorted(self._circulation.members, key=attrgetter("opened_at"))
+        members = sorted(self._state.members, key=attrgetter("opened_at"))
         return [Place(pooled) for pooled in members] + [Place(None)] * (self.get_max_size() - len(members))
 
 

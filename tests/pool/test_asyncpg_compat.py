@@ -176,7 +176,7 @@ class TestHooks:
     async def test_a_reset_that_hangs_does_so_within_a_bound(
         self, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.returning.STEP_BOUND", 0.1)
+        monkeypatch.setattr("app.pool.cleanup.STEP_BOUND", 0.1)
 
         async def reset(_: asyncpg.Connection) -> None:
             await asyncio.Event().wait()

@@ -6,7 +6,7 @@ from time import monotonic
 import asyncpg
 import pytest
 
-from app.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, circulation
+from app.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, tasks
 from tests.pool.borrowers import link_of, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import Proxy
@@ -192,7 +192,7 @@ class TestChecks:
     async def test_all_silent_ones_together_cost_no_more_than_the_time_of_one_check(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(circulation, "_CHECK_BOUND", 0.3)
+        monkeypatch.setattr(tasks, "CHECK_BOUND", 0.3)
         pool = await make_pool(proxy.dsn, min_size=2, validate_after=0, acquire_timeout=5)
         proxy.silence()
         asked_at = monotonic()
@@ -203,7 +203,7 @@ class TestChecks:
     async def test_one_that_was_held_while_its_line_fell_silent_is_checked(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, somebody_waits: bool
     ) -> None:
-        monkeypatch.setattr(circulation, "_CHECK_BOUND", 0.2)
+        monkeypatch.setattr(tasks, "CHECK_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, max_size=1, validate_after=0.05, health_check_interval=0)
         async with pool.acquire() as lease:
             silent = await lease.fetchval("SELECT pg_backend_pid()")
@@ -218,7 +218,7 @@ class TestChecks:
 
     async def test_only_an_answer_of_the_server_counts_as_one(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1)
-        [session] = pool._circulation.members
+        [session] = pool._state.members
         heard_of_at = session.heard_of_at
         await pid_of_next(pool)
         assert session.heard_of_at == heard_of_at
@@ -237,7 +237,7 @@ class TestChecks:
     async def test_one_failed_check_makes_every_older_connection_suspect(
         self, make_pool: MakePool, proxy: Proxy, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(circulation, "_CHECK_BOUND", 0.2)
+        monkeypatch.setattr(tasks, "CHECK_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, min_size=2, health_check_interval=0.05)
         failing, older = await pool.acquire(), await pool.acquire()
         (await link_of(failing, proxy)).silence()

@@ -16,7 +16,7 @@ from tests.servers import PostgresServer
 from tests.waiting import eventually
 
 
-def jobs_of(pool: Pool) -> list[str]:
+def tasks_of(pool: Pool) -> list[str]:
     """The pool's background tasks that still run."""
     names = [task.get_name() for task in asyncio.all_tasks()]
     return [name for name in names if name.startswith(f"pool {pool.name}:")]
@@ -35,7 +35,7 @@ class TestDrain:
         assert report.cut_off == ()
         assert report.refused == 0
         assert pool.stats().closed == {"pool_closing": 3}
-        assert jobs_of(pool) == []
+        assert tasks_of(pool) == []
         await eventually(partial(watcher.sees_nothing_of, pool))
 
     async def test_newcomers_are_refused_from_the_start(self, make_pool: MakePool) -> None:
@@ -136,7 +136,7 @@ class TestDrain:
         await eventually(lambda: proxy.links)
         assert (await pool.drain(10)).seconds < 0.5
         assert pool.stats().opening == 0
-        assert jobs_of(pool) == []
+        assert tasks_of(pool) == []
 
     async def test_nor_does_a_server_that_is_not_there(self, make_pool: MakePool, proxy: Proxy) -> None:
         proxy.refuse_new = True
@@ -164,12 +164,12 @@ class TestDrain:
         assert (await pool.drain(0.1)).seconds < 0.6
         assert_balanced(pool.stats())
         assert nothing_left(pool.stats())
-        assert jobs_of(pool) == []
+        assert tasks_of(pool) == []
 
     async def test_a_connection_that_gets_no_goodbye_from_the_server_is_cut(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.circulation.CLOSE_BOUND", 0.1)
+        monkeypatch.setattr("app.pool.tasks.CLOSE_BOUND", 0.1)
         pool = await make_pool(proxy.dsn)
         proxy.silence()
         assert (await pool.drain(5)).seconds < 1
@@ -186,7 +186,7 @@ class TestDrain:
         pool = await make_pool(max_size=1, reset=reset)
         await pid_of_next(pool)
         assert (await pool.drain(0.1)).seconds < 1
-        assert jobs_of(pool) == []
+        assert tasks_of(pool) == []
 
     async def test_two_drains_end_together(self, make_pool: MakePool) -> None:
         pool = await make_pool()
@@ -248,7 +248,7 @@ class TestTerminate:
             await query
         for lease in leases:
             await pool.release(lease)
-        await eventually(lambda: nothing_left(pool.stats()) and not jobs_of(pool))
+        await eventually(lambda: nothing_left(pool.stats()) and not tasks_of(pool))
         assert pool.stats().closed == {"cut_off": 2}
         await eventually(partial(watcher.sees_nothing_of, pool))
 
@@ -265,7 +265,7 @@ class TestTerminate:
         stats = pool.stats
         await eventually(lambda: stats().returning and stats().closing and stats().opening)
         pool.terminate()
-        await eventually(lambda: nothing_left(pool.stats()) and not jobs_of(pool), 1)
+        await eventually(lambda: nothing_left(pool.stats()) and not tasks_of(pool), 1)
         assert_balanced(pool.stats())
         with pytest.raises(PoolClosing):
             await waiter

@@ -256,7 +256,7 @@ ACTIONS = st.lists(
     st.one_of(
         st.just("join"),
         st.just("hand_out"),
-        st.just("drop_all"),
+        st.just("refuse_all"),
         st.tuples(st.sampled_from(["cancel", "leave"]), st.integers(0, 20)),
     ),
     max_size=60,
@@ -293,8 +293,9 @@ async def play(actions: list[Any]) -> None:
                     served = waiting.pop(0)
                     assert served.result() is pooled
                     holding[served] = pooled
-            case "drop_all":
-                assert list(queue.drop_all()) == waiting
+            case "refuse_all":
+                assert queue.refuse_all(TurnedAway) == len(waiting)
+                assert all(isinstance(waiter.exception(), TurnedAway) for waiter in waiting)
                 waiting.clear()
             case "cancel", index if waiting:
                 gone = waiting.pop(index % len(waiting))
@@ -314,12 +315,12 @@ async def play(actions: list[Any]) -> None:
         assert waiting.pop(0).done()
 
 
-async def test_places_of_people_who_left_are_cleared_away() -> None:
+async def test_callsite_of_people_who_left_are_cleared_away() -> None:
     queue = make_queue()
     staying = queue.join(monotonic(), 1000)
     for _ in range(10_000):
         queue.leave(queue.join(monotonic(), 1000))
-    assert len(queue._places) < 500
+    assert len(queue._entries) < 500
     assert queue.hand_out(connection(), monotonic())
     assert staying.done()
 
@@ -332,7 +333,7 @@ async def test_so_are_those_of_people_whose_budget_was_used_up() -> None:
         await asyncio.wait(hopeless)
         assert all(isinstance(waiter.exception(), TimedOut) for waiter in hopeless)
     assert queue.length == 1
-    assert len(queue._places) < 500
+    assert len(queue._entries) < 500
 
 
 async def test_a_deadline_of_one_who_has_left_disturbs_nobody() -> None:
@@ -353,8 +354,8 @@ async def test_a_newcomer_who_would_wait_longer_than_his_budget_is_told_so() -> 
     for _ in range(10):
         now += 0.05
         queue.hand_out(connection(), now)
-    assert queue.expected_wait(now, lanes=1) == pytest.approx(0.5, rel=0.05)
-    assert queue.expected_wait(now, lanes=1, ahead=10) == pytest.approx(1.0, rel=0.05)
+    assert queue.expected_wait(now, serving=1) == pytest.approx(0.5, rel=0.05)
+    assert queue.expected_wait(now, serving=1, ahead=10) == pytest.approx(1.0, rel=0.05)
     assert queue.objection(now, 1, 0.4, 1000) == "deadline"
     assert queue.objection(now, 1, 0.6, 1000) is None
 
@@ -396,17 +397,17 @@ async def test_who_is_stale_makes_room_for_the_fresher_one() -> None:
 # -- overload, simulated -----------------------------------------------------------------------------
 
 
-LANES = st.integers(2, 30)
+CONNECTIONS = st.integers(2, 30)
 
 
 @dataclass
 class Simulation:
-    """Borrowers who come at random to `lanes` connections; time passes only here.
+    """Borrowers who come at random to `serving` connections; time passes only here.
 
     `load` is the work that arrives, as a multiple of what the connections can do.
     """
 
-    lanes: int
+    serving: int
     load: float
     service: float
     target: float
@@ -422,12 +423,12 @@ class Simulation:
 
     def wait_behind(self, others: int) -> float:
         """What is to be expected when one knows how fast connections come back."""
-        return (others + 1) * self.service / self.lanes
+        return (others + 1) * self.service / self.serving
 
     async def run(self) -> None:
         queue = make_queue(self.target)
         start = now = monotonic()
-        free = self.lanes
+        free = self.serving
         returns: list[float] = []
         joined: deque[tuple[Waiter, float]] = deque()
         arrival = now
@@ -441,13 +442,13 @@ class Simulation:
                     free += 1
                 continue
             now = arrival
-            arrival = now + self.dice.expovariate(self.load * self.lanes / self.service)
+            arrival = now + self.dice.expovariate(self.load * self.serving / self.service)
             self.arrived += 1
             if free:
                 free -= 1
                 heappush(returns, now + self.duration())
                 self.served += 1
-            elif now > queue.calm_until and queue.objection(now, self.lanes, 1000, 1000) is not None:
+            elif now > queue.calm_until and queue.objection(now, self.serving, 1000, 1000) is not None:
                 self.shed += 1
                 self.shortest_refused = min(self.shortest_refused, self.wait_behind(queue.length))
             else:
@@ -469,11 +470,11 @@ class Simulation:
 
 
 def simulations(
-    load: st.SearchStrategy[float], lanes: st.SearchStrategy[int] = LANES
+    load: st.SearchStrategy[float], serving: st.SearchStrategy[int] = CONNECTIONS
 ) -> st.SearchStrategy[Simulation]:
     return st.builds(
         Simulation,
-        lanes=lanes,
+        serving=serving,
         load=load,
         service=st.floats(0.01, 0.1),
         target=st.just(0.25),
@@ -488,8 +489,8 @@ def test_in_an_overload_those_served_are_served_in_time_and_no_capacity_is_lost(
 ) -> None:
     in_a_loop(simulation.run())
     assert simulation.longest_wait <= simulation.target * STALE_AFTER_TARGETS
-    capacity = simulation.lanes / simulation.service * simulation.seconds
-    assert simulation.served >= 0.9 * capacity - simulation.lanes
+    capacity = simulation.serving / simulation.service * simulation.seconds
+    assert simulation.served >= 0.9 * capacity - simulation.serving
     assert simulation.shed > 0
 
 
@@ -501,7 +502,7 @@ def test_nobody_is_turned_away_who_would_not_have_waited_long(simulation: Simula
 
 
 @settings(deadline=None, max_examples=25)
-@given(simulations(load=st.floats(0.1, 0.6), lanes=st.integers(10, 30)))
+@given(simulations(load=st.floats(0.1, 0.6), serving=st.integers(10, 30)))
 def test_below_its_capacity_a_pool_turns_nobody_away(simulation: Simulation) -> None:
     in_a_loop(simulation.run())
     assert simulation.shed == 0

@@ -142,7 +142,7 @@ class TestBackOff:
         await eventually(lambda: pool.stats().open_failures)
         for _ in range(5):
             assert await pool.fetchval("SELECT 1") == 1
-        assert pool._circulation.opener.retry_in(monotonic()) > 2 * opener.SHORT_OUTAGE_CEILING
+        assert pool._state.retry_in(monotonic()) > 2 * opener.SHORT_OUTAGE_CEILING
         await pool.drain(1)
 
     async def test_a_rotated_password_is_picked_up_without_waiting_it_out(

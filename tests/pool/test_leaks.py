@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from app.pool import Lease, Pool, PoolEvent
-from app.pool.places import borrows_for_the_endpoint, look_through
+from app.pool.callsite import borrows_for_the_endpoint, look_through
 from tests.pool.conftest import Events, MakePool
 from tests.servers import PostgresServer
 from tests.waiting import eventually

@@ -111,7 +111,7 @@ class TestArguments:
         pool = await make_pool(min_size=0, timeout=0.05, password=never, ready=False)
         with pytest.raises(PoolUnavailable):
             await pool.acquire(timeout=4)
-        assert isinstance(pool._circulation.last_error, TimeoutError)
+        assert isinstance(pool._state.last_error, TimeoutError)
 
     async def test_no_reset_is_the_pool_s_own(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1, reset=None)

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from app.pool import Lease, Pool, PoolError, PoolTimeout, PoolUnavailable, opener
-from app.pool.connect import STAGGER
+from app.pool.connector import STAGGER
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import on_ports, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool

@@ -7,7 +7,7 @@ from time import monotonic
 import asyncpg
 import pytest
 
-from app.pool import Lease, Pool, returning
+from app.pool import Lease, Pool, cleanup
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import link_of, pid_of_next
 from tests.pool.conftest import Events, MakePool
@@ -138,7 +138,7 @@ class TestQueriesUnderWay:
     async def test_a_cancel_that_the_server_does_not_acknowledge_costs_the_connection_in_bounded_time(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(returning, "STEP_BOUND", 0.2)
+        monkeypatch.setattr(cleanup, "STEP_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, max_size=1)
         lease = await pool.acquire()
         query = asyncio.create_task(lease.execute("SELECT pg_sleep(60)"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.pool.hygiene import Effect, effect_of, known_clean
+from app.pool.effects import Effect, effect_of, known_clean
 from tests.pool.statements import CHANGES, CLEAN, DISGUISES, WRITES, lower
 from tests.servers import PostgresServer
 

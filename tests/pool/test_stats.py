@@ -148,7 +148,7 @@ def test_sorted_in_a_few_at_a_time_they_are_the_same(durations: list[float], mos
 
 async def test_a_busy_second_is_not_sorted_in_at_once(make_pool: MakePool) -> None:
     pool = await make_pool(health_check_interval=0.1)  # looked after a few times a second
-    waiting = pool._circulation.tally.wait._fresh
+    waiting = pool._state.tally.wait._fresh
     waiting.extend([0.001] * 5000)
     left = [len(waiting)]
 

@@ -232,7 +232,7 @@ class TestAgeing:
 
     async def test_lifetimes_differ_by_up_to_a_tenth(self, make_pool: MakePool) -> None:
         pool = await make_pool(min_size=20, max_size=20, max_lifetime=1000)
-        lifetimes = [pooled.expires_at - pooled.opened_at for pooled in pool._circulation.members]
+        lifetimes = [pooled.expires_at - pooled.opened_at for pooled in pool._state.members]
         assert 900 <= min(lifetimes) < 940
         assert 960 < max(lifetimes) <= 1000
 
@@ -280,7 +280,7 @@ class TestProbes:
     async def test_a_silent_connection_is_noticed_and_replaced(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.circulation._CHECK_BOUND", 0.2)
+        monkeypatch.setattr("app.pool.tasks.CHECK_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, health_check_interval=0.1)
         proxy.silence()
         await eventually(lambda: pool.stats().closed.get("failed_check") == 1)
@@ -291,7 +291,7 @@ class TestProbes:
     async def test_one_that_is_silent_in_one_direction_as_well(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, way: str
     ) -> None:
-        monkeypatch.setattr("app.pool.circulation._CHECK_BOUND", 0.2)
+        monkeypatch.setattr("app.pool.tasks.CHECK_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, health_check_interval=0.1)
         proxy.silence(questions=way == "questions", answers=way == "answers")
         await eventually(lambda: pool.stats().closed.get("failed_check") == 1)

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from app.pool import Connector, NoHostServes
-from app.pool.connect import STAGGER
+from app.pool.connector import STAGGER
 from tests.pool.borrowers import on_ports
 from tests.proxy import HOST, Proxy, full_backlog
 from tests.servers import PostgresServer, unused_port

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from app.pool import driver, returning
+from app.pool import cleanup, driver
 from app.pool.addresses import RedirectedLoop, is_name, resolve
 from app.pool.config import KEEPALIVE, Hook
 from app.pool.faults import NoHostServes, OtherServer, ReadOnlyServer
@@ -106,9 +106,9 @@ class Connector:
         """One round trip: whether the server is still of the kind that was asked for, as far as writing
         goes. Raises when the session cannot run a statement now."""
         if not self.asks_for_writable:
-            await returning.ping(connection, timeout)
+            await cleanup.ping(connection, timeout)
             return True
-        return not await returning.is_read_only(connection, timeout, by_default=self._refuses_default)
+        return not await cleanup.is_read_only(connection, timeout, by_default=self._refuses_default)
 
     def has_new_password(self) -> bool:
         """Whether the function that gives the password gives another one than at the last attempt; not
@@ -199,7 +199,7 @@ class Connector:
         """Ask what a server older than 14, or a pooler, does not report; asyncpg takes that for a no."""
         if role != "read-write" or hasattr(connection.get_settings(), "default_transaction_read_only"):
             return
-        if await returning.is_read_only(connection, timeout):
+        if await cleanup.is_read_only(connection, timeout):
             raise ReadOnlyServer("the server is read-only")
 
     def _has_not_answered(self, host: Host) -> bool:

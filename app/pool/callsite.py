@@ -13,7 +13,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Protocol, TypeVar
 
-Place = tuple[CodeType, int]
+CallSite = tuple[CodeType, int]
 """A code object and the index of the instruction it was at."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,11 +68,11 @@ def borrows_for_the_endpoint(function: F) -> F:
     return function
 
 
-def place_of(frame: FrameType | None) -> Place | None:
+def call_site_of(frame: FrameType | None) -> CallSite | None:
     """The innermost code, from `frame` on outwards, that is neither the engine's nor a library's; failing
     that the innermost of a library. None when the endpoint is meant, or when there is no such code: a task
     that is nothing but a query has no caller, only an event loop that runs it."""
-    library: Place | None = None
+    library: CallSite | None = None
     while frame is not None:
         code = frame.f_code
         file = code.co_filename
@@ -103,7 +103,7 @@ def _find_out(file: str) -> _Whose:
     return whose
 
 
-def borrowed_at(place: Place | None, caller: Caller | None) -> str | None:
+def borrowed_at(place: CallSite | None, caller: Caller | None) -> str | None:
     """Where a connection was borrowed, for a reader: a library's code says less than the endpoint does."""
     if caller is not None and (place is None or _find_out(place[0].co_filename) is _Whose.LIBRARY):
         endpoint = _ask(caller, "endpoint")
@@ -127,7 +127,7 @@ def _ask(caller: Caller, what: str) -> object:
         return None
 
 
-def describe(place: Place | None) -> str | None:
+def describe(place: CallSite | None) -> str | None:
     """`file:line in function`."""
     if place is None:
         return None
@@ -136,7 +136,7 @@ def describe(place: Place | None) -> str | None:
     return f"{code.co_filename}:{line} in {code.co_qualname}"
 
 
-def where_it_stands(task: asyncio.Task[object] | None) -> tuple[str, ...]:
+def frames_of(task: asyncio.Task[object] | None) -> tuple[str, ...]:
     """The frames in which a task waits now, innermost first; () when it has ended."""
     if task is None or task.done():
         return ()

@@ -14,7 +14,7 @@ Records = type[asyncpg.Record] | None
 
 
 def _on_a_lease(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def call(self: Queries, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: QueryMethods, *args: Any, **kwargs: Any) -> Any:
         async with self.acquire() as connection:
             return await getattr(connection, name)(*args, **kwargs)
 
@@ -23,7 +23,7 @@ def _on_a_lease(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     return call
 
 
-class Queries:
+class QueryMethods:
     """Mixin of `Pool`. Each method takes what the method of `asyncpg.Connection` takes and raises what it
     raises, besides PoolError when no connection can be lent."""
 

@@ -13,7 +13,7 @@ import pytest
 from app.pool import Pool, PoolError, PoolEvent, PoolUnavailable
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool
-from tests.pool.test_ending import jobs_of
+from tests.pool.test_ending import tasks_of
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
@@ -127,7 +127,7 @@ async def test_a_cancel_of_all_tasks_leaves_every_place_free(
         await pool.release(lease)
     await pool.drain(4)
     assert monotonic() - started < 3
-    assert jobs_of(pool) == []
+    assert tasks_of(pool) == []
 
 
 async def test_a_cancel_before_the_first_step_counts_as_well(make_pool: MakePool) -> None:

@@ -8,7 +8,7 @@ import asyncpg
 
 from app.pool import driver
 from app.pool.config import Hook
-from app.pool.hygiene import Effect
+from app.pool.effects import Effect
 
 # Seconds for each step: the cancel, the rollback, the reset. A session that needs longer is cut.
 STEP_BOUND = 5.0
