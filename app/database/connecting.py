@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote_plus, urlsplit
@@ -14,7 +15,7 @@ from app.database import tls
 from app.database.given import Given
 from app.dsn import server_settings, without_server_settings
 from app.environment import read_secret
-from app.pool import Connector
+from app.pool import Connector, PoolConfig
 from app.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 from app.settings import Settings, SettingsError
 
@@ -107,6 +108,19 @@ def connect_options(
         # Called at every connect, so that a rotated password is picked up.
         options["password"] = partial(read_secret, settings.database_password_file)
     return options
+
+
+def pool_config(settings: Settings, role: Role = "primary") -> PoolConfig:
+    """The settings of a pool: `pool_max_size` is its `max_size`, and so on by name."""
+    named = {
+        setting.name: getattr(settings, f"pool_{setting.name}")
+        for setting in fields(PoolConfig)
+        if f"pool_{setting.name}" in type(settings).model_fields
+    }
+    if named["max_size"] == "auto":  # it grows once the server has said how many sessions it has
+        named["max_size"] = settings.pool_min_size
+    own = {"name": role, "max_size": max(1, named["max_size"]), "init": prepare_session(settings, role)}
+    return PoolConfig(**{**named, **own})
 
 
 def session_limits(settings: Settings) -> dict[str, float]:

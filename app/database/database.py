@@ -16,7 +16,7 @@ from app.database.connecting import (
     Role,
     connect_options,
     dsn,
-    prepare_session,
+    pool_config,
     quoted,
     session_limits,
 )
@@ -205,26 +205,9 @@ class Database:
 
     def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
         settings = self._settings
-        min_size = settings.pool_min_size
-        # `auto` grows once the server has said how many sessions it has.
-        max_size = min_size if settings.pool_max_size == "auto" else settings.pool_max_size
-        return Pool(
+        return Pool.from_config(
+            pool_config(settings, role),
             dsn(settings, role),
-            name=role,
-            min_size=min_size,
-            max_size=max(1, max_size),
-            acquire_timeout=settings.pool_acquire_timeout,
-            max_waiting=settings.pool_max_waiting,
-            queue_target=settings.pool_queue_target,
-            connect_timeout=settings.pool_connect_timeout,
-            idle_timeout=settings.pool_idle_timeout,
-            max_lifetime=settings.pool_max_lifetime,
-            health_check_interval=settings.pool_health_check_interval,
-            validate_after=settings.pool_validate_after,
-            leak_threshold=settings.pool_leak_threshold,
-            reset=settings.pool_reset,
-            init=prepare_session(settings, role),
-            keepalive=settings.pool_keepalive,
             on_event=on_event,
             **connect_options(settings, role),
         )

@@ -1,6 +1,7 @@
 """The managed pool. It knows asyncpg and the standard library, nothing of the rest of the house."""
 
 from app.pool.callsite import Caller, borrows_for_the_endpoint, look_through
+from app.pool.config import PoolConfig
 from app.pool.connector import Connector
 from app.pool.driver import Isolation
 from app.pool.errors import (
@@ -35,6 +36,7 @@ __all__ = [
     "NoHostServes",
     "Pool",
     "PoolClosing",
+    "PoolConfig",
     "PoolError",
     "PoolEvent",
     "PoolSaturated",

@@ -37,9 +37,9 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at least 0, got {value!r}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: then `PoolConfig.max_size` is the default
 class PoolConfig:
-    """Settings of one pool; times are seconds.
+    """Settings of one pool; times are seconds. They are written here and in the signature of `Pool`.
 
     Raises ValueError, naming the setting, when a value is outside its range, TypeError when it is no number.
     """

@@ -6,7 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Generator
 from contextvars import Context
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from time import monotonic
 from typing import Any, Self
@@ -14,7 +14,7 @@ from typing import Any, Self
 import asyncpg
 
 from app.pool.callsite import Caller
-from app.pool.config import KEEPALIVE, Hook, PoolConfig, ResetPolicy, check_count, check_seconds
+from app.pool.config import Hook, PoolConfig, ResetPolicy, check_count, check_seconds
 from app.pool.connection import Status
 from app.pool.connector import Connector
 from app.pool.errors import PoolUnavailable
@@ -52,53 +52,59 @@ class Pool(QueryMethods):
         self,
         dsn: str | None = None,
         *,
-        min_size: int = 5,
-        max_size: int = 20,
-        init_size: int | None = None,
-        acquire_timeout: float = 5.0,
-        max_waiting: int = 1000,
-        queue_target: float = 0.25,
-        connect_timeout: float = 5.0,
-        keepalive: int = KEEPALIVE,
-        idle_timeout: float = 30.0,
-        max_lifetime: float = 1800.0,
-        health_check_interval: float = 15.0,
-        validate_after: float = 1.0,
-        leak_threshold: float = 30.0,
-        reset: ResetPolicy | Hook | None = "dirty",
-        init: Hook | None = None,
-        setup: Hook | None = None,
-        name: str = "primary",
+        min_size: int = PoolConfig.min_size,
+        max_size: int = PoolConfig.max_size,
+        init_size: int | None = PoolConfig.init_size,
+        acquire_timeout: float = PoolConfig.acquire_timeout,
+        max_waiting: int = PoolConfig.max_waiting,
+        queue_target: float = PoolConfig.queue_target,
+        connect_timeout: float = PoolConfig.connect_timeout,
+        keepalive: int = PoolConfig.keepalive,
+        idle_timeout: float = PoolConfig.idle_timeout,
+        max_lifetime: float = PoolConfig.max_lifetime,
+        health_check_interval: float = PoolConfig.health_check_interval,
+        validate_after: float = PoolConfig.validate_after,
+        leak_threshold: float = PoolConfig.leak_threshold,
+        reset: ResetPolicy | Hook | None = PoolConfig.reset,
+        init: Hook | None = PoolConfig.init,
+        setup: Hook | None = PoolConfig.setup,
+        name: str = PoolConfig.name,
         on_event: Listener | None = None,
         **connect_options: Any,  # asyncpg.connect() checks them
     ) -> None:
+        given = locals()
+        settings = {setting.name: given[setting.name] for setting in fields(PoolConfig)}
         timeout = connect_options.pop("timeout", None)  # as asyncpg.connect() calls it
         if timeout is not None:
-            connect_timeout = timeout
-        config = PoolConfig(
-            name=name,
-            min_size=min_size,
-            max_size=max_size,
-            init_size=init_size,
-            acquire_timeout=acquire_timeout,
-            max_waiting=max_waiting,
-            queue_target=queue_target,
-            connect_timeout=connect_timeout,
-            keepalive=keepalive,
-            idle_timeout=idle_timeout,
-            max_lifetime=max_lifetime,
-            health_check_interval=health_check_interval,
-            validate_after=validate_after,
-            leak_threshold=leak_threshold,
-            reset="dirty" if reset is None else reset,  # None: as asyncpg.Pool has it
-            init=init,
-            setup=setup,
+            settings["connect_timeout"] = timeout
+        if reset is None:  # as asyncpg.Pool has it
+            settings["reset"] = PoolConfig.reset
+        self._build(PoolConfig(**settings), dsn, on_event, connect_options)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: PoolConfig,
+        dsn: str | None = None,
+        *,
+        on_event: Listener | None = None,
+        **connect_options: Any,
+    ) -> Self:
+        """A pool whose settings were put together elsewhere. Raises as the constructor does."""
+        self = cls.__new__(cls)
+        self._build(config, dsn, on_event, connect_options)
+        return self
+
+    def _build(
+        self, config: PoolConfig, dsn: str | None, on_event: Listener | None, connect_options: dict[str, Any]
+    ) -> None:
+        connector = Connector(
+            dsn, config.connect_timeout, config.init, connect_options, keepalive=config.keepalive
         )
-        connector = Connector(dsn, connect_timeout, init, connect_options, keepalive=keepalive)
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state
         self._housekeeping = Housekeeping(self._lending)
-        self._aside = Shared(partial(_ask_aside, connector), f"pool {name}: ask aside")
+        self._aside = Shared(partial(_ask_aside, connector), f"pool {config.name}: ask aside")
 
     # -- life --------------------------------------------------------------------------------------
 

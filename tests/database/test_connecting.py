@@ -1,14 +1,23 @@
 """What every connection of this service brings along."""
 
 import asyncio
+from dataclasses import fields
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from app.database import Database, DatabaseUnavailable, connecting
-from app.database.connecting import connect_options, dsn, looking_after_client, milliseconds, prepare_session
+from app.database.connecting import (
+    connect_options,
+    dsn,
+    looking_after_client,
+    milliseconds,
+    pool_config,
+    prepare_session,
+)
 from app.parameters import SERVER_SETTINGS
+from app.pool import PoolConfig
 from app.settings import SettingsError
 from tests.conftest import ServerFactory
 from tests.database.conftest import MakeDatabase, settings_for
@@ -20,6 +29,39 @@ async def setting(database: Database, name: str) -> str:
     async with database.connection() as connection:
         value: str = await connection.fetchval("SELECT current_setting($1)", name)
         return value
+
+
+def test_every_setting_of_the_pool_reaches_it_by_its_name() -> None:
+    given = {
+        "min_size": 3,
+        "max_size": 7,
+        "acquire_timeout": 1.5,
+        "max_waiting": 11,
+        "queue_target": 0.5,
+        "connect_timeout": 2.5,
+        "keepalive": 13,
+        "idle_timeout": 17.0,
+        "max_lifetime": 190.0,
+        "health_check_interval": 23.0,
+        "validate_after": 0.25,
+        "leak_threshold": 29.0,
+        "reset": "always",
+    }
+    settings = settings_for("postgresql://u@h/db", **{f"pool_{name}": given[name] for name in given})
+    config = pool_config(settings, "replica")
+    assert {name: getattr(config, name) for name in given} == given
+    assert config.name == "replica"
+    assert {setting.name for setting in fields(PoolConfig)} - given.keys() == {
+        "name",
+        "init_size",
+        "init",
+        "setup",
+    }
+
+
+def test_a_maximum_that_the_server_decides_begins_as_the_minimum() -> None:
+    settings = settings_for("postgresql://u@h/db", pool_min_size=0, pool_max_size="auto")
+    assert pool_config(settings).max_size == 1
 
 
 @pytest.mark.parametrize(

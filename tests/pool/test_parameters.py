@@ -1,12 +1,15 @@
 """What the pool refuses to be told: times that nobody can wait, sizes that are none."""
 
+import inspect
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from app.pool import Pool, PoolTimeout
+from app.pool import Pool, PoolConfig, PoolTimeout
 from tests.pool.conftest import MakePool
+from tests.servers import PostgresServer
 
 NO_TIMES = {
     "nan": (math.nan, ValueError),
@@ -16,6 +19,23 @@ NO_TIMES = {
     "text": ("1", TypeError),
     "bool": (True, TypeError),
 }
+
+
+def test_every_setting_is_an_argument_of_the_pool_with_the_same_default() -> None:
+    signature = inspect.signature(Pool)
+    settings = {setting.name: setting.default for setting in fields(PoolConfig)}
+    own = {"dsn", "on_event", "connect_options"}
+    assert {n: p.default for n, p in signature.parameters.items() if n not in own} == settings
+
+
+async def test_a_pool_can_be_made_from_settings_put_together_elsewhere(postgres: PostgresServer) -> None:
+    config = PoolConfig(name="elsewhere", min_size=0, max_size=1)
+    async with Pool.from_config(config, postgres.dsn(), command_timeout=0.05) as pool:
+        assert (pool.name, pool.get_min_size(), pool.get_max_size()) == ("elsewhere", 0, 1)
+        with pytest.raises(TimeoutError):
+            await pool.execute("SELECT pg_sleep(60)")
+    with pytest.raises(TypeError, match="no_such_thing"):
+        Pool.from_config(config, postgres.dsn(), no_such_thing=1)
 
 
 @pytest.mark.parametrize("wrong", NO_TIMES)
