@@ -18,7 +18,7 @@ from app.pool.faults import Fault, NoHostServes, fault_of
 from app.pool.lease import Lease
 from app.pool.pool import Pool
 from app.pool.recovery import says_schema_changed
-from app.pool.stats import HistogramSnapshot, PoolStats
+from app.pool.stats import HistogramSnapshot, PoolMetric, PoolStats, pool_metrics
 
 NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
 """The `PoolStats.fault` of a pool that asks for a writable server and knows of none."""
@@ -39,6 +39,7 @@ __all__ = [
     "PoolConfig",
     "PoolError",
     "PoolEvent",
+    "PoolMetric",
     "PoolSaturated",
     "PoolStats",
     "PoolTimeout",
@@ -47,5 +48,6 @@ __all__ = [
     "borrows_for_the_endpoint",
     "fault_of",
     "look_through",
+    "pool_metrics",
     "says_schema_changed",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 # Seconds. The bounds of OpenTelemetry's database conventions, with steps added below 5 ms
 # because a healthy pool lives there.
@@ -109,38 +109,119 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolMetric:
+    """How a number of `PoolStats` is told to a monitoring system.
+
+    The names are OpenTelemetry's for what it names, in Prometheus' form, and `db_pool_*` for the rest:
+    https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#connection-pools
+    """
+
+    kind: Literal["gauge", "counter", "histogram"]
+    name: str
+    """Without the suffix that its kind brings."""
+    text: str
+    label: str | None = None
+    """A label of its own, besides the pool's name."""
+    value: str | None = None
+    """The label's value. None: the number is a mapping, and its keys are the values."""
+    known: tuple[str, ...] = ()
+    """Keys that are there from the start, as zeros: an alert on the first event needs a number that it rises
+    from."""
+
+
+def told_as(*metrics: PoolMetric) -> dict[str, tuple[PoolMetric, ...]]:
+    """Metadata of a field of `PoolStats`: the metrics that it is told as."""
+    return {"metrics": metrics}
+
+
+def pool_metrics() -> Iterator[tuple[str, PoolMetric]]:
+    """Yield each metric of a pool, and the field of `PoolStats` that has its number."""
+    for number in fields(PoolStats):
+        for metric in number.metadata.get("metrics", ()):
+            yield number.name, metric
+
+
+def _gauge(name: str, text: str) -> dict[str, tuple[PoolMetric, ...]]:
+    return told_as(PoolMetric(kind="gauge", name=name, text=text))
+
+
+def _counter(
+    name: str, text: str, *, by: str | None = None, known: tuple[str, ...] = ()
+) -> dict[str, tuple[PoolMetric, ...]]:
+    return told_as(PoolMetric(kind="counter", name=name, text=text, label=by, known=known))
+
+
+def _histogram(name: str, text: str) -> dict[str, tuple[PoolMetric, ...]]:
+    return told_as(PoolMetric(kind="histogram", name=name, text=text))
+
+
+def _connections(state: str) -> PoolMetric:
+    text = "Sessions by all their states."
+    return PoolMetric(kind="gauge", name="db_pool_connections", text=text, label="state", value=state)
+
+
+def _lendable(state: str) -> PoolMetric:
+    """OpenTelemetry knows two states only: whoever sums over its states must not count more."""
+    name, label = "db_client_connection_count", "db_client_connection_state"
+    return PoolMetric(kind="gauge", name=name, text="Connections by state.", label=label, value=state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
-    """The pool at one moment: gauges of now, counters since it was made."""
+    """The pool at one moment: gauges of now, counters since it was made.
+
+    A new number is a field here, with the metric that it is told as, and what it counts in `Tally`.
+    """
 
     name: str
-    min_size: int
-    max_size: int
+    min_size: int = field(metadata=_gauge("db_client_connection_idle_min", "Connections kept open."))
+    max_size: int = field(metadata=_gauge("db_client_connection_max", "Most connections allowed."))
     size: int
     """Live connections: idle, checked, in use and on their way back."""
-    idle: int
-    used: int
-    opening: int
-    closing: int
-    returning: int
+    idle: int = field(metadata=told_as(_lendable("idle"), _connections("idle")))
+    used: int = field(metadata=told_as(_lendable("used"), _connections("used")))
+    opening: int = field(metadata=told_as(_connections("opening")))
+    closing: int = field(metadata=told_as(_connections("closing")))
+    returning: int = field(metadata=told_as(_connections("returning")))
     """Being rolled back or reset after their borrower has gone."""
-    validating: int
-    waiting: int
-    oldest_wait: float
+    validating: int = field(metadata=told_as(_connections("validating")))
+    waiting: int = field(metadata=_gauge("db_client_connection_pending_requests", "Borrowers in the queue."))
+    oldest_wait: float = field(
+        metadata=_gauge("db_pool_oldest_wait_seconds", "What the first in the queue has waited.")
+    )
     """Seconds that the head of the queue has waited."""
-    standing_queue: float
+    standing_queue: float = field(
+        metadata=_gauge("db_pool_standing_queue_seconds", "Time since the queue was last empty.")
+    )
     """Seconds since the queue was last empty; 0 while it is."""
     utilisation: float
     """`used / max_size`, 0 to 1."""
     borrowed: int
-    opened: int
-    open_failures: int
-    closed: Mapping[str, int]
+    opened: int = field(metadata=_counter("db_pool_opened", "Connections opened."))
+    open_failures: int = field(metadata=_counter("db_pool_open_failures", "Failed attempts to connect."))
+    closed: Mapping[str, int] = field(metadata=_counter("db_pool_closed", "Connections closed.", by="reason"))
     """By reason."""
-    resets: int
-    timeouts: int
-    shed: Mapping[str, int]
+    resets: int = field(metadata=_counter("db_pool_resets", "Resets of a changed session."))
+    timeouts: int = field(
+        metadata=_counter("db_client_connection_timeouts", "Borrowers that waited in vain.")
+    )
+    shed: Mapping[str, int] = field(
+        metadata=_counter(
+            "db_pool_shed",
+            "Borrowers turned away at once.",
+            by="reason",
+            known=("queue_target", "queue_full", "deadline", "stale"),
+        )
+    )
     """By reason."""
-    leaks: Mapping[str, int]
+    leaks: Mapping[str, int] = field(
+        metadata=_counter(
+            "db_pool_leaks",
+            "Leases overdue, abandoned or nested.",
+            by="kind",
+            known=("overdue", "abandoned", "nested"),
+        )
+    )
     """By kind."""
     reuse_rate: float
     """Share of borrows that needed no new connection, 0 to 1."""
@@ -151,9 +232,15 @@ class PoolStats:
     """The class of what is wrong: `no_writable_server`, or why the last attempt to connect failed."""
     last_error: str | None
     """Why the last attempt to open a connection failed; None once one has succeeded."""
-    wait: HistogramSnapshot
-    use: HistogramSnapshot
-    create: HistogramSnapshot
+    wait: HistogramSnapshot = field(
+        metadata=_histogram("db_client_connection_wait_time_seconds", "Time to obtain a connection.")
+    )
+    use: HistogramSnapshot = field(
+        metadata=_histogram("db_client_connection_use_time_seconds", "Time from borrowing to return.")
+    )
+    create: HistogramSnapshot = field(
+        metadata=_histogram("db_client_connection_create_time_seconds", "Time to open a connection.")
+    )
 
     def summary(self) -> str:
         """One line for error messages."""
