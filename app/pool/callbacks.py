@@ -1,4 +1,4 @@
-"""Listeners of a borrower: they are called with its lease, which refuses once it has ended."""
+"""A borrower's listeners are called with its lease, not with asyncpg's connection."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _under_way: set[asyncio.Task[Any]] = set()
 
 
 class _WithLease:
-    """Calls `callback` with the lease where asyncpg would give the connection. Equal to every other one
-    for the same two, so that asyncpg finds it to remove it.
+    """Calls `callback` with the lease where asyncpg would give the connection. Two of them for the same lease
+    and callback are equal, so that asyncpg finds the one to remove.
 
-    Knows the lease weakly: one that is dropped with its listeners must still be reclaimed.
+    It keeps a weak reference to the lease: one that is dropped with its listeners must still be reclaimed.
     """
 
     __slots__ = ("__weakref__", "_callback", "_lease")
@@ -39,7 +39,7 @@ class _WithLease:
 
 
 class _AsyncWithLease(_WithLease):
-    """For a coroutine function, of which a task is made. asyncpg would not know this as one."""
+    """For a coroutine function: makes a task of it. asyncpg would not recognise this as one."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ class _AsyncWithLease(_WithLease):
 
 
 def with_lease(lease: object, callback: Any) -> Any:
-    """What to give to asyncpg in place of `callback`; what cannot be called stays, for asyncpg to refuse."""
+    """What to give to asyncpg in place of `callback`. What cannot be called stays: asyncpg refuses it."""
     if not callable(callback):
         return callback
     return _AsyncWithLease(lease, callback) if iscoroutinefunction(callback) else _WithLease(lease, callback)

@@ -1,4 +1,4 @@
-"""Where code stands: cheap to note at every borrow, made readable only when somebody asks."""
+"""Where a connection was borrowed: cheap to note at every borrow, made readable for a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Caller(Protocol):
-    """On whose behalf a connection is borrowed; asked only when somebody wants to know."""
+    """On whose behalf a connection is borrowed; asked only for a report."""
 
     @property
     def route(self) -> str | None:
@@ -37,7 +37,7 @@ class _Whose(Enum):
     USER = auto()
     LIBRARY = auto()
     ENGINE = auto()
-    """This house's, and Python's own: it borrows on behalf of its callers."""
+    """The pool's and its users' layers, and Python's own: code that borrows on behalf of its callers."""
     EVENT_LOOP = auto()
 
 
@@ -47,11 +47,11 @@ _standard_library = (str(Path(os.__file__).parent) + os.sep, "<frozen ")
 _installed = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 _whose: dict[str, _Whose] = {}
-"""By file: code objects are equal when they say the same, wherever they stand."""
+"""By file: code objects with the same text are equal, whatever file they are in."""
 _for_the_endpoint: dict[str, set[str]] = {}
 """Names of functions by file."""
 borrowers: set[CodeType] = set()
-"""Code found to borrow for itself. Looking here first spares the hot path a call."""
+"""Code that is neither the engine's nor a library's. Looking here first saves the hot path a call."""
 
 
 def look_through(folder: str) -> None:
@@ -62,16 +62,16 @@ def look_through(folder: str) -> None:
 
 
 def borrows_for_the_endpoint(function: F) -> F:
-    """Mark a function that a framework calls before the endpoint, as a dependency is, to borrow for it."""
+    """Mark a function that borrows for the endpoint and is not called by it, as a framework's dependency."""
     code = function.__code__
     _for_the_endpoint.setdefault(code.co_filename, set()).add(code.co_qualname)
     return function
 
 
 def call_site_of(frame: FrameType | None) -> CallSite | None:
-    """The innermost code, from `frame` on outwards, that is neither the engine's nor a library's; failing
-    that the innermost of a library. None when the endpoint is meant, or when there is no such code: a task
-    that is nothing but a query has no caller, only an event loop that runs it."""
+    """The innermost code, from `frame` on outwards, that is neither the engine's nor a library's. If there is
+    none, the innermost of a library. None for code that borrows for the endpoint, or when only the event loop
+    is left: a task that is nothing but a query has no caller."""
     library: CallSite | None = None
     while frame is not None:
         code = frame.f_code
@@ -103,13 +103,13 @@ def _find_out(file: str) -> _Whose:
     return whose
 
 
-def borrowed_at(place: CallSite | None, caller: Caller | None) -> str | None:
-    """Where a connection was borrowed, for a reader: a library's code says less than the endpoint does."""
-    if caller is not None and (place is None or _find_out(place[0].co_filename) is _Whose.LIBRARY):
+def borrowed_at(site: CallSite | None, caller: Caller | None) -> str | None:
+    """Where a connection was borrowed, readable: the endpoint, where it says more than a library's code."""
+    if caller is not None and (site is None or _find_out(site[0].co_filename) is _Whose.LIBRARY):
         endpoint = _ask(caller, "endpoint")
         if isinstance(endpoint, CodeType):
             return describe((endpoint, 0))
-    return describe(place)
+    return describe(site)
 
 
 def route_of(caller: Caller | None) -> str | None:
@@ -119,7 +119,7 @@ def route_of(caller: Caller | None) -> str | None:
 
 
 def _ask(caller: Caller, what: str) -> object:
-    """None if it does not know: that a report is less complete must not cost a connection."""
+    """None if asking fails: an incomplete report must not cost a connection."""
     try:
         return getattr(caller, what)
     except Exception:
@@ -127,11 +127,11 @@ def _ask(caller: Caller, what: str) -> object:
         return None
 
 
-def describe(place: CallSite | None) -> str | None:
+def describe(site: CallSite | None) -> str | None:
     """`file:line in function`."""
-    if place is None:
+    if site is None:
         return None
-    code, instruction = place
+    code, instruction = site
     line = next((line for start, end, line in code.co_lines() if start <= instruction < end), None)
     return f"{code.co_filename}:{line} in {code.co_qualname}"
 

@@ -1,4 +1,4 @@
-"""Making a returned session fit for the next borrower, after the last one has gone on."""
+"""The statements with which the pool asks, rolls back and resets a session."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.pool.effects import Effect
 
 # Seconds for each step: the cancel, the rollback, the reset. A session that needs longer is cut.
 STEP_BOUND = 5.0
-# For a cancel request that cannot be sent, because new connections vanish: to cut the session would not help,
-# for no other could be opened, and the server ends most statements by itself before that.
+# For a cancel request that cannot be sent, because new connections get no answer. To cut the session would
+# not help, for no other could be opened, and the server ends most statements by itself before that.
 UNSENT_CANCEL_BOUND = 15.0
 
 # What asyncpg's own `Connection.reset()` leaves: it unlistens, unlocks, closes cursors and runs
 # RESET ALL, which spares the role, temporary tables, sequence values and SQL-level PREPAREs.
-# Settings come first, so that nobody's search_path decides what the other names mean.
+# Settings come first, so that no borrower's search_path decides what the other names mean.
 _REST_OF_RESET = """
 SET SESSION AUTHORIZATION DEFAULT;
 RESET ROLE;
@@ -34,9 +34,9 @@ END $$;
 
 
 async def roll_back(connection: asyncpg.Connection) -> bool:
-    """End a cancelled query and an open transaction; True if the server has answered in doing so.
+    """End a cancelled query and an open transaction; True if that brought an answer of the server.
 
-    Raises what the driver raises when the session does not get there within the bound.
+    Raises what the driver raises when that takes longer than the bound.
     """
     await driver.finish_cancelling(connection, STEP_BOUND, UNSENT_CANCEL_BOUND)
     return await driver.roll_back(connection, STEP_BOUND)
@@ -63,7 +63,7 @@ async def renew_caches(connection: asyncpg.Connection) -> None:
 async def is_read_only(
     connection: asyncpg.Connection, timeout: float = STEP_BOUND, *, by_default: bool = True
 ) -> bool:
-    """Whether the server, not just one transaction, refuses writes: it is a standby, or (`by_default`) its
+    """Whether the server refuses writes, not just one transaction: it is a standby, or (`by_default`) its
     transactions are read-only by default. One round trip, with nothing prepared: it serves as a ping."""
     question = "SELECT 1 WHERE pg_catalog.pg_is_in_recovery()"
     if by_default:
@@ -74,10 +74,10 @@ async def is_read_only(
 async def make_fit(
     connection: asyncpg.Connection, *, effect: Effect, loose: bool, hook: Hook | None, resets: bool
 ) -> tuple[bool, bool]:
-    """Do what the returned session needs and no more; whether it was reset, and whether the server has
-    answered on it.
+    """Do what a returned session needs before it is lent again, and no more. Whether it was reset, and
+    whether the server has answered on it.
 
-    Raises when it cannot be made fit: the caller closes it.
+    Raises when that fails: the caller closes the session.
     """
     answered = await roll_back(connection)
     if hook is not None:

@@ -71,18 +71,18 @@ class Closer:
         if not pooled.connection.is_closed():
             self._tasks.start(CloseConnection(pooled, gone))
         elif state.loop is not None and not state.loop.is_closed():
-            # Not now: whoever discards may be in the middle of something.
+            # Not now: the caller may be in the middle of something.
             state.loop.call_soon(gone, context=Context())
 
     def broken_off(self, pooled: PooledConnection) -> None:
-        """The task that had the connection was broken off: nobody knows what state the session is in."""
+        """The task that had the connection was broken off: it is not known what state the session is in."""
         self._state.checking.discard(pooled)
         if pooled.status is not Status.CLOSING:
             pooled.connection.terminate()
             self.discard(pooled, "broken_off")
 
     def _gone(self, pooled: PooledConnection, reason: str) -> None:
-        """There is room for another one. Cuts the connection if its goodbye was broken off."""
+        """Its session no longer counts. Cuts the connection if its goodbye was broken off."""
         closing = self._state.closing
         if pooled not in closing:
             return
@@ -121,7 +121,7 @@ class Closer:
         return staying[: max(len(staying) - self._state.config.max_size, 0)]
 
     def note_progress(self) -> None:
-        """While draining: close what nobody waits for, and notice when nothing is left."""
+        """While draining: close idle connections once no waiter is left, and notice when nothing is left."""
         state = self._state
         if state.phase is not Phase.DRAINING or state.queue.length:
             return
@@ -131,7 +131,7 @@ class Closer:
             state.settled.set()
 
     def cut_off(self) -> None:
-        """Cut every connection; nobody need wait for anything. Works without a running loop, too."""
+        """Cut every connection, without waiting for anything. Works without a running loop, too."""
         for pooled in (*self._state.members, *self._state.closing):
             driver.cut(pooled.connection)
             self.discard(pooled, "cut_off")
@@ -158,14 +158,14 @@ class Closer:
 
     def _suspect_others(self, dead: PooledConnection) -> None:
         """Suspect the others, unless the end of this one says nothing about them: it was closed on this side,
-        or the server has ended it alone, and had a call to say so to."""
+        or the server has ended it alone and said so in the answer to a call."""
         dead.sqlstate = dead.sqlstate or driver.last_words(dead.connection)
         if dead.retire_reason not in ENDED_HERE and dead.sqlstate not in _OVERSTAYED:
             self.suspect_all("connection_lost", about=dead)
 
     def suspect_all(self, why: str, *, about: PooledConnection, error: BaseException | None = None) -> None:
-        """Have every connection not heard of since now checked before it is lent again; `about` is the one
-        that gave cause."""
+        """Have every connection checked before it is lent, unless the server answers on it after now; `about`
+        is the one that gave cause."""
         state = self._state
 
         def tell() -> None:

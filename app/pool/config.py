@@ -1,4 +1,4 @@
-"""Every setting of the pool: default, unit, floor, and why it is what it is."""
+"""Every setting of the pool: default, unit and least value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KEEPALIVE = 10
 
 _NAMED_RESETS = ("dirty", "always", "never")
 
-# Seconds, thirty years: what is longer is a mistake, and event loops cannot add it to their clocks.
+# Seconds, thirty years. What is longer is a mistake, and event loops cannot add it to their clocks.
 _LONGEST = 1e9
 
 
 def check_seconds(name: str, value: object) -> None:
-    """Raise TypeError when it is no number, ValueError when nobody can wait so long: below 0, not finite."""
+    """Raise TypeError when it is no number, ValueError when it is below 0 or not finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}")
     if not 0 <= value <= _LONGEST:
@@ -48,19 +48,19 @@ class PoolConfig:
     """Label in events, metrics and error messages."""
 
     min_size: int = 5
-    """Connections kept open even when nobody asks; 0 or more."""
+    """Connections kept open even when none is needed; 0 or more."""
 
     init_size: int | None = None
     """Connections opened at the start; `min_size` if None, and not below it."""
 
     max_size: int = 20
-    """Server sessions never exceeded, those opening and closing included; 1 or more."""
+    """Most server sessions, those opening and closing included; 1 or more."""
 
     acquire_timeout: float = 5.0
     """Longest wait of a borrower that names no timeout of its own; above 0."""
 
     max_waiting: int = 1000
-    """Longest queue; who comes after is turned away. 0 means nobody waits for another to return one."""
+    """Longest queue; a borrower that comes after is turned away. 0: none waits for another to return one."""
 
     queue_target: float = 0.25
     """Standing wait above which the excess is turned away; 0 turns shedding off."""
@@ -72,18 +72,18 @@ class PoolConfig:
     """Seconds of silence after which TCP probes a connection; 1 or more."""
 
     idle_timeout: float = 30.0
-    """A connection above `min_size` that nobody wanted for this long is closed; 0 keeps all."""
+    """A connection above `min_size` that was idle for this long is closed; 0 keeps all."""
 
     max_lifetime: float = 1800.0
-    """Age at which a connection is replaced, less a random part of up to a tenth; 0 is for ever."""
+    """Age at which a connection is replaced, less a random part of up to a tenth; 0 turns that off."""
 
     health_check_interval: float = 15.0
-    """An idle connection not heard of for this long is probed; 0 turns probing off. With `min_size` 0 only
-    while somebody borrows."""
+    """An idle connection on which the server has not answered for this long is checked; 0 turns that off.
+    With `min_size` 0 only while connections are borrowed."""
 
     validate_after: float = 1.0
-    """A connection whose server has not answered for longer is checked before it is lent, also when it goes
-    straight from one borrower to the next; 0 checks at every borrow."""
+    """A connection on which the server has not answered for longer is checked before it is lent, also when it
+    goes straight from one borrower to the next; 0 checks at every borrow."""
 
     leak_threshold: float = 30.0
     """A lease held for longer is reported once; 0 turns the report off."""

@@ -1,4 +1,4 @@
-"""One server session and all the pool knows of it."""
+"""One server session, and what the pool knows of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Begun(NamedTuple):
 
 
 class PooledConnection:
-    """A session of the pool. Only the pool moves it on, always on the event loop.
+    """A session of the pool. Only the pool changes its status, always on the event loop.
 
     Times are monotonic seconds.
     """
@@ -80,13 +80,13 @@ class PooledConnection:
         self.has_unread = driver.reading(connection)
         """Whether the server has said something that the event loop has not read yet."""
         self.generation = generation
-        """Of the schema: what it has cached may be older than a change in an earlier one."""
+        """Of the schema, when its caches were last forgotten: see `PoolState.generation`."""
         self.outdated = False
-        """The schema has changed since it cached anything: the caches are renewed before it is lent again."""
-        # Asked now, for neither is known any more when the connection is cut.
+        """The schema has changed since: the caches are renewed before it is lent again."""
+        # Asked now: asyncpg knows neither any more once the connection is cut.
         self.backend_pid = connection.get_server_pid()
         self.client_address = driver.client_address(connection)
-        """`host:port` of this end, as the server sees it unless something between them translates addresses;
+        """`host:port` of this end; the server sees another one if something in between translates addresses.
         None over a Unix socket."""
         self.opened_at = now
         self.expires_at = expires_at
@@ -102,11 +102,11 @@ class PooledConnection:
         """Of the error with which the server ended it, if it has said so."""
         self.borrowed_at = now
         self.task: weakref.ref[asyncio.Task[object]] | None = None
-        """Who borrowed it; weak, for a lease must not keep its own holder alive."""
+        """The task that borrowed it; weak, because a lease must not keep its holder alive."""
         self.call_site: CallSite | None = None
         """Where it was borrowed."""
         self.caller: Caller | None = None
-        """For whom, if the borrower said so."""
+        """On whose behalf, if the borrower said so."""
         self.busy = 0
         """The borrower's calls under way."""
         self.forget_borrower()
@@ -114,12 +114,12 @@ class PooledConnection:
     def forget_borrower(self) -> None:
         """Forget what the last borrower did, once it has been undone."""
         self.needs_care = self.retire_reason is not None or self.outdated
-        """Something here or below is set: a plain return is not enough."""
+        """Something of this, or of what follows, is set: a plain return is not enough."""
         self.effect = Effect.NONE
         """The worst that the borrower's statements can have done to the session."""
         self.loose = False
-        """Its last word is not known: a call ended without an answer, or there are statements or cursors on
-        it, whose calls `busy` does not count."""
+        """It is not known what the server does: a call ended without an answer, or there are statements or
+        cursors on it, whose calls `busy` does not count."""
         self.begun: Begun | None = None
         """The transaction under way, if it can be begun again."""
         self.doubts_writable = False

@@ -1,17 +1,17 @@
-"""Which statements can leave something behind in the session.
+"""What a statement leaves behind in the session.
 
-A returned connection costs no round trip as long as nobody changed its session. The server does not
-say whether somebody did, so the pool reads the statements as the server would: word by word, without
-what stands in literals and comments. Those that begin with a verb known to leave nothing behind, and
-call no function known to, are clean; everything else counts as a change. Reading a text costs
+A returned connection costs no round trip as long as its borrower has not changed the session. The server does
+not say whether it has, so the pool reads the statements as the server would: word by word, without
+what is in literals and comments. A statement is clean if it begins with a verb known to leave nothing behind
+and calls no function known to leave something. Everything else counts as a change. Reading a text costs
 microseconds, so the clean ones are remembered.
 
 Read for PostgreSQL 18: its SQL commands, the functions of chapter 9 and of the modules that come with it.
 
-Limits: what a user's own function, trigger or view does inside cannot be seen (a `SELECT app_login(...)`
+Limits: it cannot be seen what a user's own function, trigger or view does inside (a `SELECT app_login(...)`
 that calls `set_config`), nor a text that a DO block or a function puts together as it runs. Mark such a
-lease with `Lease.mark_dirty()`, or run the pool with `reset="always"`. Sequences are no change: `currval()`
-and `lastval()` without a `nextval()` before may give an earlier borrower's number.
+lease with `Lease.mark_dirty()`, or run the pool with `reset="always"`. Sequences count as no change:
+`currval()` and `lastval()` without a `nextval()` before may give an earlier borrower's number.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from itertools import dropwhile, islice, pairwise
 
 
 class Effect(IntEnum):
-    """What a statement does to the session it runs in, from harmless to beyond repair."""
+    """What a statement does to its session, the worst last."""
 
     NONE = 0
     DIRTY = 1
     """A reset undoes it."""
     RUINOUS = 2
-    """Only a new session helps: prepared statements that asyncpg believes in are gone, say."""
+    """Only a new session helps: prepared statements that asyncpg relies on are gone, say."""
 
 
 # -- what changes a session ------------------------------------------------------------------------
@@ -47,8 +47,8 @@ _CLEAN_VERBS = _words("""
 _RUINOUS_VERBS = frozenset(("deallocate", "discard", "load"))
 _RUN_A_TEXT_VERBS = frozenset(("call", "do"))
 
-# SET is undone by the end of the transaction when one of these follows, and a name after it: a dot after
-# it, as in `SET local.setting = 1`, makes it a setting of somebody's extension.
+# SET is undone by the end of the transaction when one of these follows, and a name after it. A dot after
+# it, as in `SET local.setting = 1`, makes it a setting of an extension.
 _UNTIL_THE_END = frozenset(("local", "transaction", "constraints"))
 
 # Functions whose changes a reset undoes; `set_limit` is pg_trgm's.
@@ -72,7 +72,7 @@ _RUINOUS_CALLS = _words("""
     pg_copy_physical_replication_slot pg_copy_logical_replication_slot
     dblink_connect dblink_connect_u isn_weak sepgsql_setcon
 """)
-# In a literal whose text is run: what is beyond a reset, also when it is spelt with escapes.
+# In a literal whose text is run: what a reset does not undo, also when it is spelt with escapes.
 _RUINOUS_TEXT = re.compile(
     rf"\b(?:{'|'.join(sorted(_RUINOUS_VERBS | _RUINOUS_CALLS))}|seed)\b|\\[0-9xu+]", re.IGNORECASE
 )
@@ -82,7 +82,7 @@ _RUINOUS_TEXT = re.compile(
 
 _LETTER = r"[A-Za-z_\x80-\U0010ffff]"
 _SPACE = r"[ \t\n\r\f\v]"
-# A literal goes on in the next line, in the manner in which it began.
+# A literal may go on in the next line, with the same kind of quotes.
 _NEXT_LINE = rf"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:{_SPACE}|--[^\n\r]*[\n\r])*"
 _ESCAPING = r"'(?:[^'\\]|\\.|'')*'"
 _WITH_ESCAPES = rf"{_ESCAPING}(?:{_NEXT_LINE}{_ESCAPING})*"
@@ -155,7 +155,7 @@ _NAME = re.compile(rf"{_LETTER}|{_QUOTED}")
 _TEMPORARY_SCHEMA = re.compile(r"pg_temp(?:_\d+)?")
 _OPENING, _CLOSING = frozenset("(["), frozenset(")]")
 _ARGUMENTS = 3  # of set_config()
-# The setting `seed`, as a name or a literal, is setseed() in disguise: no RESET and no ROLLBACK undoes it.
+# The setting `seed`, as a name or a literal, does what setseed() does: no RESET and no ROLLBACK undoes it.
 _SEED = re.compile(r"""["']?[eE]?'?seed'?""", re.IGNORECASE)
 _LONGEST_VERB = 3  # tokens: `SET LOCAL name`
 
@@ -182,7 +182,7 @@ def effect_of(statement: str) -> Effect:
         effect = max(effect, _effect_of_text(statement, _NOT_STANDARD))
     if effect is Effect.NONE and len(statement) <= _LONGEST_REMEMBERED:
         if len(known_clean) >= _MOST_REMEMBERED:
-            known_clean.clear()  # texts made on the fly; the lasting ones are back at their next use
+            known_clean.clear()  # texts made on the fly; the others are back at their next use
         known_clean.add(statement)
     return effect
 
@@ -204,8 +204,8 @@ def _effect_of_text(text: str, pieces: re.Pattern[str]) -> Effect:
 
 
 def _is_harmless_but_for_its_verb(text: str) -> bool:
-    """Whether it is one statement and nothing in it, literals included, looks like a change. No more than
-    its verb need be read then: word by word, a long list of VALUES would stop the event loop for a while."""
+    """Whether it is one statement and nothing in it, literals included, looks like a change. Then only its
+    verb need be read: to read a long list of VALUES word by word would block the event loop for a while."""
     if ";" in text.rstrip("; \t\n\r\f\v"):
         return False
     lowered = text.lower()

@@ -1,4 +1,4 @@
-"""What the pool raises. Every error carries the pool's statistics of that moment."""
+"""What the pool raises. Every `PoolError` carries the pool's statistics of that moment."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class PoolTimeout(PoolError, TimeoutError):
     def __init__(self, message: str, stats: PoolStats, *, stalled: bool) -> None:
         super().__init__(message, stats)
         self.stalled = stalled
-        """Nobody got a connection in all that time: the database hangs, or every borrower does."""
+        """No waiter got a connection in all that time: the database hangs, or every borrower does."""
 
 
 class PoolSaturated(PoolError):
-    """Turned away at once, to serve those already waiting in time. Says nothing about the database."""
+    """Turned away, so that those who already wait are served in time. Says nothing about the database."""
 
     def __init__(self, message: str, stats: PoolStats, *, reason: str, retry_after: float) -> None:
         super().__init__(message, stats)

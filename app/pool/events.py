@@ -1,4 +1,4 @@
-"""What the pool tells its owner as it happens, and what it says when asked."""
+"""The pool's events, and how they reach its listener; what it says of leases and of a drain."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _log = logging.getLogger("app.pool")
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something an operator may want to know, with the pool's numbers of that moment.
+    """Something that an operator may want to know, with the pool's numbers of that moment.
 
     `details` of an event about a connection have its `backend_pid` and `client_address`, those of an error of
-    the server its `sqlstate`: enough to find the session in the server's log.
+    the server its `sqlstate`: with these the session is found in the server's log.
     """
 
     name: str
@@ -104,6 +104,6 @@ class DrainReport:
 
     seconds: float
     cut_off: tuple[LeaseInfo, ...]
-    """Leases that overstayed: their connections were cut."""
+    """Leases that were not returned in time: their connections were cut."""
     refused: int
     """Waiters that were still in the queue at the end."""

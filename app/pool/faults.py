@@ -1,4 +1,4 @@
-"""Why no connection could be opened, in one word, and what to do about it."""
+"""Why no connection could be opened: classes of failures, and what to do about each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Fault:
     name: str
     advice: str
     permanent: bool = False
-    """It stays until somebody acts: attempts may be rare, and one event says what to do."""
+    """It does not pass by itself: attempts may be rare, and one event says what to do."""
     wrong_role: bool = False
-    """A server answered that is not of the kind that was asked for."""
+    """A server answered, and is not of the kind that was asked for."""
     absent: bool = False
-    """Nobody was there to answer: an answer on another connection is news."""
+    """No server answered: an answer on another connection is news."""
 
 
 AUTHENTICATION: Final = Fault(
@@ -73,7 +73,7 @@ FAULTS = (
     UNREACHABLE,
     UNKNOWN_HOST,
 )
-"""Of several hosts that failed, the one that says most about what is wrong comes first."""
+"""In order: when several hosts fail, the first of these that is among their faults is reported."""
 
 # The first that an error is an instance of.
 _BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
@@ -124,21 +124,21 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, ReadOnlyServer):
         return NO_WRITABLE_SERVER
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-        return CERTIFICATE  # the server's word on ours
+        return CERTIFICATE  # the server refuses the client's
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return TLS
     return next((fault for kind, fault in _BY_TYPE if isinstance(error, kind)), OTHER)
 
 
 def stays(error: Exception) -> bool:
-    """Whether trying again is no use before somebody has acted, at whichever host."""
+    """Whether it passes at no host by itself, so that trying again soon is no use."""
     if isinstance(error, NoHostServes):
         return all(stays(reason) for reason in error.reasons.values())
     return fault_of(error).permanent
 
 
 def is_same(error: Exception, other: Exception | None) -> bool:
-    """Whether they are the same piece of news; hosts may have been tried in another order."""
+    """Whether they say the same; hosts may have been tried in another order."""
     return other is not None and _parts(error) == _parts(other)
 
 

@@ -1,4 +1,4 @@
-"""What has to be looked at from time to time: age, idleness, health, overdue leases."""
+"""What is looked at from time to time: age, idleness, health, overdue leases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHORTEST, _LONGEST = 0.02, 1.0
 # A look comes at least this often within the shortest of the periods it watches.
 _LOOKS_PER_PERIOD = 4
 # Durations are sorted in so many at a time, and so many seconds later again while there are more than a few.
-# A second's worth at once would stop a busy event loop for longer than a borrower waits on average.
+# To sort in those of a whole second at once would block a busy event loop for longer than the average wait.
 _FOLDED_AT_ONCE = 1000
 _FEW = 100
 _FOLDING_PAUSE = 0.02

@@ -36,8 +36,8 @@ class LeakWatch:
         self._left_behind: set[tuple[CallSite | None, str | None, str]] = set()
 
     def nested(self, pooled: PooledConnection) -> None:
-        """Its borrower holds one already. Tasks that do so can wait for each other for ever: if `Tn` tasks
-        need `Cm` connections each, a pool needs `Tn * (Cm - 1) + 1` (HikariCP's formula)."""
+        """Its borrower holds another one. Tasks that do so can wait for each other for ever: for `Tn` tasks
+        of `Cm` connections each a pool needs `Tn * (Cm - 1) + 1` (HikariCP's formula)."""
         held = self._state.holders[pooled.task]
         where = pooled.call_site, route_of(pooled.caller)
         if pooled.task is None or where in self._nested:

@@ -30,11 +30,11 @@ _TAKING_MANY = frozenset(["executemany", "fetchmany"])
 
 
 class Lease(SessionMethods):
-    """A borrowed connection: all of `asyncpg.Connection`, from the borrow to the return. Before and after
-    every call raises asyncpg.InterfaceError, also when the session is somebody else's by then.
+    """A borrowed connection: has all of `asyncpg.Connection`. Before it is lent and after it is returned
+    every call raises asyncpg.InterfaceError.
 
-    It is what `Pool.acquire()` gives, once: `async with` it, or `await` it and `Pool.release()` it.
-    Dropped without being returned, it is reclaimed and reported.
+    `Pool.acquire()` gives one. It is used once: `async with` it, or `await` it and `Pool.release()` it.
+    If it is dropped without being returned, the connection is reclaimed and that is reported.
     """
 
     __slots__ = ("_caller", "_spent", "_timeout")
@@ -61,7 +61,7 @@ class Lease(SessionMethods):
             try:
                 waiter = lending.line_up(self._timeout)
             except PoolError:
-                await sleep(0)  # who tries again at once must not keep the loop from mending the cause
+                await sleep(0)  # a caller that tries again at once must let the loop mend the cause
                 raise
             self._spent = True
             try:
@@ -110,8 +110,8 @@ class Lease(SessionMethods):
             self._lending.reclaim(self._pooled)
 
     async def _set_up(self, asked_at: float, timeout: float | None) -> None:
-        """Run the `setup` hook within what the wait has left of the budget. What it does to the session every
-        borrower gets alike, so it stays."""
+        """Run the `setup` hook within what the wait has left of the budget. What it does to the session is
+        not undone: it does so for every borrower."""
         pooled = self._pooled
         config = self._lending.state.config
         assert config.setup is not None
@@ -121,14 +121,14 @@ class Lease(SessionMethods):
                 await config.setup(self)
             driver.check_transaction_ended(pooled.connection, "setup")
         except BaseException:
-            pooled.retire("setup_failed")  # nobody knows what state it is in
+            pooled.retire("setup_failed")  # it is not known what state the session is in
             self.end()
             raise
         pooled.forget_borrower()
 
     async def _replace(self, dead: PooledConnection, timeout: float | None) -> PooledConnection:
-        """Go on with another connection, the next one that is free, in place of one that had ended before it
-        was used. Waits for `timeout` seconds, `acquire_timeout` at most.
+        """Go on with the next connection that is free, in place of one that had ended before it was used.
+        Waits for `timeout` seconds, `acquire_timeout` at most.
 
         Raises PoolError, InterfaceError if the lease was returned meanwhile, and what `setup` raises.
         """
@@ -152,7 +152,7 @@ class Lease(SessionMethods):
     # -- statements ---------------------------------------------------------------------------------
 
     if not TYPE_CHECKING:  # typed by the base class
-        # Not coroutines themselves: each layer of those costs a small query one part in twenty. `own` are
+        # Not coroutines themselves: each layer of them costs a twentieth of a small query's time. `own` are
         # parameters that only a `connection_class` knows.
         def fetch(self, query, *args, timeout=None, record_class=None, **own):
             if self._con is None:
@@ -192,7 +192,8 @@ class Lease(SessionMethods):
             bore_traces = pooled.bears_traces
             pooled.loosened()
             if isinstance(name, str):
-                # The next to use the name would find it taken, or lose it when asyncpg closes this one late.
+                # The next borrower to use the name would find it taken, or lose its statement when asyncpg
+                # closes this one late.
                 pooled.changed_by(Effect.RUINOUS)
             return await self._watch("prepare", query, name=name, bore_traces=bore_traces, **kwargs)
 
@@ -260,9 +261,9 @@ class Lease(SessionMethods):
         repeated: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Call the connection's method `name`: its statement read, its call counted, its error looked at.
-        `bore_traces` is how the session was before, where the statement has been read already; `repeated`
-        that this is the second time."""
+        """Call the connection's method `name`: read its statement, count the call, look at its error.
+        `bore_traces` is how the session was before, if the statement was read already; `repeated` says that
+        this is the second time."""
         pooled = self._lent(name)
         repeatable = not (repeated or (args and isinstance(args[0], ReadOnce)))
         attempt = self._attempt(pooled, query, repeatable=repeatable)
@@ -300,8 +301,8 @@ class Lease(SessionMethods):
             raise
 
     async def _may_repeat(self, pooled: PooledConnection, error: BaseException, attempt: Attempt) -> bool:
-        """Let the pool learn from the error. Whether to make the call again, on what is by then this lease's
-        connection. Raises what says the same more clearly, if there is such an error."""
+        """Let the pool learn from the error. Whether to make the call again, on the connection that the lease
+        has by then. Raises an error that says the same more clearly, if there is one."""
         if self._con is None:  # returned while the call was under way
             return False
         again = await recover(self._lending, pooled, error, attempt, self._replace)

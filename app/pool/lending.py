@@ -49,7 +49,7 @@ class Lending:
     # -- borrowing ---------------------------------------------------------------------------------
 
     def lend_idle(self) -> PooledConnection | None:
-        """The connection returned last, if it can be lent as it is and nobody waits. Needs an idle one."""
+        """The connection returned last, if it can be lent as it is and none waits. Needs an idle one."""
         state = self.state
         if state.queue.length or state.suspended or state.phase is not _OPEN:
             return None
@@ -149,7 +149,7 @@ class Lending:
 
     def _turns_away(self, objection: str, ahead: int = 0) -> bool:
         """Whether to turn a newcomer away for it. A full queue is no reason as long as there are connections
-        that nobody has to return first: idle ones, those being checked, those that can be opened."""
+        that need not be returned first: idle ones, those being checked, those that can be opened."""
         state = self.state
         if objection != "queue_full" or state.suspended:
             return True
@@ -227,7 +227,7 @@ class Lending:
     def cleaning_failed(self, pooled: PooledConnection, error: Exception) -> None:
         silent = isinstance(error, TimeoutError)
         if pooled.connection.is_closed() and not silent:
-            self.closer.discard(pooled, "lost")  # which is no news: the server has ended it
+            self.closer.discard(pooled, "lost")  # the server has ended it, which was reported
             return
         self.report("warning", "return_failed", about=pooled, error=error)
         if silent:
@@ -237,7 +237,7 @@ class Lending:
     # -- a connection is free ----------------------------------------------------------------------
 
     def offer(self, pooled: PooledConnection, now: float | None = None) -> None:
-        """To the head of the queue, or else to the idle ones; out, if its time has come."""
+        """Give it to the head of the queue, or else to the idle ones; close it if it must not be lent."""
         now = monotonic() if now is None else now
         reason = self.closer.objection_to(pooled, now)
         if reason is not None:
@@ -272,7 +272,7 @@ class Lending:
         """Bring waiters and idle connections together; open what is missing."""
         state = self.state
         now = monotonic()
-        for _ in range(len(state.idle)):  # no longer: a cancelled waiter counts until it has left
+        for _ in range(len(state.idle)):  # not for ever: a cancelled waiter counts until it has left
             if state.suspended or state.queue.length <= len(state.checking):
                 break
             pooled = state.idle.pop()

@@ -33,8 +33,8 @@ FIRST_CEILING = 0.05
 SHORT_OUTAGE_CEILING = 0.25
 SHARE_OF_OUTAGE = 1 / 20
 HIGHEST_CEILING = 2.0
-# What nobody but an operator can mend is asked for more rarely: half of its age so far, up to 8 s. A password
-# that is rotated within seconds is taken up within seconds all the same.
+# What only an operator can mend is tried more rarely: half of its age so far, up to 8 s. A password
+# that is rotated within seconds is found within seconds all the same.
 SHARE_OF_PERMANENT = 1 / 2
 HIGHEST_PERMANENT_CEILING = 8.0
 
@@ -49,11 +49,11 @@ def ceiling_of(failures: int, seconds: float, *, permanent: bool) -> float:
 
 
 class Opener:
-    """Keeps as many attempts under way as the pool wants and prudence allows.
+    """Keeps as many attempts under way as the pool wants, within bounds.
 
     It starts with one attempt at a time and doubles with each success. After a failure it waits, and
-    then tries with one again: that attempt is the probe that spares the borrowers. When it succeeds, or an
-    existing connection shows that the server is there again, the waiting is over.
+    then tries with one again: borrowers never try themselves. When that succeeds, or an existing connection
+    shows that the server is there again, the waiting is over.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Opener:
 
     @property
     def blocked(self) -> bool:
-        """Failing for a reason that stays until somebody acts."""
+        """Failing for a reason that does not pass by itself."""
         return self.failing and self._stays
 
     # -- when to try -------------------------------------------------------------------------------
@@ -112,23 +112,23 @@ class Opener:
         waiting = 0 if state.suspended else state.queue.length - len(state.checking) - coming
         missing = max(state.config.min_size, state.first_size) if state.phase is Phase.OPEN else 0
         if self.failing:
-            missing = max(missing, 1)  # somebody has to find out when the server is back
+            missing = max(missing, 1)  # to find out when the server is back
         if state.read_only_since is not None and state.phase is Phase.OPEN:
             missing = max(missing, len(state.members) + 1)
         missing -= len(state.members) + coming
         return min(max(waiting, missing), state.config.max_size - state.sessions)
 
     def hasten(self) -> None:
-        """There is reason to hope: try soon, as early in an outage. Spread over a quarter of a second, for
-        the other replicas hope too; and not sooner than that again, should the hope be false."""
+        """The server may be back: try soon, as early in an outage. Spread over a quarter of a second, because
+        the other replicas try too, and no sooner again if it is not back."""
         if self._retry is None or self._state.retry_in(monotonic()) <= SHORT_OUTAGE_CEILING:
             return
         self._retry.cancel()
         self._wait(random.uniform(0, SHORT_OUTAGE_CEILING))  # noqa: S311 - jitter, not a secret
 
     def start_over(self) -> None:
-        """Connections are made in another way from now on: try at once, and be as patient as at the start.
-        An attempt under way, should it fail, says nothing of the new way."""
+        """Connections are made with other arguments from now on: try at once, and back off as at the start.
+        A failure of an attempt under way says nothing of the new arguments."""
         self._outdated |= self._state.opening.keys()
         if self._failures:
             self._failures = 1
@@ -205,7 +205,7 @@ class Opener:
         before, state.last_error = state.last_error, error
         self._tell(error, before)
         if not state.members:
-            # Nobody is left who could serve them, and the next attempt may fail as well.
+            # No connection is left that could serve them, and the next attempt may fail as well.
             state.queue.refuse_all(state.unavailable)
         self._closer.note_progress()
 

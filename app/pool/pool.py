@@ -30,12 +30,12 @@ from app.pool.tasks import CLOSE_BOUND, Shared
 
 # Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
 CLOSE_PATIENCE = 60.0
-_farewells: set[asyncio.Task[None]] = set()
-"""Pools that were dropped, on their way out."""
+_closing_dropped: set[asyncio.Task[None]] = set()
+"""Dropped pools that are being closed."""
 
 
 class Pool(QueryMethods):
-    """A pool of asyncpg connections: fair, bounded in size and in every wait, healing itself.
+    """A pool of asyncpg connections: fair, bounded in size and in every wait; it recovers by itself.
 
     pool = Pool(dsn, max_size=20)                 # settings: PoolConfig; the rest: asyncpg.connect()
     await pool.open()                             # or: async with Pool(dsn) as pool
@@ -125,7 +125,7 @@ class Pool(QueryMethods):
         self._lending.pump()
 
     async def wait_ready(self, timeout: float) -> None:
-        """Wait until one connection stands; raises PoolUnavailable or PoolTimeout after `timeout` seconds."""
+        """Wait for the first connection; raises PoolUnavailable or PoolTimeout after `timeout` seconds."""
         check_seconds("timeout", timeout)
         deadline = monotonic() + timeout
         while True:
@@ -153,7 +153,7 @@ class Pool(QueryMethods):
                 await state.settled.wait()
         except TimeoutError:
             pass
-        except BaseException:  # who stops waiting for the end wants it now, as with asyncpg.Pool
+        except BaseException:  # a caller that stops waiting for the end wants it now, as with asyncpg.Pool
             self.terminate()
             raise
         cut_off = self.leases()
@@ -222,16 +222,16 @@ class Pool(QueryMethods):
         self._state.phase = Phase.DRAINING  # or this one would be dropped unclosed as well
         lending.closer.note_progress()
         task = asyncio.get_running_loop().create_task(self.close(), name=f"pool {self.name}: close")
-        _farewells.add(task)
-        task.add_done_callback(_farewells.discard)
+        _closing_dropped.add(task)
+        task.add_done_callback(_closing_dropped.discard)
 
     # -- borrowing ---------------------------------------------------------------------------------
 
     def acquire(self, *, timeout: float | None = None, caller: Caller | None = None) -> Lease:
         """Borrow a connection: `async with` it, or `await` it and `release()` it.
 
-        `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`, and 0 waits
-        for nobody. Raises TypeError when it is no number, ValueError when it is below 0 or not finite.
+        `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`, and 0 does not
+        wait. Raises TypeError when it is no number, ValueError when it is below 0 or not finite.
         `caller` is named in reports of leaks.
         """
         if timeout is not None:
@@ -254,7 +254,7 @@ class Pool(QueryMethods):
         """Ask before making the effort to borrow: None, or seconds after which to come back.
 
         `ahead` others have asked, were let through and will be in the queue before. A refusal is counted
-        as if `acquire()` had raised PoolSaturated, and costs next to nothing.
+        as if `acquire()` had raised PoolSaturated, and costs much less.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -263,15 +263,15 @@ class Pool(QueryMethods):
         return self._lending.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
 
     def refuse_waiting(self) -> int:
-        """Answer everybody in the queue with PoolUnavailable now; how many there were."""
+        """Answer every waiter in the queue with PoolUnavailable now; how many there were."""
         return self._state.queue.refuse_all(self._state.unavailable)
 
     async def ask_aside(self) -> None:
         """Ask the server for a sign of life on a session of its own, beside the pool's, and end that session.
 
-        For whoever must know whether the server is gone while all connections are in use. It is the one
-        session above `max_size`, for as long as the question takes; the caller bounds that. Several who ask
-        at once get the same answer.
+        This tells whether the server is gone while all connections are in use. It is the one session above
+        `max_size`, for as long as the question takes; the caller bounds that. Calls at the same time get
+        the same answer.
 
         Raises what `asyncpg.connect()`, `init` and the query raise.
         """
@@ -310,7 +310,7 @@ class Pool(QueryMethods):
         self._lending.closer.expire("asked")
 
     def suspend(self) -> None:
-        """Lend nothing until `resume()`: borrowers queue, within their deadlines and `max_waiting`."""
+        """Lend nothing until `resume()`: borrowers wait, within their deadlines and `max_waiting`."""
         self._state.suspended = True
 
     def resume(self) -> None:
@@ -329,7 +329,7 @@ class Pool(QueryMethods):
         return self._state.stats()
 
     def leases(self) -> tuple[LeaseInfo, ...]:
-        """Who holds a connection now, longest first; no I/O."""
+        """The leases of now, the longest first; no I/O."""
         now = monotonic()
         held = [p for p in self._state.members if p.status is Status.IN_USE]
         held.sort(key=lambda pooled: pooled.borrowed_at)

@@ -1,4 +1,4 @@
-"""Pool-level queries: borrow, run one thing, return. The surface of asyncpg.Pool."""
+"""The query methods of asyncpg.Pool: borrow a connection, run one thing, return it."""
 
 from __future__ import annotations
 

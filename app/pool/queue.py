@@ -1,4 +1,4 @@
-"""Who waits for a connection, in which order, and who is told at once that waiting is no use.
+"""Who waits for a connection and in which order, and who is told at once that waiting is no use.
 
 First come, first served: a returned connection goes to the head of the queue, and nobody passes a live
 waiter. A waiter that gives up costs O(1): its entry stays until its turn would have come.
@@ -60,7 +60,7 @@ class WaitQueue:
         self._time_out = time_out
         self._entries: deque[tuple[Waiter, float, float]] = deque()
         self.length = 0
-        """How many wait."""
+        """How many waiters there are."""
         self.create_future: Callable[[], Waiter]
         """The event loop's, once there is one."""
         self._flow_since = 0.0
@@ -74,7 +74,7 @@ class WaitQueue:
         return next((now - joined_at for waiter, joined_at, _ in self._entries if not waiter.done()), 0.0)
 
     def standing(self, now: float) -> float:
-        """Seconds since nobody waited; 0 while nobody does."""
+        """Seconds since the queue was last empty; 0 while it is."""
         return now - self._standing_since if self.length else 0.0
 
     def expected_wait(self, now: float, serving: int, ahead: int = 0) -> float:
@@ -146,7 +146,7 @@ class WaitQueue:
         return None
 
     def hand_out(self, pooled: PooledConnection, now: float) -> bool:
-        """Give a connection to the first live waiter worth serving; False if nobody is there."""
+        """Give a connection to the first live waiter that is not stale; False if there is none."""
         entries = self._entries
         while entries:
             waiter, joined_at, _ = entries.popleft()

@@ -1,16 +1,17 @@
-"""What becomes of a borrower's call that failed: it is raised, or made once more where nobody can tell.
+"""What becomes of a borrower's call that failed, and what the pool learns from it. The error is raised, or
+the call is made once more where nobody can tell the difference.
 
-Three kinds are made again, each once:
+Three kinds of calls are made again, each once:
 
-- what was never sent, because the session had ended before: on another connection;
+- one that was never sent, because the session had ended before: on another connection;
 - BEGIN, and the first statement after it, if that was never sent: BEGIN first, on another connection;
-- what failed for something that the connection had cached and that is no longer true (the schema has
-  changed): on the same connection, which forgets what it has cached. The server refuses such a statement
-  before it does anything; what it says of a statement inside of a function or procedure is another matter.
-  Inside a transaction the error has spoilt what was done before, so only the first statement is made again,
+- one that failed because of something that the connection had cached and that is no longer true (the schema
+  has changed): on the same connection, which forgets what it has cached. The server refuses such a statement
+  before it does anything. What it says of a statement inside a function or procedure does not count.
+  In a transaction the error has undone what was done before, so only the first statement is made again,
   and BEGIN with it.
 
-Nothing is made again on another connection once the borrower has left traces on the one it had.
+Nothing is made again on another connection once the borrower has changed the session that it had.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from app.pool.faults import is_fatal, sqlstate_of
 from app.pool.lending import Lending
 
 Replace = Callable[[PooledConnection, float | None], Awaitable[PooledConnection]]
-"""Gets the lease another connection, in place of one that has ended, within so many seconds."""
+"""Gives the lease another connection in place of one that has ended, within so many seconds."""
 
 # SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
 _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
@@ -73,12 +74,12 @@ class Attempt:
     sent: bool = False
     """It was surely sent."""
     harmless: bool = False
-    """It changes nothing, so it does not matter whether it was sent: BEGIN."""
+    """It changes nothing, so it does not matter whether it was sent. That is BEGIN."""
 
 
 class ReadOnce:
-    """Arguments from an iterator. asyncpg repeats a statement whose plan has become invalid with what is left
-    of them: here that raises, for it would lose the others."""
+    """Arguments from an iterator. asyncpg repeats a statement whose plan has become invalid with those that
+    are left. Here that raises, because the others would be lost."""
 
     def __init__(self, args: Iterable[Sequence[object]]) -> None:
         self._args: Iterable[Sequence[object]] | None = args
@@ -154,9 +155,9 @@ def note_failure(lending: Lending, pooled: PooledConnection, error: BaseExceptio
 
 
 def schema_changed(lending: Lending, pooled: PooledConnection, error: Exception | None = None) -> None:
-    """Something that the connection had cached is no longer true. The first to find out begins a new
-    generation: every connection forgets what it has cached, those in use too, and renews it before it is
-    lent again. What is reported of the old one is no news."""
+    """Something that the connection had cached is no longer true. The first connection that finds out begins
+    a new generation: every connection forgets what it has cached, those in use too, and renews it before it
+    is lent again. What one of an older generation finds is no news."""
     state = lending.state
     if pooled.generation != state.generation:
         driver.forget_caches(pooled.connection)
@@ -193,12 +194,12 @@ async def _on_another(dead: PooledConnection, attempt: Attempt, replace: Replace
     try:
         fresh = await replace(dead, attempt.timeout)
     except (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        return None  # the borrower is told of its own loss
+        return None  # the borrower is told that its own connection was lost
     return fresh if begun is None or await _begun_again(fresh, begun) else None
 
 
 async def _begun_again(pooled: PooledConnection, begun: Begun) -> bool:
-    """Begin the transaction again. Where that fails the session is cut: what the borrower says next must not
+    """Begin the transaction again. If that fails the session is cut: the borrower's next statement must not
     be committed by itself."""
     try:
         await begun.again(pooled.connection)
@@ -216,8 +217,8 @@ async def _begun_again(pooled: PooledConnection, begun: Begun) -> bool:
 
 def says_schema_changed(error: BaseException) -> bool:
     """Whether a statement failed because something that its connection had cached is no longer true. In a
-    transaction everything is undone by that. Outside of one, a statement that ends in
-    OutdatedSchemaCacheError has run; the others have not."""
+    transaction that undoes everything. Outside of one, a statement that ends in OutdatedSchemaCacheError has
+    run; the others have not."""
     if isinstance(
         error,
         (
@@ -253,7 +254,7 @@ async def _blames_a_cache(pooled: PooledConnection, error: Exception, attempt: A
 
 
 def _is_about_an_argument(error: Exception) -> bool:
-    """asyncpg's own: an argument does not fit what it knows of the type. The statement was not sent."""
+    """asyncpg's own error: an argument does not fit what it knows of the type. The statement was not sent."""
     return type(error) is asyncpg.DataError and getattr(error, "severity", None) is None
 
 
@@ -265,7 +266,7 @@ async def _takes_other_arguments(pooled: PooledConnection, attempt: Attempt) -> 
     known = driver.parameters(connection, attempt.query)
     if known is not None and any(kind in _MADE_OF_OTHERS for _, kind in known):
         return True
-    if driver.is_in_transaction(connection):  # which a question that fails would spoil
+    if driver.is_in_transaction(connection):  # which a failing question would abort
         return False
     try:
         now = await driver.ask_parameters(connection, attempt.query, attempt.timeout)
@@ -297,7 +298,7 @@ async def _in_place(
 
 
 async def _made_fit(lending: Lending, pooled: PooledConnection, begun: Begun | None) -> bool:
-    """Roll back, and let `init` set the codecs of the new types, unless it would undo what the borrower or
+    """Roll back, and let `init` set the codecs of the new types, unless that would undo what the borrower or
     `setup` has set."""
     connection = pooled.connection
     try:

@@ -51,7 +51,7 @@ class SessionMethods(_Proxy):
         return self._pooled
 
     def has_unread(self) -> bool:
-        """Whether the server has said something, perhaps its last words, that nobody has read yet."""
+        """Whether the server has sent something that was not read yet: on an idle session mostly its end."""
         return self._lent("has_unread").has_unread()
 
     def mark_dirty(self) -> None:
@@ -105,8 +105,8 @@ class SessionMethods(_Proxy):
         return await self._call(commit, self._attempt(pooled, None, repeatable=False))
 
     async def _copy(self, name: str, query: str | None, /, *args: Any, **kwargs: Any) -> Any:
-        """Call one of the COPY methods. One that was broken off leaves asyncpg and server of two minds, so
-        the connection is closed when it is returned."""
+        """Call one of the COPY methods. After one that was broken off, asyncpg and the server no longer agree
+        what is being said, so the connection is closed when it is returned."""
         pooled = self._lent(name)
         ended = pooled.connection.is_closed()
         attempt = Attempt(query, pooled.bears_traces, repeatable=ended, sent=not ended)
@@ -208,7 +208,7 @@ class SessionMethods(_Proxy):
             self._pooled.generation = self._lending.state.generation  # whatever it has reported before
             schema_changed(self._lending, self._pooled)
 
-        # A codec is the session's for good: asyncpg can neither list nor restore what was there.
+        # A codec cannot be undone: asyncpg can neither list nor restore what was there.
         async def set_type_codec(self, *args, **kwargs):
             self._lent("set_type_codec").changed_by(Effect.RUINOUS)
             await self._con.set_type_codec(*args, **kwargs)
@@ -222,8 +222,8 @@ class SessionMethods(_Proxy):
             await self._con.set_builtin_type_codec(*args, **kwargs)
 
         def __getattr__(self, name):
-            """What only a `connection_class` has, or asyncpg keeps to itself. It may do anything to the
-            session, and what it executes is not seen here."""
+            """Something that only a `connection_class` has, or that is private to asyncpg. It may do anything
+            to the session, and what it executes is not seen here."""
             attribute = getattr(self._con, name)
             if self._con is not None:
                 self._pooled.begun = None
@@ -240,5 +240,5 @@ def _logging_queries(pooled: PooledConnection, callback: Any) -> Iterator[None]:
 
 
 def _condition(where: str | None) -> str | None:
-    """What the WHERE of a COPY would be as a statement, to see what it does to the session."""
+    """The WHERE of a COPY as a statement, to see what it does to the session."""
     return None if where is None else f"SELECT {where}"

@@ -10,7 +10,7 @@ between two `await`s the numbers add up. Who writes what:
     Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, settled
     recovery   generation
 
-`tally` is written by whoever does what it counts.
+What happens is counted in `tally` where it happens.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class PoolState:
         )
 
     def unavailable(self) -> PoolUnavailable:
-        """The error of a borrower for whom no connection can be opened."""
+        """The error of a borrower when no connection can be opened."""
         stats = self.stats()
         unavailable = PoolUnavailable(
             f"no connection can be opened: {stats.summary()}",

@@ -1,4 +1,4 @@
-"""Counters and histograms kept while the pool works, and the snapshots made of them."""
+"""The pool's counters and histograms, the snapshot made of them, and the metrics that it is told as."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class Histogram:
         self._sum = 0.0
         self._fresh: list[float] = []
         self.observe = self._fresh.append
-        """`observe(seconds)`. It only keeps the number: sorting it in is `fold()`'s work, which somebody
-        must do now and then."""
+        """`observe(seconds)`. It only keeps the number; `fold()`, called now and then, sorts it in."""
 
     def fold(self, most: int | None = None) -> int:
         """Sort in what was observed since the last time, the `most` oldest or all; how many those were."""
@@ -65,7 +64,7 @@ class Tally:
     """What has happened since the pool was made."""
 
     lent_at_once: int = 0
-    """Borrows that waited for nothing; kept apart from `wait` because they cost next to nothing so."""
+    """Borrows that did not wait. Not kept in `wait`, because a counter is cheaper."""
     opened: int = 0
     open_failures: int = 0
     closed: Counter[str] = field(default_factory=Counter)
@@ -161,7 +160,7 @@ def _connections(state: str) -> PoolMetric:
 
 
 def _lendable(state: str) -> PoolMetric:
-    """OpenTelemetry knows two states only: whoever sums over its states must not count more."""
+    """Apart from `_connections()`: OpenTelemetry knows two states only, and their sum must not count more."""
     name, label = "db_client_connection_count", "db_client_connection_state"
     return PoolMetric(kind="gauge", name=name, text="Connections by state.", label=label, value=state)
 

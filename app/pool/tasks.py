@@ -1,7 +1,7 @@
 """What takes time: opening, checking, cleaning and closing a connection, each a task in the background.
 
-A task does one thing with one connection and tells what came of it to whoever decides what happens next. It
-handles its own errors. What it cannot handle, being cancelled by whoever it may be, is for `broken_off()`.
+A task does one thing with one connection and tells the outcome to the object that decides what happens next.
+It handles its own errors. What it cannot handle, a cancel from anywhere, is for `broken_off()`.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Tasks:
     def _ended(self, task: Task, ran: asyncio.Task[None]) -> None:
         self._tasks.discard(ran)
         error = None if ran.cancelled() else ran.exception()
-        if error is not None:  # it had none that it knew of
+        if error is not None:  # one that it does not handle
             ran.get_loop().call_exception_handler(
                 {"message": f"{ran.get_name()} failed", "exception": error, "task": ran}
             )
@@ -230,7 +230,7 @@ class Tasks:
             await asyncio.sleep(0)
 
     async def finish(self, timeout: float) -> None:
-        """Wait for all of them; whoever needs more than `timeout` seconds is cancelled."""
+        """Wait for all of them; those that need more than `timeout` seconds are cancelled."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=timeout)
@@ -245,15 +245,15 @@ class Tasks:
 
 
 class Shared:
-    """One run of `work` at a time: whoever asks while it is under way waits for its end, too. It is cancelled
-    when nobody waits for it any more."""
+    """One run of `work` at a time: calls while it is under way wait for its end, too. It is cancelled when no
+    call waits for it any more."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         self._work = work
         self._name = name
         self._run: asyncio.Task[None] | None = None
         self._waiters: set[object] = set()
-        """Who waits for this run."""
+        """Calls that wait for this run."""
 
     async def run(self) -> None:
         """Raises what `work` raises."""
@@ -263,7 +263,8 @@ class Shared:
             run = self._run
         if run is None or run.done():
             self._run = run = asyncio.create_task(self._work(), name=self._name)
-            run.add_done_callback(lambda run: run.cancelled() or run.exception())  # nobody may be left
+            # Its error is read here, because no call may be left to read it.
+            run.add_done_callback(lambda run: run.cancelled() or run.exception())
             self._waiters = set()
         waiters, this = self._waiters, object()
         waiters.add(this)

@@ -18,10 +18,10 @@ T = TypeVar("T")
 async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
     """Await `call`, one of asyncpg's COPY methods, and raise what happened to it.
 
-    When the connection has ended, or the server has ended the COPY before its time was up, asyncpg fails
-    once more in clearing up, and that is what it raises (RuntimeError, AttributeError; over uvloop in the
-    place of a CancelledError, too). What it waited for is then read by nobody, and told to the loop. Here it
-    is read, and raised unless the source, the sink or a cancel has ended the COPY (`_cancellations`).
+    When the connection has ended, or the server has ended the COPY early, asyncpg fails once more in clearing
+    up, and raises that (RuntimeError, AttributeError; over uvloop also in place of a CancelledError). The
+    error that it waited for is then not read, and the event loop complains of it. Here it is read, and raised
+    unless the source, the sink or a cancel has ended the COPY (`_cancellations`).
     """
     steps = Copy(connection, call)
     try:
@@ -31,7 +31,7 @@ async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
         if steps.is_still_under_way() or isinstance(error, asyncpg.InternalClientError):
             connection.terminate()  # nothing more can be said on it, nor what the server says be read
         if connection.is_closed():
-            # asyncpg has asked for a cancel all the same, of which nobody will tell it that it is over.
+            # asyncpg has asked for a cancel all the same, and will not learn that it is over.
             for cancel in tuple(connection._cancellations):
                 cancel.cancel()
         meant: BaseException | None = error
@@ -45,8 +45,8 @@ async def copy(connection: Session, call: Coroutine[Any, Any, T]) -> T:
 
 
 class Copy(Awaitable[T]):
-    """Takes a COPY step by step, and keeps the futures that asyncpg waits for (`_protocol`, of whose fields
-    those that are futures)."""
+    """Runs a COPY step by step, and keeps the futures that asyncpg waits for (`_protocol`: the fields that
+    are futures)."""
 
     def __init__(self, connection: Session, call: Coroutine[Any, Any, T]) -> None:
         self.connection = connection
@@ -69,7 +69,7 @@ class Copy(Awaitable[T]):
             except GeneratorExit:
                 self.call.close()
                 raise
-            except BaseException as error:  # noqa: BLE001 - it is the call's
+            except BaseException as error:  # noqa: BLE001 - it is passed to the call
                 thrown = error
 
     def look(self) -> None:
@@ -81,7 +81,7 @@ class Copy(Awaitable[T]):
         self.unread = {future for future in (*self.unread, *futures) if not _is_good(future)}
 
     def read(self) -> BaseException | None:
-        """The error that asyncpg waited for, if it has come; one that comes later is nobody's business."""
+        """The error that asyncpg waited for, if it has come. One that comes later is read and dropped."""
         self.look()
         told = None
         for future in self.unread:
@@ -92,8 +92,8 @@ class Copy(Awaitable[T]):
         return told
 
     def is_still_under_way(self) -> bool:
-        """Whether asyncpg has left a COPY to the client without asking the server to end it: it was cancelled
-        in the instant in which data had come."""
+        """Whether asyncpg has left a COPY to the client without asking the server to end it. That happens
+        when it is cancelled in the instant in which data has come."""
         waiter = self.waiter
         if waiter is None or not waiter.done() or self.connection.is_closed():
             return False
@@ -113,11 +113,11 @@ def _is_good(future: asyncio.Future[Any]) -> bool:
 
 
 def _fails_inside(error: BaseException) -> bool:
-    """Whether an error that is nobody's to raise was raised in asyncpg's protocol or uvloop, both of them
-    compiled, rather than in a borrower's source or sink."""
+    """Whether the error was raised inside asyncpg's protocol or uvloop, which are compiled, rather than in a
+    borrower's source or sink."""
     if type(error) not in {RuntimeError, AttributeError}:
         return False
-    place = ""
+    file = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        place = frame.f_code.co_filename
-    return place.endswith(".pyx")
+        file = frame.f_code.co_filename
+    return file.endswith(".pyx")

@@ -34,7 +34,7 @@ def never_sent(connection: Session, error: Exception, executed_before: int | Non
     asyncpg's own refusals (InterfaceError, and InternalClientError where it has read the server's last words)
     come before it writes. An error that arrived while it waited counts only if `executed()` has not moved
     since `executed_before`; None says that it was not looked at. A connection that was closed on this side
-    (`_aborted`) is another matter.
+    (`_aborted`) does not count.
     """
     if connection._aborted or not connection.is_closed():
         return False
@@ -44,8 +44,8 @@ def never_sent(connection: Session, error: Exception, executed_before: int | Non
 
 
 def last_words(connection: Session) -> str | None:
-    """The SQLSTATE with which the server ended a session, if a call was under way for it to answer
-    (`_protocol`, of whose fields the one that is an answer's error): asyncpg does not read it otherwise."""
+    """The SQLSTATE with which the server ended a session, if it was the answer to a call that was under way
+    (`_protocol`: the field that holds the error of an answer). asyncpg does not read it otherwise."""
     for held in gc.get_referents(connection._protocol):
         if type(held) is dict and held.get("S") is not None and "C" in held:
             code: str = held["C"]
@@ -54,8 +54,8 @@ def last_words(connection: Session) -> str | None:
 
 
 def lost_its_place(connection: Session, error: Exception) -> bool:
-    """Whether asyncpg calls the end of a session an internal error: it takes no notice of the server's last
-    words between two statements, and knows of the end only when the next one fails."""
+    """Whether asyncpg calls the end of a session an internal error. It ignores what the server says between
+    two statements, and learns of the end only when the next one fails."""
     unread = isinstance(error, asyncpg.InternalClientError)
     return unread and not isinstance(error, asyncpg.OutdatedSchemaCacheError) and connection.is_closed()
 
@@ -98,7 +98,7 @@ def check_transaction_ended(connection: Session, hook: str) -> None:
 
 
 def left_open(connection: Session) -> list[str]:
-    """What a borrower has left on it that it surely meant to end (`_listeners`, `_log_listeners`)."""
+    """What a borrower has left on it, surely by mistake (`_listeners`, `_log_listeners`)."""
     found = {
         "a transaction": is_in_transaction(connection),
         "notification listeners": bool(connection._listeners),
@@ -108,8 +108,8 @@ def left_open(connection: Session) -> list[str]:
 
 
 def cut(connection: Session) -> None:
-    """`Connection.terminate()`, also when its event loop is closed (`_loop`): the socket is then closed by
-    whoever frees it."""
+    """`Connection.terminate()`, also when its event loop is closed (`_loop`): the socket is then closed when
+    it is freed."""
     try:
         connection.terminate()
     except RuntimeError:
@@ -118,7 +118,7 @@ def cut(connection: Session) -> None:
 
 
 def forget_listeners(connection: Session) -> None:
-    """Call nobody any more for a notification (`_listeners`); the server is not told."""
+    """Call no listener for a notification any more (`_listeners`); the server is not told."""
     connection._listeners.clear()
 
 

@@ -22,9 +22,9 @@ TCP_USER_TIMEOUT = 15
 
 
 def reading(connection: Session) -> Callable[[], bool]:
-    """A question that costs less than a microsecond: has the server said something that nobody has read?
+    """A function that says, in less than a microsecond, whether the server has sent what was not read yet.
 
-    On an idle connection that is mostly its end, which the event loop comes to only after the next statement
+    On an idle connection that is mostly its end, which the event loop reads only after the next statement
     has been written (`_transport`). Always False where there is no poll(2).
     """
     sock = connection._transport.get_extra_info("socket")
@@ -56,8 +56,8 @@ def tune_socket(connection: Session, keepalive: int) -> None:
 
 
 def belong_to(connection: Session, loop: asyncio.AbstractEventLoop, address: str) -> None:
-    """Have a session that was opened through a stand-in for `loop` belong to the loop itself (`_loop`), by
-    which asyncpg looks the current task up, and to the `address` that was reached.
+    """Give a session that was opened through a stand-in for `loop` the loop itself (`_loop`), by which
+    asyncpg looks up the current task, and the `address` that was reached.
 
     A cancel request has to go to the same server (`_addr`). asyncpg verifies a certificate against what it
     connects to (`_params`), so where that is done the request goes to the name.

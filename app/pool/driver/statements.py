@@ -16,8 +16,8 @@ def statement_at_hand(connection: Session, query: str) -> Any:
     """The prepared statement that asyncpg keeps for `query`, if it can be run the short way; else None.
 
     asyncpg reaches a cached statement through five coroutines, which cost a small query a sixth of its
-    time. The short way is `run_statement()` at once. None, and the long way then, when the statement is
-    yet to be prepared, the query is to be logged, or `connection_class` may do things its own way
+    time. The short way is `run_statement()` at once. None, for the long way, when the statement is
+    yet to be prepared, the query is to be logged, or a `connection_class` may do things differently
     (`_stmt_cache`, `_query_loggers`).
     """
     if connection._aborted or connection._query_loggers or connection.__class__ is not _PLAIN:
@@ -75,7 +75,7 @@ def _types(statement: Any) -> list[tuple[int, str]]:
 
 
 def is_unresolved(error: Exception) -> bool:
-    """Whether asyncpg has asked for types in vain, which were made anew meanwhile: nothing was sent."""
+    """Whether asyncpg did not find types because they were made anew meanwhile: nothing was sent."""
     return isinstance(error, asyncpg.InternalClientError) and "could not resolve query result" in str(error)
 
 

@@ -50,8 +50,8 @@ async def begin(connection: Session, begun: Any, prelude: str = "") -> None:
 
 class Transaction(transaction.Transaction):
     """asyncpg's transaction, begun by its lease, which can begin it again on another connection
-    (`_connection`, `_top_xact`, `_state`). Once begun it no longer knows the lease: who forgets a lease in a
-    transaction must not keep it alive."""
+    (`_connection`, `_top_xact`, `_state`). Once begun it no longer refers to the lease: a lease that is
+    dropped in a transaction must not be kept alive by it."""
 
     __slots__ = ("begin_on_lease",)
 
@@ -68,7 +68,7 @@ class Transaction(transaction.Transaction):
 
     def start(self) -> Coroutine[Any, Any, None]:
         """Begin it, or make a savepoint inside another one. Raises InterfaceError at once if the connection
-        was returned (`_con_release_ctr`, `_check_conn_validity`); one that has ended is another matter."""
+        was returned (`_con_release_ctr`, `_check_conn_validity`); of one that has ended, when it is begun."""
         this: Any = self
         if this._con_release_ctr != this._connection._pool_release_ctr:
             this._check_conn_validity("start")
@@ -86,7 +86,7 @@ class Transaction(transaction.Transaction):
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         this: Any = self
         if error is not None and this._connection.is_closed():
-            this._state = TransactionState.FAILED  # it has ended with its session: let the error say why
+            this._state = TransactionState.FAILED  # it has ended with its session, and the error says why
             return
         with losses_told(this._connection), _rolled_back_or_lost(self, error):
             await super().__aexit__(kind, error, trace)
@@ -115,7 +115,7 @@ class Transaction(transaction.Transaction):
 @contextmanager
 def _rolled_back_or_lost(begun: Transaction, error: object = True) -> Iterator[None]:
     """A rollback that was broken off has perhaps not happened. What it was to undo must not be committed
-    with the transaction around it, if the error is swallowed there. None as `error`: it is no rollback."""
+    with the transaction around it if the error is swallowed there. `error` None: it is no rollback."""
     try:
         yield
     except (asyncio.CancelledError, TimeoutError):
@@ -135,7 +135,7 @@ async def _told(transaction: Any, end: Coroutine[Any, Any, None]) -> None:
 
 
 async def commit(connection: Session, begun: Any, timeout: float) -> str:
-    """Commit what `begin` began; what the server calls it (`_top_xact`, `_state`).
+    """Commit what `begin` began; the server's word for what it did (`_top_xact`, `_state`).
 
     That is `COMMIT`, or `ROLLBACK` when a statement had failed and its error was swallowed: asyncpg's own
     `Transaction.commit()` keeps the difference to itself.
