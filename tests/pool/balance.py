@@ -4,7 +4,7 @@ from app.pool import PoolStats
 
 
 def assert_balanced(stats: PoolStats) -> None:
-    """Each connection that was opened is at one place, or was closed once."""
+    """Each connection that was opened has one status, or was closed once."""
     assert stats.size == stats.idle + stats.used + stats.returning + stats.validating
     assert stats.opened == stats.size + sum(stats.closed.values())
     assert min(stats.idle, stats.used, stats.opening, stats.closing, stats.waiting) >= 0

@@ -1,4 +1,4 @@
-"""`make_pool(...)`: pools on the real server, whose books must balance when the test is over."""
+"""`make_pool(...)`: pools on the real server, whose numbers must add up when the test is over."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -101,7 +101,7 @@ async def test_a_waiter_that_is_cancelled_does_not_stop_the_pool_before_it_has_l
     lease = await pool.acquire()
     waiter = asyncio.create_task(pid_of_next(pool))
     await waiting(pool, 1)
-    waiter.cancel()  # takes effect when its task runs next; until then its place is still there
+    waiter.cancel()  # takes effect when its task runs next; until then its entry is still there
     await pool.release(lease)
     pool.resume()  # as anything else that brings waiters and idle connections together
     assert pool.get_idle_size() == 1
@@ -246,7 +246,7 @@ class TestChecks:
         await eventually(lambda: events.named("connections_suspect"))
         assert events.named("connections_suspect")[0].details["why"] == "failed_check"
 
-        await eventually(lambda: pool.get_idle_size() == 1)  # another in the place of the one that failed
+        await eventually(lambda: pool.get_idle_size() == 1)  # another one instead of the one that failed
         asked = link.asked
         await pool.release(older)
         assert await pid_of_next(pool) == pid

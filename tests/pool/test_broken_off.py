@@ -155,7 +155,7 @@ class TestCopy:
     async def test_one_whose_session_ended_before_says_what_it_would_have_said(
         self, make_pool: MakePool, proxy: Proxy, end: str, fate: str, expected: type[BaseException]
     ) -> None:
-        """Not that asyncpg could not clear up, which over uvloop takes even a cancel's place."""
+        """Not that asyncpg could not clear up, which over uvloop is raised even instead of a cancel."""
         pool = await make_pool(proxy.dsn, max_size=1)
         for direction in ("in", "out"):
             async with pool.acquire() as lease:

@@ -71,7 +71,7 @@ class TestKilledBackends:
             link = await link_of(other, proxy)
             pid = other.get_server_pid()
             doomed = await pid_of_next(pool)
-            proxy.hold_new = True  # so that no new one takes its place
+            proxy.hold_new = True  # so that no new one replaces it
             await postgres.kill(doomed)
             await eventually(lambda: pool.stats().closed == {"lost": 1})
         asked = link.asked

@@ -133,7 +133,7 @@ class TestLoneServer:
         assert monotonic() - started > 8 * opener.SHORT_OUTAGE_CEILING / 8  # no storm of attempts
         after = pool.stats()
         assert (after.opened, after.closed) == (before.opened, before.closed)
-        assert after.size >= 2  # one place is kept for looking, and one's lifetime may have ended before
+        assert after.size >= 2  # there is room to look for one, and one's lifetime may have ended before
         assert len(events.named("server_read_only")) == 1
         await primary.set("default_transaction_read_only", "off")
         await eventually(lambda: pool.get_idle_size() == 4)

@@ -315,7 +315,7 @@ async def play(actions: list[Any]) -> None:
         assert waiting.pop(0).done()
 
 
-async def test_callsite_of_people_who_left_are_cleared_away() -> None:
+async def test_entries_of_waiters_that_left_are_cleared_away() -> None:
     queue = make_queue()
     staying = queue.join(monotonic(), 1000)
     for _ in range(10_000):
@@ -325,7 +325,7 @@ async def test_callsite_of_people_who_left_are_cleared_away() -> None:
     assert staying.done()
 
 
-async def test_so_are_those_of_people_whose_budget_was_used_up() -> None:
+async def test_so_are_those_of_waiters_whose_budget_was_used_up() -> None:
     queue = make_queue()
     queue.join(monotonic(), 1000)
     for _ in range(20):

@@ -121,7 +121,7 @@ class TestBackOff:
     async def test_a_check_that_succeeds_ends_it(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The server answers on a connection that stands; so the next attempt does not wait its time out."""
+        """The server answers on an old connection, so the next attempt does not wait its time out."""
         pool = await make_pool(proxy.dsn, min_size=1, max_size=2, validate_after=0)
         monkeypatch.setattr(opener, "ceiling_of", lambda *_, **__: 60.0)
         monkeypatch.setattr(random, "uniform", lambda _, highest: highest)

@@ -48,7 +48,7 @@ class Holder:
             await self._wait()
 
     async def _wait(self) -> None:
-        await self.enough.wait()  # stands here
+        await self.enough.wait()  # waits here
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def library(folder: Path) -> Callable[..., Coroutine[Any, Any, Lease]]:
 class TestOverdue:
     """A lease held longer than the threshold is reported once, and once more when it comes back."""
 
-    async def test_the_report_names_both_places(self, make_pool: MakePool, events: Events) -> None:
+    async def test_the_report_names_both_call_sites(self, make_pool: MakePool, events: Events) -> None:
         pool = await make_pool(leak_threshold=0.05)
         holder = Holder(pool)
         report = await report_of(events, "lease_overdue")
@@ -82,7 +82,7 @@ class TestOverdue:
         assert str(report.details["borrowed_at"]) == f"{line_of('borrowed here')} in Holder._hold"
         stands_at = report.details["stands_at"]
         assert isinstance(stands_at, tuple)
-        assert f"{line_of('stands here')} in Holder._wait" in stands_at
+        assert f"{line_of('waits here')} in Holder._wait" in stands_at
         held_for = report.details["held_for"]
         assert isinstance(held_for, float)
         assert held_for > 0.05
@@ -237,9 +237,9 @@ def test_one_that_outlives_its_event_loop_is_left_alone(
 
 
 class TestNested:
-    """A task that holds one connection and asks for another is reported once for each place."""
+    """A task that holds one connection and asks for another is reported once for each call site."""
 
-    async def test_it_is_reported_with_both_places(self, make_pool: MakePool, events: Events) -> None:
+    async def test_it_is_reported_with_both_call_sites(self, make_pool: MakePool, events: Events) -> None:
         pool = await make_pool(max_size=2)
         async with pool.acquire():  # the first
             await pool.release(await pool.acquire())  # the second
@@ -248,7 +248,7 @@ class TestNested:
         assert str(report.details["already_holding_from"]).startswith(line_of("the first"))
         assert pool.stats().leaks == {"nested": 1}
 
-    async def test_once_for_each_place(self, make_pool: MakePool, events: Events) -> None:
+    async def test_once_for_each_call_site(self, make_pool: MakePool, events: Events) -> None:
         pool = await make_pool(max_size=2)
         for _ in range(3):
             async with pool.acquire():
@@ -299,7 +299,7 @@ class TestLeases:
         pool = await make_pool()
         holder = Holder(pool)
         await eventually(lambda: pool.leases() and pool.leases()[0].stands_at)
-        await eventually(lambda: any("_wait" in place for place in pool.leases()[0].stands_at))
+        await eventually(lambda: any("_wait" in frame for frame in pool.leases()[0].stands_at))
         [lease] = pool.leases()
         assert lease.task == "holder"
         assert lease.borrowed_at == f"{line_of('borrowed here')} in Holder._hold"

@@ -172,7 +172,7 @@ class TestHooks:
             await pool.acquire()
         assert pool.stats().closed == {"setup_failed": 1}
 
-    async def test_what_is_left_behind_is_told_once_for_each_place(
+    async def test_what_is_left_behind_is_told_once_for_each_call_site(
         self, make_pool: MakePool, events: Events
     ) -> None:
         pool = await make_pool(max_size=1)

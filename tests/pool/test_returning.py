@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 
 async def is_in_transaction(pool: Pool) -> bool:
-    """Whether the next borrower finds himself in somebody's transaction."""
+    """Whether the next borrower gets a session in another one's transaction."""
     async with pool.acquire() as lease:
         await lease.execute("SELECT 1")
         return lease.is_in_transaction()  # as the server said in its answer
@@ -302,7 +302,7 @@ class TestDeadLease:
 
 
 class TestLostInUse:
-    """A session that ends while it is lent gives its place back at once."""
+    """A session that ends while it is lent is replaced at once."""
 
     async def test_by_the_server(self, make_pool: MakePool, postgres: PostgresServer) -> None:
         pool = await make_pool(max_size=1)
@@ -388,7 +388,7 @@ class TestCare:
         doomed, other = await pool.acquire(), await pool.acquire()
         link = await link_of(other, proxy)
         await postgres.kill(doomed.get_server_pid())
-        await eventually(lambda: pool.get_idle_size() == 1)  # another in the place of the one killed
+        await eventually(lambda: pool.get_idle_size() == 1)  # another one instead of the one killed
         other.add_log_listener(print)  # undone without asking the server
         asked, pid = link.asked, other.get_server_pid()
         await pool.release(other)
@@ -412,7 +412,7 @@ async def test_2000_borrowers_cancelled_at_random_instants_lose_nothing(
     async def impatient(lease: Lease | None = None) -> None:
         number = next(cancel_after)
         task = asyncio.create_task(request(number))
-        for _ in range(number * 7919 % 50):  # steps of the event loop: any place of the way may be hit
+        for _ in range(number * 7919 % 50):  # steps of the event loop: any step of the way may be hit
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -473,7 +473,7 @@ async def test_a_listener_that_asyncpg_refuses_costs_no_connection(
 
 
 @pytest.mark.parametrize("name", ADD)
-async def test_a_listener_that_cannot_be_removed_costs_the_session_and_not_its_place(
+async def test_a_listener_that_cannot_be_removed_costs_the_session_and_is_replaced(
     make_pool: MakePool, events: Events, name: str
 ) -> None:
     pool = await make_pool(max_size=1)

@@ -304,7 +304,7 @@ class PoolMachine(RuleBasedStateMachine):
         return stats.size + stats.opening + stats.closing
 
     @invariant()
-    def the_books_are_balanced(self) -> None:
+    def the_numbers_add_up(self) -> None:
         if hasattr(self, "pool"):
             assert_balanced(self.pool.stats())
 
@@ -322,7 +322,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def come_to_rest(self) -> None:
-        """Everything is returned: then a borrow works, and the server agrees with the books."""
+        """Everything is returned: then a borrow works, and the server agrees with the numbers."""
         self.run(self._come_to_rest())
 
     async def _come_to_rest(self) -> None:

@@ -1,4 +1,4 @@
-"""Whatever ends a task of the pool, its place is free again."""
+"""Whatever ends a task of the pool, another connection can be opened."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
