@@ -19,7 +19,7 @@ from app import checkup, serving
 from app.database import MigrationError, PoolOversized
 from app.database.embedded import EmbeddedServerError
 from app.main import create_app
-from app.observability import logs
+from app.observability import logs, output
 from app.settings import Settings, SettingsError, env_example
 
 EXPECTED_FAULTS = (
@@ -47,7 +47,7 @@ def serve() -> None:
     It ends at once at a second one, 2 s later or more: sooner it is taken for the first one again.
     """
     with _readable_faults(), _good_end():
-        settings = Settings.load()
+        settings = _loaded()
         with closing(serving.listen(settings)) as listener:
             serving.run(create_app(settings), settings, listener)
 
@@ -60,7 +60,7 @@ def dev(
     from app.development import develop  # noqa: PLC0415 - Alembic, which `serve` starts without
 
     with _readable_faults(), _good_end():
-        develop(Settings.load(), data)
+        develop(_loaded(), data)
 
 
 @cli.command()
@@ -69,7 +69,7 @@ def migrate() -> None:
     from app.database.migrations import upgrade  # noqa: PLC0415 - Alembic, which `serve` starts without
 
     with _readable_faults():
-        settings = Settings.load()
+        settings = _loaded()
         logs.configure(settings)
         asyncio.run(upgrade(settings))
 
@@ -92,7 +92,7 @@ def sizing() -> None:
     Without DATABASE_URL it looks at the embedded server of a `dev` that runs in this directory.
     """
     with _readable_faults():
-        typer.echo(asyncio.run(checkup.sizing_report(_settings_to_look_by())))
+        typer.echo(output.shown(asyncio.run(checkup.sizing_report(_settings_to_look_by()))))
 
 
 @cli.command()
@@ -101,19 +101,28 @@ def settings() -> None:
     typer.echo(env_example(), nl=False)
 
 
-def _settings_to_look_by() -> Settings:
+def _loaded() -> Settings:
+    """The settings, whose secrets are shown nowhere from here on."""
     settings = Settings.load()
+    output.guard(settings)
+    return settings
+
+
+def _settings_to_look_by() -> Settings:
+    settings = _loaded()
     if settings.database_url or settings.in_production:
         return settings
     from app.development import on_running_database  # noqa: PLC0415 - Alembic, not needed with a URL
 
-    return on_running_database(settings, EMBEDDED_DATA)
+    settings = on_running_database(settings, EMBEDDED_DATA)
+    output.guard(settings)
+    return settings
 
 
 async def _report(settings: Settings) -> bool:
     failed = False
     async for finding in checkup.examine(settings):
-        typer.echo(finding)
+        typer.echo(output.shown(finding))
         failed |= finding.verdict == "FAIL"
     return failed
 
@@ -124,10 +133,10 @@ def _readable_faults() -> Iterator[None]:
     try:
         yield
     except (SettingsError, PoolOversized, serving.Refused) as error:
-        typer.echo(error, err=True)
+        typer.echo(output.shown(error), err=True)
         raise typer.Exit(code=2) from error
     except EXPECTED_FAULTS as error:
-        typer.echo(error, err=True)
+        typer.echo(output.shown(error), err=True)
         raise typer.Exit(code=1) from error
 
 

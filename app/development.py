@@ -20,6 +20,7 @@ from app.database.migrations import upgrade
 from app.database.schema import FOREIGN, SchemaState
 from app.dsn import without_secrets
 from app.main import create_app
+from app.observability import output
 from app.settings import Settings, SettingsError
 
 EMBEDDED_DATABASE = "lifeguard"
@@ -76,6 +77,7 @@ def _serve_on_embedded(settings: Settings, listener: socket.socket, data: Path) 
     with EmbeddedServer(data) as server:
         url = SecretStr(server.ensure_database(EMBEDDED_DATABASE))
         settings = settings.model_copy(update={"database_url": url})
+        output.guard(settings)
         app = create_app(settings)
         remedy = f": rm -rf {quote(str(data))}, or `dev --data` with another directory"
         _refuse_foreign(asyncio.run(upgrade(settings)), f"{data}: ", remedy)

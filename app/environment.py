@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import stat
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +24,10 @@ from typing_extensions import override
 
 _SURELY_A_TYPO = 0.86
 _LONGEST_VALUE_SHOWN = 60
+
+secrets_read: deque[str] = deque(maxlen=32)
+"""The secrets that were found last outside of the settings, for whoever keeps them out of texts: a password
+that was rotated in its file, one of libpq's variables and files."""
 
 
 class Fault(NamedTuple):
@@ -108,7 +113,15 @@ def unreadable(path: Path) -> str | None:
 
 def read_secret(path: Path) -> str:
     """Give the text of a secret file without the line end that editors leave. Raises OSError, ValueError."""
-    return path.read_text(encoding="utf-8").rstrip("\r\n")
+    secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+    note_secret(secret)
+    return secret
+
+
+def note_secret(secret: str) -> None:
+    """Have `secret` kept out of texts from now on."""
+    if secret and secret not in secrets_read:
+        secrets_read.append(secret)
 
 
 def faults_of(model: type[BaseSettings], values: Mapping[str, Any]) -> list[Fault]:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from app import ledger
 from app.database import Database, PoolOversized, connecting
-from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, traces
+from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, output, traces
 from app.settings import Settings, SettingsError
 from app.web import dependencies, docs_page, pool_pages, probes, problems
 from app.web.body_limit import BodyLimit
@@ -172,9 +172,11 @@ def __getattr__(name: str) -> object:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        made = create_app()
+        settings = Settings.load()
+        output.guard(settings)
+        made = create_app(settings)
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{output.shown(error)}\n")
         raise SystemExit(2) from None
     # What has been imported stays until the end. To look through it again would stop every request
     # for 0.1 s at each full collection, and the process as long at its end.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -67,6 +68,16 @@ def _readable_file(path: Path) -> Path:
     return path
 
 
+def _addresses(value: str) -> str:
+    """Refuse what uvicorn would take in silence for the name of a host, and then never meet."""
+    for one in [] if value.strip() == "*" else value.split(","):
+        try:
+            ipaddress.ip_network(one.strip())
+        except ValueError:
+            raise ValueError("must be addresses and networks with commas, as 10.0.0.0/8, or *") from None
+    return value
+
+
 def _seconds_before_stopping(known: Mapping[str, Any]) -> float:
     return 5.0 if known.get("app_env") == "production" else 0.0
 
@@ -103,6 +114,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port to listen on; 0 lets the system choose one."""
+    forwarded_allow_ips: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1"
+    """Addresses and networks of the proxies whose `X-Forwarded-For` is believed, with commas; `*` is all."""
 
     database_url: Dsn | None = None
     """libpq URL of the database, several hosts allowed; without it development embeds a server."""
@@ -211,6 +224,9 @@ class Settings(BaseSettings):
         if faults := [*faults, *environment.faults_of(cls, values)]:
             raise SettingsError("\n".join(fault.line for fault in faults))
         settings = cls(**values)
+        for name, value in settings.otel.items():
+            for header in value.split(",") if name.endswith("_HEADERS") else ():  # name=value,name=value
+                environment.note_secret(header.partition("=")[2].strip())
         settings._typos = tuple(environment.typos(cls, variables, _OWN_PREFIXES))
         return settings
 

@@ -16,6 +16,7 @@ import uvloop
 from pydantic import SecretStr
 
 from app.database.migrations import upgrade
+from app.environment import secrets_read
 from app.settings import Settings
 from tests.servers import PostgresServer, copy_cluster, create_cluster, server_directory
 
@@ -84,6 +85,12 @@ def server_factory(cluster: Path) -> Iterator[ServerFactory]:
         finally:
             for server in servers:
                 server.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> None:
+    """What one test takes for a password is a word like any other to the next one."""
+    secrets_read.clear()
 
 
 @pytest.fixture

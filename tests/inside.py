@@ -87,6 +87,7 @@ async def service(
         http=Protocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         lifespan="on",
         log_config=None,
     )

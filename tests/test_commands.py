@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import asyncpg
 import pytest
@@ -17,7 +18,7 @@ from app.database.schema import current_revision, head_revision
 from app.settings import Settings, env_example
 from tests.conftest import ServerFactory
 from tests.processes import ROOT, run_command, running
-from tests.servers import is_running
+from tests.servers import PostgresServer, is_running
 from tests.waiting import eventually
 
 DEV = ["-m", "app", "dev"]
@@ -94,6 +95,34 @@ class TestFaults:
         assert said.count("\n") == 1
         assert "nobody@127.0.0.1:1/x" in said
         assert "topsecret" not in said
+
+    @pytest.mark.parametrize("command", ["doctor", "sizing", "migrate"])
+    @pytest.mark.parametrize("place", ["url", "variable", "file", "passfile"])
+    def test_password_that_the_server_repeats(
+        self, tmp_path: Path, postgres: PostgresServer, command: str, place: str
+    ) -> None:
+        """As it does where somebody has written it in the place of the user, or of the database."""
+        secret, database = "canary:hush@hush", quote("canary:hush@hush", safe="")
+        address = f"127.0.0.1:{postgres.port}/{database}"
+        variables = {"DATABASE_URL": f"postgresql://postgres@{address}"}
+        file = tmp_path / "password"
+        match place:
+            case "url":
+                variables["DATABASE_URL"] = f"postgresql://{database}:{database}@{address}"
+            case "variable":
+                variables["PGPASSWORD"] = secret
+            case "file":
+                file.write_text(secret)
+                variables["DATABASE_PASSWORD_FILE"] = str(file)
+            case "passfile":
+                file.write_text("*:*:*:*:" + secret.replace(":", "\\:"))
+                file.chmod(0o600)
+                variables["PGPASSFILE"] = str(file)
+        ended = CliRunner(env=variables).invoke(cli, [command])
+        assert ended.exit_code == 1
+        said = ended.stdout + ended.stderr
+        assert "***" in said or command == "migrate"  # which says the user, and not the database
+        assert "hush" not in said
 
     def test_migration_without_its_database(self, tmp_path: Path) -> None:
         ended = run_command("migrate", cwd=tmp_path, variables={"DATABASE_URL": NOWHERE})

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from app import parameters
-from app.environment import shown, unreadable
+from app.environment import note_secret, shown, unreadable
 from app.settings import SettingsError
 
 _VARIABLES = {
@@ -70,6 +70,7 @@ class Given:
             if value:
                 self._found[name] = Parameter(value, variable)
         self._names_ports = bool(hosts) or bool(written.get("port"))
+        note_secret(unquote(self.value("password")))
 
     def get(self, name: str) -> Parameter | None:
         return self._found.get(name)
@@ -117,6 +118,9 @@ class Given:
             yield f"{place}: must be readable by nobody else (chmod 600), or asyncpg passes it over"
         elif line := _first_malformed(file):
             yield f"{place}: line {line} must be host:port:database:user:password, in UTF-8"
+        else:
+            for password in _passwords_in(file):
+                note_secret(password)
 
 
 def home_directory() -> Path | None:
@@ -170,10 +174,19 @@ def _first_malformed(file: Path) -> int | None:
     except ValueError:
         return 1
     for number, line in enumerate(map(str.strip, lines), 1):
-        fields = re.split(r"(?<!\\):", line.replace(r"\\", "\n"), maxsplit=_PASSWORD_FIELDS - 1)
-        if line and not line.startswith("#") and len(fields) != _PASSWORD_FIELDS:
+        if line and not line.startswith("#") and len(_fields(line)) != _PASSWORD_FIELDS:
             return number
     return None
+
+
+def _passwords_in(file: Path) -> Iterator[str]:
+    for line in map(str.strip, file.read_text().splitlines()):
+        if line and not line.startswith("#"):
+            yield re.sub(r"\\(.)", r"\1", _fields(line)[-1].replace("\n", r"\\"))
+
+
+def _fields(line: str) -> list[str]:
+    return re.split(r"(?<!\\):", line.replace(r"\\", "\n"), maxsplit=_PASSWORD_FIELDS - 1)
 
 
 def _is_port(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 JSON, one object a line, for machines; columns and colours on a developer's terminal. A line written
 while a request is served carries its id, and no line carries a secret: what is finished, tracebacks
-included, goes through a `Scrubber`.
+included, goes through a `Scrubber`. No value is longer than `app.observability.bounds` says.
 
     log = structlog.get_logger(__name__)
     log.info("order_accepted", order=17, lines=3)
@@ -18,6 +18,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.database import call_scope
+from app.observability import bounds
 from app.observability.scrub import Scrubber
 from app.settings import Settings
 
@@ -69,9 +70,9 @@ def _rendering(settings: Settings, stream: TextIO) -> list[Processor]:
         columns = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
             # The richer formatters print local variables, and with them whatever they hold.
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=bounds.tell,
         )
-        return [columns, scrub_line]
+        return [bounds.bounded(scrub), bounds.printable, columns, scrub_line]
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["service"] = settings.service_name
@@ -79,7 +80,8 @@ def _rendering(settings: Settings, stream: TextIO) -> list[Processor]:
 
     return [
         add_service,
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(bounds.told),
+        bounds.bounded(scrub),
         structlog.processors.JSONRenderer(default=str),
         scrub_line,
     ]

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import structlog
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.database import BreakerState, Database, Guard, call_scope
 from app.web import problems
+from app.web.client import client_of
 from app.web.ready_made import ReadyMade, answer_types
 from app.web.routes import WEBSOCKET, Routing, Served
 from app.web.stale import may_be_stale
@@ -35,6 +37,9 @@ _JUDGED = frozenset(("http", "websocket"))
 _READING = frozenset(("GET", "HEAD"))
 # Seconds between two log lines about refusals: one a request would be a second overload.
 _SUMMARY_INTERVAL = 1.0
+# Addresses in such a line, those refused most often; and how many are told apart meanwhile.
+_CLIENTS_TOLD, _MOST_CLIENTS = 10, 1000
+_UNKNOWN, _OTHERS = "unknown", "others"
 
 _log = structlog.get_logger("app.gate")
 
@@ -60,11 +65,17 @@ class Gate:
         self._saturated = ReadyMade(problems.saturated(0))
         self._unavailable = ReadyMade(problems.unavailable(0))
         self._refused: Counter[str] = Counter()
+        self._clients: Counter[str] = Counter()
         self._on_their_way: Counter[Guard] = Counter()
         """How many were let through on arrival, and join the queue later in this turn of the event loop."""
 
     def refusal_on_arrival(
-        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], budget: float | None
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        budget: float | None,
+        client: Callable[[], str | None] = lambda: None,
     ) -> Refusal | None:
         """As `refusal_of`, for a request that will need another turn of the event loop to get to the pool.
 
@@ -76,11 +87,27 @@ class Gate:
         served = self.routing.find({**scope, "root_path": self.routing.root_path})
         if method == "GET" and may_be_stale(served):
             return None
-        return self._judge(method, served, budget, on_arrival=True)
+        return self._noted(client, self._judge(method, served, budget, on_arrival=True))
 
-    def refusal_of(self, method: str, served: Served | None, budget: float | None) -> Refusal | None:
-        """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many."""
-        return self._judge(method, served, budget, on_arrival=False)
+    def refusal_of(
+        self,
+        method: str,
+        served: Served | None,
+        budget: float | None,
+        client: Callable[[], str | None] = lambda: None,
+    ) -> Refusal | None:
+        """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many.
+
+        `client` gives its address, and is called only if it is turned away.
+        """
+        return self._noted(client, self._judge(method, served, budget, on_arrival=False))
+
+    def _noted(self, client: Callable[[], str | None], refusal: Refusal | None) -> Refusal | None:
+        if refusal is not None:
+            address = client() or _UNKNOWN
+            known = address in self._clients or len(self._clients) < _MOST_CLIENTS
+            self._clients[address if known else _OTHERS] += 1
+        return refusal
 
     def _judge(
         self, method: str, served: Served | None, budget: float | None, *, on_arrival: bool
@@ -108,8 +135,10 @@ class Gate:
 
     def _summarise(self) -> None:
         told = {name.replace("-", "_"): number for name, number in self._refused.items()}
-        _log.warning("requests_turned_away", seconds=_SUMMARY_INTERVAL, **told)
+        clients = dict(self._clients.most_common(_CLIENTS_TOLD))
+        _log.warning("requests_turned_away", seconds=_SUMMARY_INTERVAL, **told, clients=clients)
         self._refused.clear()
+        self._clients.clear()
 
 
 class GateMiddleware:
@@ -141,4 +170,6 @@ class GateMiddleware:
         deadline = call.deadline if call else None
         budget = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
         served = self._gate.routing.choice(scope).served
-        return self._gate.refusal_of(scope.get("method", WEBSOCKET), served, budget)
+        return self._gate.refusal_of(
+            scope.get("method", WEBSOCKET), served, budget, partial(client_of, scope)
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 SHORTEST_TIMEOUT = 0.01
 """Seconds: in less nothing can be asked of a database, so a client that states less has made a mistake."""
@@ -11,6 +13,8 @@ SHORTEST_TIMEOUT = 0.01
 MOST_HEADERS = 200
 MOST_PARAMETERS = 1000
 """Of a query. Each may be one that validation has a word to say about."""
+LONGEST_PATH = 512
+"""Characters of a path that are logged: nobody knows a request by more, and a client may send 32 KiB."""
 MOST_COOKIES = 300
 """Cookies, and backslashes in them, for which Python's own reader took quadratic time (CVE-2024-7592)."""
 
@@ -25,6 +29,13 @@ def cookies_in(value: bytes) -> int:
 
 def has_too_many_parameters(query: bytes) -> bool:
     return query.count(b"&") >= MOST_PARAMETERS
+
+
+def shown_path(scope: Mapping[str, Any]) -> str:
+    """The path for a log line: as it came, since decoded it could hold line ends; without the query, where
+    secrets travel; and not longer than `LONGEST_PATH`."""
+    path: str = scope.get("raw_path", b"")[: LONGEST_PATH + 1].partition(b"?")[0].decode("latin-1")
+    return path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}..."
 
 
 def is_valid_id(value: bytes) -> bool:

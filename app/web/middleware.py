@@ -23,6 +23,7 @@ from app.database import CallScope, call_scope
 from app.observability import AlreadyLogged, Metrics
 from app.web import heading, problems
 from app.web.body_limit import BodyLimit
+from app.web.client import client_of
 from app.web.drain import Drain
 from app.web.failures import cause_of, told, words_of
 from app.web.gate import TURNED_AWAY
@@ -61,7 +62,7 @@ class RequestMiddleware:
             return
         exchange = Exchange(self, scope, receive, send)
         token = call_scope.set(exchange.call)
-        task = self.drain.enter(f"{scope['method']} {scope['path']} {exchange.call.tag}")
+        task = self.drain.enter(f"{scope['method']} {heading.shown_path(scope)} {exchange.call.tag}")
         try:
             await exchange.run(task)
         finally:
@@ -274,11 +275,11 @@ class Exchange:
     def _line(self, route: str, status: int, seconds: float) -> dict[str, object]:
         line: dict[str, object] = {
             "method": self._scope["method"],
-            # As it came: decoded, it could hold line ends. Without the query, where secrets travel.
-            "path": self._scope.get("raw_path", b"").partition(b"?")[0].decode("latin-1"),
+            "path": heading.shown_path(self._scope),
             "route": route,
             "status": status,
             "duration_ms": round(seconds * 1000, 2),
+            "client": client_of(self._scope),
         }
         if problems.SCOPE_KEY in self._scope:
             error, problem = self._scope[problems.SCOPE_KEY]

@@ -35,7 +35,7 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     """Whether traffic should come here: 503 until the database was reached with a current schema, and
     while draining. A database that goes away later is `degraded`, with 200 unless
-    `READYZ_FAIL_WHEN_DEGRADED`."""
+    `READYZ_FAIL_WHEN_DEGRADED`. In production `reasons` are classes of faults; the log has the words."""
     state = state_of(request)
     readiness = state["readiness"].now()
     serves = readiness.status == "ready" or (
@@ -43,7 +43,9 @@ async def readyz(request: Request) -> Response:
     )
     report = {
         "status": readiness.status,
-        "reasons": list(readiness.reasons),
+        "reasons": [
+            reason.kind if state["settings"].in_production else str(reason) for reason in readiness.reasons
+        ],
         "schema": readiness.schema,
     }
     return JSONResponse(report, 200 if serves else 503)

@@ -19,12 +19,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 from typing_extensions import override
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.web import heading, problems
+from app.web.client import forwarded_client
 from app.web.ready_made import ReadyMade
 from app.web.service import Service
 
@@ -49,6 +51,8 @@ _UNREADABLE = ReadyMade(problems.BadRequest())
 _CLOSE = b"connection: close\r\n"
 _MAY_BE_REFUSED = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))  # not HEAD: its answer has no body
 
+
+_log = structlog.get_logger("app.request")
 
 # uvicorn and websockets write lines for each socket, with the query, where secrets travel. The service
 # writes its own.
@@ -216,7 +220,7 @@ class Protocol(HttpToolsProtocol):
                 budget = heading.seconds(value)
                 if budget is None:
                     return False
-        refusal = gate.refusal_on_arrival(method, path, self.headers, budget)
+        refusal = gate.refusal_on_arrival(method, path, self.headers, budget, self._client)
         if refusal is None:
             return False
         parts["metrics"].count(method, refusal.template, refusal.problem.status)
@@ -268,6 +272,14 @@ class Protocol(HttpToolsProtocol):
             return
         if self._parts:
             self._parts["metrics"].count("unknown", "none", problem.status)
+        _log.info(
+            "request",
+            method="unknown",
+            route="none",
+            status=problem.status,
+            problem=problem.name,
+            client=self._client(),
+        )
         cycle = self.cycle
         in_body = self._in_request and not self._in_head
         if self._is_answering and in_body and cycle is self._running and not cycle.response_started:
@@ -275,6 +287,10 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
             self.cycle = self._running = _ANSWERED
         self._end(problem)
+
+    def _client(self) -> str | None:
+        """Whose request this is. Before its first line it may be anybody's who uses the same proxy."""
+        return forwarded_client(self.app, self.client, self.headers if self._in_request else ())
 
     def _end(self, problem: ReadyMade, tag: bytes = b"", *headers: bytes) -> None:
         """Say the last word on this connection: this, unless an answer is under way."""

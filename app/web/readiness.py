@@ -23,8 +23,22 @@ _LOOK_AGAIN_WHEN_READY = 15.0
 _PATIENCE = 5.0
 
 _NOT_REACHED = "the database has not been reached yet"
+_OVERSIZED = "the pools may ask for more sessions than the server has"
 
 _log = structlog.get_logger("app.readiness")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a service is not simply ready."""
+
+    kind: str
+    """The class of the fault, for anybody: no host, user or revision, and no word of driver or server."""
+    said: str = ""
+    """All that is known, for the log and for developers; empty where that is the class."""
+
+    def __str__(self) -> str:
+        return self.said or self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +46,7 @@ class Readiness:
     """What `/readyz` says. `reasons` is empty where all is well."""
 
     status: Status
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     schema: schema.Standing | None = None
     """None until the database has been reached."""
 
@@ -54,7 +68,7 @@ class ReadinessWatch:
         self._schema: schema.Standing | None = None
         self._drain = drain
         self._scrub = scrub
-        self._obstacle: str | None = _NOT_REACHED
+        self._obstacle: Reason | None = Reason(_NOT_REACHED)
         self._said: Readiness | None = None
         self._lent_at_last_look = 0
 
@@ -66,21 +80,24 @@ class ReadinessWatch:
             _log.info(
                 "readiness",
                 status=readiness.status,
-                reasons=list(readiness.reasons),
+                reasons=[str(reason) for reason in readiness.reasons],
                 schema=readiness.schema,
             )
         return readiness
 
     def _judge(self) -> Readiness:
         if self._drain.draining:
-            return Readiness("draining", ("the service is shutting down",))
+            return Readiness("draining", (Reason("the service is shutting down"),))
         if self._database.oversized:
-            return Readiness("not ready", (str(self._database.oversized),))
+            return Readiness("not ready", (Reason(_OVERSIZED, str(self._database.oversized)),))
         if self._obstacle:
             return Readiness("not ready", (self._obstacle,))
         primary, *_ = numbers(self._database)
         trouble = _trouble_of(primary)
-        return Readiness("degraded", (self._scrub(trouble),)) if trouble else Readiness("ready")
+        return Readiness("degraded", (self._scrubbed(trouble),)) if trouble else Readiness("ready")
+
+    def _scrubbed(self, reason: Reason) -> Reason:
+        return replace(reason, said=self._scrub(reason.said))
 
     async def run(self) -> None:
         """Look until the service drains."""
@@ -117,36 +134,39 @@ class ReadinessWatch:
         ) as error:
             # Once it has been ready, a look that fails says nothing about the schema.
             if self._obstacle:
-                self._obstacle = self._scrub(self._describe(error))
+                self._obstacle = self._scrubbed(self._describe(error))
             return
         self._schema = state.standing
         self._obstacle = self._obstacle_of(state)
 
-    def _obstacle_of(self, state: schema.SchemaState) -> str | None:
+    def _obstacle_of(self, state: schema.SchemaState) -> Reason | None:
+        kind = f"the schema is {state.standing}"
         if state.standing == "ahead" and not self._accepts_newer_schema:
-            return f"{state}; {schema.FOREIGN}"
-        return str(state) if state.is_old else None
+            return Reason(kind, f"{state}; {schema.FOREIGN}")
+        return Reason(kind, str(state)) if state.is_old else None
 
-    def _describe(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> Reason:
         stats = self._database.primary.stats()
-        cause = _reason(stats) if stats.last_error else str(error) or type(error).__name__
-        return f"{_NOT_REACHED}: {cause}"
+        if stats.last_error:
+            return _reason(_NOT_REACHED, stats)
+        return Reason(_NOT_REACHED, f"{_NOT_REACHED}: {str(error) or type(error).__name__}")
 
 
-def _trouble_of(pool: PoolNumbers) -> str | None:
+def _trouble_of(pool: PoolNumbers) -> Reason | None:
     """What a pool that has been reached before suffers from."""
     if pool.stats.size == 0 and pool.stats.last_error:
-        return f"no connection: {_reason(pool.stats)}"
+        return _reason("no connection", pool.stats)
     if pool.stats.fault == NO_WRITABLE_SERVER:
-        return _words(NO_WRITABLE_SERVER)
+        return Reason(_words(NO_WRITABLE_SERVER))
     if pool.breaker.state != "closed":
-        return f"the breaker is {pool.breaker.state}"
+        return Reason(f"the breaker is {pool.breaker.state}")
     return None
 
 
-def _reason(stats: PoolStats) -> str:
-    """The class of the fault, which needs no knowledge of the driver, and the driver's words."""
-    return f"{_words(stats.fault or 'other')}: {with_remedy(stats.last_error or '')}"
+def _reason(what: str, stats: PoolStats) -> Reason:
+    """The class of the fault, which needs no knowledge of the driver, and then the driver's words."""
+    kind = f"{what}: {_words(stats.fault or 'other')}"
+    return Reason(kind, f"{kind}: {with_remedy(stats.last_error or '')}")
 
 
 def _words(fault: str) -> str:

@@ -25,6 +25,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.database import CallScope, call_scope
 from app.observability import Metrics
 from app.web import heading, problems
+from app.web.client import client_of
 from app.web.drain import Drain
 from app.web.failures import cause_of, told
 from app.web.gate import TURNED_AWAY
@@ -66,7 +67,7 @@ class SocketMiddleware:
             caller=RequestCaller(scope),
         )
         token = call_scope.set(call)
-        task = self.drain.enter(f"WEBSOCKET {scope['path']} {call.tag}")
+        task = self.drain.enter(f"WEBSOCKET {heading.shown_path(scope)} {call.tag}")
         try:
             await SocketExchange(self, scope, send, task, call).run(receive)
         finally:
@@ -193,8 +194,9 @@ class SocketExchange:
         self._middleware.metrics.observe("GET", route, status, seconds)
         self._middleware.log.info(
             "handshake",
-            path=self._scope.get("raw_path", b"").partition(b"?")[0].decode("latin-1"),
+            path=heading.shown_path(self._scope),
             route=route,
             status=status,
             duration_ms=round(seconds * 1000, 2),
+            client=client_of(self._scope),
         )

@@ -179,6 +179,7 @@ class TestNotes:
             "path": "/items/77",
             "route": "/items/{item_id}",
             "status": 404,
+            "client": "127.0.0.1",
             "problem": "not-found",
             "request_id": "r1",
             "level": "info",

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import asyncpg
 import httpx
@@ -12,6 +14,7 @@ from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.inside import Service, service, settings_for, until_ready
+from tests.servers import PostgresServer
 from tests.waiting import eventually
 from tests.web.conftest import Log
 
@@ -22,6 +25,11 @@ NOWHERE = f"postgresql://nobody:{SECRET}@127.0.0.1:1/x"
 async def readiness(running: Service) -> tuple[int, str]:
     answer = await running.client.get("/readyz")
     return answer.status_code, answer.json()["status"]
+
+
+async def reasons_of(running: Service) -> list[str]:
+    reasons: list[str] = (await running.client.get("/readyz")).json()["reasons"]
+    return reasons
 
 
 class TestWithoutADatabase:
@@ -64,6 +72,86 @@ class TestWithoutADatabase:
             assert await readiness(running) == (200, "ready")
         said = [line["status"] for line in log() if line["event"] == "readiness"]
         assert (said[0], said[-1]) == ("not ready", "ready")
+
+
+class TestInProduction:
+    """Who asks may be anybody: what is wrong is a class of faults, and the driver's words are for the log."""
+
+    @pytest.fixture
+    def told(self, log: Log) -> Iterator[list[str]]:
+        """What was answered; the log has had more to say meanwhile."""
+        answers: list[str] = []
+        yield answers
+        for inside in ("127.0.0.1", "nobody", "Error", "connect", "database_of_ours", "revision"):
+            assert inside not in "".join(answers).replace("no connection: ", "")
+
+    @pytest.mark.parametrize(
+        ("url", "kind", "logged"),
+        [
+            (NOWHERE, "unreachable", "refused"),
+            ("postgresql://nobody:x@nobody.invalid/x", "unknown host", "Name or service not known"),
+            ("postgresql://nobody:x@{server}/x", "authentication", 'user "nobody"'),
+            ("{login}@{server}/database_of_ours", "unknown database", "database_of_ours"),
+        ],
+    )
+    async def test_a_database_that_was_never_reached(  # noqa: PLR0917 - a table
+        self, postgres: PostgresServer, log: Log, told: list[str], url: str, kind: str, logged: str
+    ) -> None:
+        login, server = postgres.dsn().rpartition("/")[0].split("@")
+        settings = settings_for(
+            url.format(login=login, server=server), app_env="production", log_level="info"
+        )
+        lines: list[dict[str, Any]] = []
+        async with service(settings) as running:
+
+            async def classified() -> bool:
+                answer = await running.client.get("/readyz")
+                lines.extend(log())
+                return list(answer.json()["reasons"]) == [f"the database has not been reached yet: {kind}"]
+
+            await eventually(classified)
+            for path in ("/readyz", "/items", "/metrics", "/pool", "/pool/leases", "/healthz"):
+                answer = await running.client.get(path)
+                told.append(f"{answer.headers}{answer.text}" if path != "/metrics" else _texts(answer.text))
+            lines.extend(log())
+        assert any(logged in str(line) for line in lines if line["event"] == "readiness")
+
+    async def test_a_database_that_goes_away(
+        self, server_factory: ServerFactory, log: Log, told: list[str]
+    ) -> None:
+        server = await server_factory()
+        settings = settings_for(server.dsn(), app_env="production", log_level="info")
+        await upgrade(settings)
+        async with service(settings) as running:
+            await until_ready(running)
+            await server.stop("immediate")
+
+            async def degraded() -> bool:
+                return await reasons_of(running) == ["no connection: unreachable"]
+
+            await eventually(degraded)
+            told.extend([(await running.client.get(path)).text for path in ("/readyz", "/items", "/pool")])
+
+    async def test_a_schema_that_is_behind_and_a_server_that_is_too_small(
+        self, database_url: str, told: list[str]
+    ) -> None:
+        async with service(settings_for(database_url, app_env="production")) as running:
+
+            async def behind() -> bool:
+                return await reasons_of(running) == ["the schema is behind"]
+
+            await eventually(behind)
+            running.state["database"].oversized = PoolOversized("127.0.0.1 has 97")
+            answer = await running.client.get("/readyz")
+            assert answer.json()["reasons"] == ["the pools may ask for more sessions than the server has"]
+            told.append(answer.text)
+
+
+def _texts(metrics: str) -> str:
+    """The values of labels; what is around them has names like `db_client_connection_count`."""
+    return " ".join(
+        part for line in metrics.splitlines() if line[:1] != "#" for part in line.split('"')[1::2]
+    )
 
 
 @pytest.mark.skipif(schema.head_revision() is None, reason="there is no schema yet")
