@@ -44,8 +44,11 @@ class SecuredServer:
         async with self.server.connect() as admin:
             await admin.execute(f"CREATE DATABASE {DATABASE} OWNER {owner}")
 
-    def set_up(self, *, user: str = "postgres", password: str | None = None) -> None:
-        """Run what the image runs, or what somebody runs by hand. Raises CalledProcessError."""
+    def set_up(self, *, user: str = "postgres", password: str | None = None, image: bool = False) -> None:
+        """Run what the image runs, which knows where the data is, or somebody by hand.
+
+        Raises CalledProcessError.
+        """
         script, grants = SCRIPTS / "10-roles.sh", SCRIPTS / "20-grants.sql"
         variables = {
             **os.environ,
@@ -56,6 +59,7 @@ class SecuredServer:
             "POSTGRES_USER": user,
             "POSTGRES_DB": DATABASE,
             "SECRETS_DIR": str(self.secrets),
+            "PGDATA": str(self.server.directory / "data") if image else "",
         }
         psql = ["psql", "-qX", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", DATABASE, "-f", str(grants)]
         for command in (["sh", str(script)], psql):

@@ -232,10 +232,21 @@ def test_compose_and_kubernetes_run_the_same_images() -> None:
 
 def test_roles_have_the_same_limits_with_an_operator() -> None:
     (cluster,) = documents(MANIFESTS / "components/cloudnative-pg/cluster.yaml")
-    script = (ROOT / "deploy/postgres/initdb.d/10-roles.sh").read_text(encoding="utf-8")
-    limits = {
-        line.rstrip(";") for line in script.splitlines() if line.startswith("ALTER ROLE") and " SET " in line
-    }
-    of_services = {limit for limit in limits if " monitor " not in limit}
-    statements = cluster["spec"]["bootstrap"]["initdb"]["postInitApplicationSQL"]
-    assert {one for one in statements if one.startswith("ALTER ROLE")} == of_services
+    initdb = cluster["spec"]["bootstrap"]["initdb"]
+    assert not [one for one in initdb["postInitApplicationSQL"] if not one.startswith("CREATE ROLE")]
+    (reference,) = initdb["postInitApplicationSQLRefs"]["configMapRefs"]
+    (scripts,) = documents(ROOT / "deploy/postgres/kustomization.yaml")
+    (generated,) = scripts["configMapGenerator"]
+    assert reference["name"] == generated["name"]
+    assert f"initdb.d/{reference['key']}" in generated["files"]
+    grants = (ROOT / "deploy/postgres/initdb.d" / reference["key"]).read_text(encoding="utf-8")
+    assert "ALTER ROLE app SET statement_timeout" in grants
+    assert " app SET " not in (ROOT / "deploy/postgres/initdb.d/10-roles.sh").read_text(encoding="utf-8")
+
+
+def test_roles_get_into_no_other_database_with_an_operator() -> None:
+    (cluster,) = documents(MANIFESTS / "components/cloudnative-pg/cluster.yaml")
+    allowed, rejected = (line.split() for line in cluster["spec"]["postgresql"]["pg_hba"])
+    database = cluster["spec"]["bootstrap"]["initdb"]["database"]
+    assert (allowed[1], allowed[2], allowed[-1]) == (database, "+app,+migrator", "scram-sha-256")
+    assert rejected == ["host", "all", "+app,+migrator", "all", "reject"]

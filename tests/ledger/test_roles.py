@@ -51,6 +51,32 @@ async def test_app_knows_that_the_schema_is_current(client: httpx.AsyncClient) -
     await eventually(ready)
 
 
+async def test_app_has_these_rights_on_tables_and_no_others(migrated: SecuredServer) -> None:
+    """In which column, where it is not all of them. tests/deploy/test_privileges.py has everything else."""
+    async with migrated.connect("app") as app:
+        rows = await app.fetch(
+            """
+            SELECT relname, privilege,
+                   CASE WHEN has_table_privilege(class.oid, privilege) THEN '*' ELSE attname END
+              FROM pg_class class JOIN pg_attribute ON attrelid = class.oid AND attnum > 0,
+                   unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) privilege
+             WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND relnamespace = 'public'::regnamespace
+               AND has_column_privilege(class.oid, attnum, privilege)
+            UNION
+            SELECT relname, privilege, '*' FROM pg_class class,
+                   unnest('{DELETE,TRUNCATE,TRIGGER,MAINTAIN}'::text[]) privilege
+             WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND relnamespace = 'public'::regnamespace
+               AND has_table_privilege(class.oid, privilege)
+            """
+        )
+    tables = ("accounts", "transfers", "entries")
+    assert {tuple(row) for row in rows} == {
+        *((table, privilege, "*") for table in tables for privilege in ("SELECT", "INSERT")),
+        ("accounts", "UPDATE", "balance"),
+        ("alembic_version", "SELECT", "*"),
+    }
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -36,14 +36,19 @@ SQL
 role migrator
 role app
 query <<'SQL'
--- The service's defaults (app/settings.py), for whoever logs in by hand and behind poolers that drop what it says.
-ALTER ROLE migrator SET lock_timeout = '3s';
-ALTER ROLE app SET statement_timeout = '10s';
-ALTER ROLE app SET lock_timeout = '3s';
-ALTER ROLE app SET idle_in_transaction_session_timeout = '30s';
 -- Each role has one database to connect to, which 20-grants.sql says.
-REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;
+REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
 SQL
+# A database that somebody makes later lets everybody in: these roles do not get that far. In the image; elsewhere
+# that is said where the server is configured.
+if [ -n "${PGDATA:-}" ] && ! grep -q '^host all +app,+migrator,monitor ' "$PGDATA/pg_hba.conf"; then
+  before=$(cat "$PGDATA/pg_hba.conf")
+  cat > "$PGDATA/pg_hba.conf" <<CONF
+host "$POSTGRES_DB" +app,+migrator,monitor all scram-sha-256
+host all +app,+migrator,monitor all reject
+$before
+CONF
+fi
 
 if [ -e "$secrets/monitor_password" ]; then
   role monitor
