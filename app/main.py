@@ -21,6 +21,7 @@ from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, 
 from app.settings import Settings, SettingsError
 from app.web import dependencies, docs_page, pool_pages, probes, problems
 from app.web.body_limit import BodyLimit
+from app.web.buffered import Buffered
 from app.web.drain import Drain
 from app.web.gate import Gate, GateMiddleware
 from app.web.hangup import HangupMiddleware
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None) -> Service:
     service.add_middleware(
         RequestMiddleware,
         body_limit=BodyLimit(state["gate"].routing, settings.max_body_bytes),
+        buffered=state["buffered"],
         drain=state["drain"],
         metrics=state["metrics"],
     )
@@ -118,6 +120,7 @@ def _parts(settings: Settings, service: Service) -> State:
         settings=settings,
         database=database,
         drain=drain,
+        buffered=Buffered(settings.max_buffered_bytes),
         gate=Gate(Routing(service), database, dependencies.NEEDING_DATABASE),
         readiness=readiness,
         metrics=Metrics(

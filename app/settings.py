@@ -184,6 +184,8 @@ class Settings(BaseSettings):
 
     max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY)] = 65_536
     """Bytes of the largest request body, but where a route has `max_body()`. Larger ones are answered 413."""
+    max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40)] = 67_108_864
+    """Most bytes of all requests under way together; bodies that come then are answered 503."""
     ops_token: SecretStr | None = None
     """Bearer token of `/pool/leases`, which outside development refuses everybody without it."""
     docs: bool = False
@@ -282,6 +284,8 @@ class Settings(BaseSettings):
             yield self._misordered("lock_timeout", "must not exceed", "statement_timeout")
         if self.statement_timeout >= self.command_timeout:
             yield self._misordered("statement_timeout", "must be below", "command_timeout")
+        if self.max_body_bytes > self.max_buffered_bytes:
+            yield self._misordered("max_body_bytes", "must not exceed", "max_buffered_bytes")
         if self.in_production and self.database_url is None:
             yield Fault(
                 frozenset({"app_env", "database_url"}),

@@ -17,7 +17,8 @@ served as well. Where it has the name of a metric of ours, ours is served, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import structlog
@@ -48,6 +49,7 @@ from app.observability.pool_metrics import PoolCollector
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _log = structlog.get_logger("app.metrics")
 _Metric = TypeVar("_Metric", Counter, Histogram)
+_VERSION = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4}){0,2}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -126,8 +128,16 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Give the exposition and its content type: OpenMetrics where `accept` asks for it."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = choose_encoder(",".join(_readable(accept)))
         return encode(self._all), content_type
+
+
+def _readable(accept: str) -> Iterator[str]:
+    """Yield what of `accept` the library can read: it compares versions as numbers and fails over others."""
+    for accepted in accept.split(","):
+        stated = (parameter.strip().partition("=") for parameter in accepted.split(";"))
+        if all(_VERSION.fullmatch(value) for name, _, value in stated if name == "version"):
+            yield accepted
 
 
 class _All(CollectorRegistry):

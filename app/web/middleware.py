@@ -23,6 +23,7 @@ from app.database import CallScope, call_scope
 from app.observability import AlreadyLogged, Metrics
 from app.web import heading, problems
 from app.web.body_limit import BodyLimit
+from app.web.buffered import Buffered, Share
 from app.web.client import client_of
 from app.web.drain import Drain
 from app.web.failures import cause_of, told, words_of
@@ -49,9 +50,12 @@ _CLIENT_CLOSED_REQUEST = 499  # nginx's number for an answer that nobody waited 
 class RequestMiddleware:
     """Runs every HTTP request as one `Exchange`."""
 
-    def __init__(self, app: ASGIApp, *, body_limit: BodyLimit, drain: Drain, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, body_limit: BodyLimit, buffered: Buffered, drain: Drain, metrics: Metrics
+    ) -> None:
         self.app = app
         self.body_limit = body_limit
+        self.buffered = buffered
         self.drain = drain
         self.metrics = metrics
         self.log = structlog.get_logger("app.request").bind()  # bound once: this path is hot
@@ -67,6 +71,7 @@ class RequestMiddleware:
             await exchange.run(task)
         finally:
             self.drain.leave(task)
+            exchange.share.hold(0)
             exchange.note()
             call_scope.reset(token)
 
@@ -91,6 +96,7 @@ class Exchange:
         "_status",
         "_task",
         "call",
+        "share",
     )
 
     def __init__(self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +116,8 @@ class Exchange:
         self._most_body_bytes = 0
         self._body_is_awaited = False
         self._refusal: Exception | None = None
+        self.share = Share(middleware.buffered)
+        """Of the bytes that the bodies of all requests hold."""
         self.call = CallScope(tag="", caller=RequestCaller(scope))
         headers, cookies = scope["headers"], 0
         for name, value in headers:
@@ -137,6 +145,8 @@ class Exchange:
         digits = length.lstrip(b"0")
         if digits.isdigit() and (len(digits) > _LONGEST_LENGTH or int(digits) > self._most_body_bytes):
             self._refusal = _cut_off(_PAYLOAD_TOO_LARGE)
+        elif digits.isdigit() and not self._middleware.buffered.fits(int(digits)):
+            self._refusal = problems.BodyTurnedAway()
 
     def _set_deadline(self, text: bytes) -> None:
         seconds = heading.seconds(text)
@@ -216,9 +226,12 @@ class Exchange:
         except TimeoutError:
             raise _cut_off(_REQUEST_TIMEOUT) from None
         self._body_bytes += len(message.get("body", b""))
+        fits = self.share.hold(self._body_bytes)
         self._body_is_awaited = message.get("more_body", False)
         if self._body_bytes > self._most_body_bytes:
             raise _cut_off(_PAYLOAD_TOO_LARGE)
+        if not fits:
+            raise problems.BodyTurnedAway
         return message
 
     async def send(self, message: Message) -> None:

@@ -64,6 +64,11 @@ class OutcomeUnknown(StatusProblem):
     type_, title, status = "commit-unknown", "Whether it was committed is not known", 503
 
 
+class Overloaded(StatusProblem):
+    type_, title, status = "overloaded", "Too much is under way here at once", 503
+    headers_ = {"Retry-After": "1"}  # noqa: RUF012 - the library copies it
+
+
 class BadRequest(StatusProblem):
     type_, title, status = "bad-request", "The request cannot be read", 400
 
@@ -88,6 +93,22 @@ class HeadersTooLarge(StatusProblem):
     type_, title, status = "headers-too-large", "The request's headers are too large", 431
 
 
+class UriTooLong(StatusProblem):
+    type_, title, status = "uri-too-long", "The request's target is too long", 414
+
+
+class ExpectationFailed(StatusProblem):
+    type_, title, status = "expectation-failed", "What the request expects is not done here", 417
+
+
+class MethodNotImplemented(StatusProblem):
+    type_, title, status = "not-implemented", "This method, or this coding of a body, is not known here", 501
+
+
+class VersionNotSupported(StatusProblem):
+    type_, title, status = "http-version-not-supported", "HTTP/1.1 and HTTP/1.0 are spoken here", 505
+
+
 class Unauthorized(StatusProblem):
     type_, title, status = "unauthorized", "A token is needed", 401
     headers_ = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - the library copies it
@@ -99,6 +120,13 @@ class Forbidden(StatusProblem):
 
 class Internal(StatusProblem):
     type_, title, status = "internal", "Something went wrong on our side", 500
+
+
+class BodyTurnedAway(HTTPException):
+    """`Overloaded`, noticed while a body is read: FastAPI makes 400 of whatever is no HTTPException there."""
+
+    def __init__(self) -> None:
+        super().__init__(Overloaded.status)
 
 
 DATABASE = (Saturated, QueueTimeout, Unavailable, ShuttingDown, StatementTimeout)
@@ -220,6 +248,10 @@ def _conflicting(_: Exception) -> Problem:
     )
 
 
+def _overloaded(_: BodyTurnedAway) -> Problem:
+    return Overloaded(headers={"Connection": "close"})  # what is left of the body is no request
+
+
 def _shutting_down(_: Exception) -> Problem:
     return ShuttingDown("Another instance will serve this.", headers=_retry_after(1))
 
@@ -326,5 +358,6 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     asyncpg.CharacterNotInRepertoireError: _no_text,
     RequestValidationError: _invalid,
     JSONRefused: _no_json,
+    BodyTurnedAway: _overloaded,
     HTTPException: _http_error,
 }

@@ -15,23 +15,28 @@ middleware as well), and whatever stands in front of it must bound slow clients.
 from __future__ import annotations
 
 import asyncio
-import logging
+import resource
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
+from fastapi_problem.error import StatusProblem
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
 from typing_extensions import override
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.web import heading, problems
+from app.web import framing, heading, problems, wrapped
+from app.web.buffered import RETRY_AFTER, Share
 from app.web.client import forwarded_client
+from app.web.framing import Chunked, Malformed, Sized
 from app.web.ready_made import ReadyMade
 from app.web.service import Service
+from app.web.socket_protocol import SocketProtocol
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGISendEvent
+    from uvicorn._types import ASGI3Application
 
     from app.web.state import State
 
@@ -42,69 +47,102 @@ WRITE_PATIENCE = 30.0
 """Seconds in which a client must take something of its answer."""
 LINGER = 2.0
 """Seconds to read on after the last word: closing at once could destroy it on its way."""
-LARGEST_HEADER = 32 * 1024
-"""Bytes of a request's head, as many as nginx takes. One that comes slowly may be longer by a read."""
+LARGEST_HEADER = framing.LARGEST_HEADER
+MOST_CONNECTIONS = 4096
+"""At once; fewer where the process may not open so many files. HAProxy's `maxconn` in front is 2000."""
+_FILES_FOR_CLIENTS = 0.75  # of those that the process may open: the pools and the log need some
+_MOST_READ_AHEAD = 64 * 1024  # bytes that wait for their turn before no more is read
+_MOST_BLANK_LINES = 4  # before a request line; RFC 9112, section 2.2, asks for one at least
+_MOST_A_TURN = 32  # requests, or pieces of a body, that are looked at before others have their turn
 
+_OVERLOADED = ReadyMade(problems.Overloaded())
+_RETRY_AFTER = b"retry-after: %d\r\n" % RETRY_AFTER
 _TIMEOUT = ReadyMade(problems.RequestTimeout())
-_TOO_LARGE = ReadyMade(problems.HeadersTooLarge())
-_UNREADABLE = ReadyMade(problems.BadRequest())
+_FAULTS: dict[type[StatusProblem], ReadyMade] = {
+    kind: ReadyMade(kind())
+    for kind in (
+        *(problems.BadRequest, problems.UriTooLong, problems.HeadersTooLarge, problems.ExpectationFailed),
+        *(problems.MethodNotImplemented, problems.VersionNotSupported),
+    )
+}
 _CLOSE = b"connection: close\r\n"
+_ALLOWED = b"HTTP/1.1 204 No Content\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n"
 _MAY_BE_REFUSED = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))  # not HEAD: its answer has no body
 
 
 _log = structlog.get_logger("app.request")
 
-# uvicorn and websockets write lines for each socket, with the query, where secrets travel. The service
-# writes its own.
-_socket_log = logging.getLogger("uvicorn.error.websocket")
-_socket_log.setLevel(logging.WARNING)
-
 
 class _Answered:
-    """Stands where uvicorn keeps a connection's request: all are answered, what still comes is ignored."""
+    """Stands where uvicorn keeps a connection's request: it is answered, what still comes is ignored."""
 
     response_complete = True
     message_event = asyncio.Event()
+    body = b""
 
 
 _ANSWERED = cast("RequestResponseCycle", _Answered())
 
 
+class _Flow(FlowControl):
+    """uvicorn's, which reads on whenever a request is answered or its body is asked for."""
+
+    has_enough = False
+    """Whether what has been read waits for its turn, so that no more shall be read."""
+
+    @override
+    def resume_reading(self) -> None:
+        if not self.has_enough:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection, and on it one request after the other: the next is read when the last is answered."""
+
+    flow: _Flow
 
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
         self._parts = cast("State", self.app_state) if "gate" in self.app_state else None
         """Without them, which another app does not have, nobody is refused."""
+        self._share = Share(self._parts["buffered"] if self._parts else None)
         self._may_refuse = _meets_requests_first(self.app)
         if self.ws_protocol_class is not None:
             self.ws_protocol_class = SocketProtocol
         self.cycle = _ANSWERED
-        self._running = _ANSWERED
-        """The request whose task runs. `cycle` is the one that came last, and may have to wait for it."""
-        self._in_head = False
+        self._unread = bytearray()
+        """What has come and has not been given to the parser."""
+        self._looked_at = 0
+        """Bytes of it that hold no end of a head."""
         self._in_request = False
-        self._newest_bytes = 0
-        self._more_of_head = 0
-        """Bytes that came after the read in which the head began."""
+        self._body: Sized | Chunked | None = None
+        """What says where the body ends, while one comes."""
+        self._blank_lines = 0
+        self._in_head = False
+        self._is_answered = False
+        """Whether the request that came last is: what is left of its body is ignored."""
+        self._asks_for_head = False
         self._deaf = False
         """Whether the last word is said: what still comes is not read."""
+        self._next_turn: asyncio.Handle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
         super().connection_made(transport)
-        self._await(PATIENCE, self._head_is_late)
+        self.flow = _Flow(transport)
+        if len(self.connections) > most_connections():
+            self._write(_OVERLOADED, b"", _CLOSE, _RETRY_AFTER)
+            self._deaf = True
+            transport.close()
+        else:
+            self._await(PATIENCE, self._head_is_late)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._await_no_more()
+        self._read_no_more()
         self._stop_write_timer()
-        if not self._running.response_complete:  # uvicorn tells `cycle` alone
-            self._running.disconnected = True
-            self._running.message_event.set()
         super().connection_lost(exc)
 
     @override
@@ -113,88 +151,178 @@ class Protocol(HttpToolsProtocol):
             self._parts["drain"].begin()  # unless a signal has: uvicorn now waits for streams to end
         super().shutdown()
 
-    @override
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
     # -- reading -----------------------------------------------------------------------------------
 
     @override
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._newest_bytes = len(data)
-        if self._in_head:
-            self._more_of_head += len(data)
-        super().data_received(data)
+        self._unread += data
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Give the parser what has its turn; see that the rest is counted, and does not wait for ever."""
+        if self._deaf:
+            return
+        if self._next_turn is None:
+            for _ in range(_MOST_A_TURN):
+                if not self._has_turn or not self._parse_piece():
+                    break
+            else:
+                if self._has_turn:
+                    self._next_turn = self.loop.call_soon(self._take_turn)
+        if not self._deaf:
+            self._settle()
         self._look_at_what_is_missing()
+
+    def _take_turn(self) -> None:
+        self._next_turn = None
+        self._go_on()
+
+    @property
+    def _has_turn(self) -> bool:
+        if not self._unread or self._deaf or self.transport.is_closing():
+            return False
+        if self._in_request:  # a body, as far as it is used or ignored
+            return not self._is_answering or len(self.cycle.body) <= HIGH_WATER_LIMIT
+        return not self._is_answering and not self.flow.write_paused
+
+    def _parse_piece(self) -> bool:
+        """Give the parser a head, or what there is of a body. False: it takes more bytes for that."""
+        try:
+            piece = self._piece_of_body() if self._in_request else self._whole_head()
+        except Malformed as fault:
+            self._give_up(_FAULTS[fault.problem])
+            return False
+        if piece:
+            self._parse(piece)
+        return bool(piece)
+
+    def _parse(self, piece: bytes) -> None:
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+        except HttpParserInvalidMethodError:
+            self._give_up(_FAULTS[problems.MethodNotImplemented])
+        except HttpParserError:
+            self._give_up(_FAULTS[problems.BadRequest])
+
+    def _whole_head(self) -> bytes:
+        unread = self._unread
+        while unread.startswith(b"\r\n") and self._blank_lines < _MOST_BLANK_LINES:
+            del unread[:2]  # which some clients send behind a body
+            self._blank_lines += 1
+        if not unread or unread == b"\r":
+            return b""
+        self._unset_keepalive_if_required()
+        self._asks_for_head = unread.startswith(b"HEAD ")
+        end = unread.find(framing.HEAD_END, max(0, self._looked_at - len(framing.HEAD_END)))
+        if end < 0:
+            framing.check_beginning(bytes(unread), self._looked_at)
+            self._looked_at = len(unread)
+            return b""
+        head = bytes(unread[: end + len(framing.HEAD_END)])
+        framing.check_head(head)
+        del unread[: len(head)]
+        self._looked_at = self._blank_lines = 0
+        self._body = framing.body_of(head)
+        return framing.without_upgrade(head)
+
+    def _piece_of_body(self) -> bytes:
+        assert self._body
+        size = self._body.take(self._unread)
+        piece = bytes(self._unread[:size])
+        del self._unread[:size]
+        return piece
+
+    def _settle(self) -> None:
+        """Stop reading where enough is there, and have it counted."""
+        unread = len(self._unread)
+        self.flow.has_enough = unread > 0 and (unread > _MOST_READ_AHEAD or self.flow.write_paused)
+        if self.flow.has_enough:
+            self.flow.pause_reading()
+        elif len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
+        if not self._share.hold(unread + len(self.cycle.body)) and unread and not self._in_request:
+            self._give_up(
+                _OVERLOADED, _RETRY_AFTER
+            )  # bodies that the app reads are the middleware's to refuse
+
+    def _read_no_more(self) -> None:
+        self._deaf = True
+        self._await_no_more()
+        self._unread.clear()
+        self._share.hold(0)
 
     def _look_at_what_is_missing(self) -> None:
         """See to it that something ends every wait."""
-        if self._deaf or self.transport.is_closing():
+        if self._deaf or self._is_answering or self._read_timer is not None or self.transport.is_closing():
             return
-        if self._in_head:
-            if self._more_of_head > LARGEST_HEADER:
-                self._give_up(_TOO_LARGE)
-            elif self._read_timer is None:
-                self._await(PATIENCE, self._head_is_late)
-        elif self._is_answering or self._read_timer is not None:
+        if self._next_turn is not None:
             return
-        elif self._in_request:
+        if self._in_request:
             self._await(PATIENCE, self.transport.abort)
+        elif self._unread:
+            self._await(PATIENCE, self._head_is_late)
         elif self.timeout_keep_alive_task is None:  # uvicorn's, cancelled by what was no request
             self._keep_alive()
 
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = self._in_request = True
-        self._more_of_head = 0
+        self._in_request = self._in_head = True
+        self._is_answered = False
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer would get past whoever has looked at the headers
-            super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # which are no part of it (RFC 9112, section 5.1)
 
     @override
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._deaf:
-            return
         self._await_no_more()
-        may_be_large = self._more_of_head or self._newest_bytes > LARGEST_HEADER
-        if may_be_large and self._size_of_head() > LARGEST_HEADER:
-            self._give_up(_TOO_LARGE)
-        elif not self._turns_away():
+        if not self.url.startswith(b"/"):
+            self._read_unusual_target()
+        if self._body is None or self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False
+        if not self._turns_away():
             super().on_headers_complete()
 
-    @override
-    def on_body(self, body: bytes) -> None:
-        if not self._deaf:
-            super().on_body(body)
+    def _read_unusual_target(self) -> None:
+        """Make the usual form of an absolute one, whose host counts (RFC 9112, section 3.2.2)."""
+        if self.url == b"*":
+            self.url = b"/*"  # where no route is: OPTIONS without a resource
+            return
+        self.url, host = framing.origin_form(self.url)
+        self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
 
     @override
     def on_message_complete(self) -> None:
         self._in_request = False
+        self._body = None
         if not self._deaf:
             self._await_no_more()
             super().on_message_complete()
 
     @override
     def handle_websocket_upgrade(self) -> None:
-        self._deaf = True  # another protocol has the connection from here on
-        if self._is_answering:
-            self.transport.close()  # what is under way would be written into the socket
-        else:
-            super().handle_websocket_upgrade()
+        early = bytes(self._unread)
+        self._read_no_more()  # another protocol has the connection from here on
+        self.flow.has_enough = False
+        self.flow.resume_reading()
+        super().handle_websocket_upgrade()
+        if early:
+            cast("SocketProtocol", self.transport.get_protocol()).data_received(early)
 
     @override
-    def send_400_response(self, msg: str) -> None:
-        self._give_up(_UNREADABLE)
-
-    def _size_of_head(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self._body is not None:
+            app = wrapped.with_body(cycle, app, self._go_on)
+        if self.parser.get_http_version() == "1.0":
+            app = wrapped.without_chunks(cycle, app)
+        super()._start_asgi_task(cycle, app)
 
     # -- refusing ----------------------------------------------------------------------------------
 
@@ -229,19 +357,18 @@ class Protocol(HttpToolsProtocol):
             self._end(refusal.problem, tag, retry_after)
         else:
             self._write(refusal.problem, tag, retry_after)
+            self._is_answered = True
             self.cycle = _ANSWERED
             super().on_response_complete()
         return True
 
     @property
     def _is_ordinary(self) -> bool:
-        """Not so: what follows an unanswered request or answers that nobody takes, a prefix, a path to be
-        decoded, an expectation, HEAD, HTTP/1.0. The app answers those, where the same gate stands.
+        """Not so: a prefix, a path to be decoded, an expectation, HEAD, HTTP/1.0. The app answers those,
+        where the same gate stands.
         """
         return not (
-            self._is_answering
-            or self.flow.write_paused
-            or self.root_path
+            self.root_path
             or self.expect_100_continue
             or b"%" in self.url
             or self._method not in _MAY_BE_REFUSED
@@ -264,12 +391,25 @@ class Protocol(HttpToolsProtocol):
         """Answer the request `tag`, which gets an id if it has none."""
         lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         told = problem.message(tag or heading.new_id().encode(), *headers)
+        if self._asks_for_head:
+            told = told[: told.index(framing.HEAD_END) + len(framing.HEAD_END)]
         self.transport.write(STATUS_LINE[problem.status] + b"".join(lines) + told)
 
-    def _give_up(self, problem: ReadyMade) -> None:
+    def _give_up(self, problem: ReadyMade, *headers: bytes) -> None:
         """Tell the client what is wrong with its request, as the last word."""
         if self._deaf:
             return
+        cycle = self.cycle
+        if self._in_request and self._is_answering and not cycle.response_started:
+            cycle.disconnected = True  # its body will not come to its end: nobody shall wait for that
+            cycle.message_event.set()
+            self.cycle = _ANSWERED
+        if not self._is_answering and not (self._in_request and self._is_answered):
+            self._note(problem)
+        self._end(problem, b"", *headers)
+
+    def _note(self, problem: ReadyMade) -> None:
+        """Count and log what is refused before anybody else has seen it."""
         if self._parts:
             self._parts["metrics"].count("unknown", "none", problem.status)
         _log.info(
@@ -280,26 +420,21 @@ class Protocol(HttpToolsProtocol):
             problem=problem.name,
             client=self._client(),
         )
-        cycle = self.cycle
-        in_body = self._in_request and not self._in_head
-        if self._is_answering and in_body and cycle is self._running and not cycle.response_started:
-            cycle.disconnected = True  # its body will not come to its end: nobody shall wait for that
-            cycle.message_event.set()
-            self.cycle = self._running = _ANSWERED
-        self._end(problem)
 
     def _client(self) -> str | None:
         """Whose request this is. Before its first line it may be anybody's who uses the same proxy."""
         return forwarded_client(self.app, self.client, self.headers if self._in_request else ())
 
-    def _end(self, problem: ReadyMade, tag: bytes = b"", *headers: bytes) -> None:
-        """Say the last word on this connection: this, unless an answer is under way."""
-        self._deaf = True
-        self._await_no_more()
+    def _end(self, problem: ReadyMade, tag: bytes, *headers: bytes) -> None:
+        """Say the last word on this connection: this, unless the request has its answer, or gets it now."""
+        self._read_no_more()
+        self.flow.has_enough = False
+        self.flow.resume_reading()  # to hear of its end
         if self._is_answering:
             self.cycle.keep_alive = False
             return
-        self._write(problem, tag, _CLOSE, *headers)
+        if not (self._in_request and self._is_answered):
+            self._write(problem, tag, _CLOSE, *headers)
         self.cycle = _ANSWERED
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -307,10 +442,11 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def on_response_complete(self) -> None:
+        self._is_answered = True
         super().on_response_complete()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._start_write_timer()
-        self._look_at_what_is_missing()
+        self._go_on()
 
     def _keep_alive(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
@@ -337,9 +473,9 @@ class Protocol(HttpToolsProtocol):
             self._read_timer = None
 
     def _head_is_late(self) -> None:
-        if not self._in_head:
+        if not self._unread:
             self.transport.close()  # nobody has said anything
-        elif self._is_answering:
+        elif self._is_answering or self.flow.write_paused:
             self._await(PATIENCE, self._head_is_late)
         else:
             self._give_up(_TIMEOUT)
@@ -354,6 +490,8 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
         if not self.transport.is_closing():
             self._stop_write_timer()
+            if self._unread and self._next_turn is None:
+                self._next_turn = self.loop.call_soon(self._take_turn)
 
     def _start_write_timer(self) -> None:
         self._stop_write_timer()
@@ -384,24 +522,7 @@ def _meets_requests_first(app: object) -> bool:
     return isinstance(app, Service) and app.meets_requests_first
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """One WebSocket, for `Protocol` has no use for a connection once it is one."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
-        super().__init__(*args, **options)
-        self.close_timeout = LINGER
-        self.logger = self.conn.logger = _socket_log
-
-    @override
-    async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
-        if self.close_sent:  # uvicorn forgets it where an answer took the place of the handshake
-            self.handshake_complete = True
-
-    @override
-    def shutdown(self) -> None:
-        """Leave it to the service's drain to close this, if the app has one: uvicorn gives no time."""
-        if "drain" in self.app_state:
-            cast("State", self.app_state)["drain"].begin()  # unless a signal has
-        else:
-            super().shutdown()
+def most_connections() -> int:
+    """Give how many connections may be open at once, so that files are left for the rest of the process."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MOST_CONNECTIONS, int(files * _FILES_FOR_CLIENTS))

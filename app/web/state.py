@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from app.database import Database
 from app.observability import LoopLag, Metrics
 from app.settings import Settings
+from app.web.buffered import Buffered
 from app.web.drain import Drain
 from app.web.gate import Gate
 from app.web.history import History
@@ -21,6 +22,7 @@ class State(TypedDict):
     settings: Settings
     database: Database
     drain: Drain
+    buffered: Buffered
     gate: Gate
     readiness: ReadinessWatch
     metrics: Metrics
