@@ -62,11 +62,20 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("settings", "warn", warning)
     if not settings.warnings:
         yield Finding("settings", "ok", f"APP_ENV={settings.app_env}")
+    yield _operators(settings)
     async for finding in _examine_database(settings, "primary"):
         yield finding
     if settings.database_replica_url:
         async for finding in _examine_database(settings, "replica"):
             yield finding
+
+
+def _operators(settings: Settings) -> Finding:
+    if settings.ops_port is None:
+        where = "on the port of requests (OPS_PORT is not set): whatever is in front must keep clients out"
+    else:
+        where = f"on port {settings.ops_port} of {settings.host} (OPS_PORT) and nowhere else"
+    return Finding("probes, metrics", "ok", f"{where}: /healthz, /readyz, /metrics, /pool")
 
 
 async def sizing_report(settings: Settings) -> str:

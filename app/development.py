@@ -22,6 +22,7 @@ from app.dsn import without_secrets
 from app.main import create_app
 from app.observability import output
 from app.settings import Settings, SettingsError
+from app.web import operators
 
 EMBEDDED_DATABASE = "lifeguard"
 LONGEST_DRAIN = 2.5  # seconds; Ctrl-C ends everything within five, stubborn requests or not
@@ -110,13 +111,14 @@ async def _migrate_when_possible(settings: Settings) -> None:
 
 def _announce(settings: Settings, listener: socket.socket, password_is: str) -> None:
     service = serving.url_of(listener)
+    inside = operators.url_of(settings.host, settings.ops_port) if settings.ops_port else service
     url = settings.database_url
     database = without_secrets(url.get_secret_value()) if url else "none"
     typer.echo(
         f"""
     service    {service}
-    docs       {service}/docs
-    pool       {service}/pool/live  (JSON: /pool, Prometheus: /metrics)
+    docs       {inside}/docs
+    pool       {inside}/pool/live  (JSON: /pool, Prometheus: /metrics)
     database   {database}  (password {password_is})
 
     Ctrl-C drains and stops everything; a second one, 2 s later, does so at once.

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -19,7 +19,7 @@ from app import ledger
 from app.database import Database, PoolOversized, connecting
 from app.observability import LoopLag, Metrics, Scrubber, log_pool_event, logs, numbers, output, traces
 from app.settings import Settings, SettingsError
-from app.web import dependencies, docs_page, pool_pages, probes, problems
+from app.web import dependencies, docs_page, operators, pool_pages, probes, problems
 from app.web.body_limit import BodyLimit
 from app.web.buffered import Buffered
 from app.web.drain import Drain
@@ -28,6 +28,7 @@ from app.web.hangup import HangupMiddleware
 from app.web.head import HeadAsGet
 from app.web.history import History
 from app.web.middleware import RequestMiddleware
+from app.web.operators import CannotListen, OperatorsService
 from app.web.readiness import ReadinessWatch
 from app.web.routes import Routing
 from app.web.service import Service
@@ -59,16 +60,17 @@ def create_app(settings: Settings | None = None) -> Service:
     settings = settings or Settings.load()
     logs.configure(settings)
     state: State
+    operators_service: OperatorsService | None = None
     telemetry = traces.telemetry(settings)
     service = Service(
         title=settings.service_name,
         description=_DESCRIPTION,
         docs_url=None,  # ours has a security policy
-        openapi_url="/openapi.json" if settings.serves_docs else None,
+        openapi_url="/openapi.json" if settings.serves_docs and settings.ops_port is None else None,
         redoc_url=None,
         redirect_slashes=False,  # to wherever the Host header says
         responses=problems.documented(problems.Internal, problems.PayloadTooLarge),
-        lifespan=lambda service: _lifespan(cast("Service", service), state),
+        lifespan=lambda service: _lifespan(cast("Service", service), state, operators_service),
         telemetry=telemetry,
     )
     state = _parts(settings, service)
@@ -95,11 +97,14 @@ def create_app(settings: Settings | None = None) -> Service:
     service.own_middlewares = len(service.user_middleware)
     for kind in problems.handled():
         service.add_exception_handler(kind, problems.answer)
-    service.include_router(probes.router)
-    service.include_router(pool_pages.router)
+    routers = [probes.router, pool_pages.router]
     if settings.serves_docs:
-        service.include_router(docs_page.router)
-    service.include_router(ledger.router)
+        routers.append(docs_page.router)
+    if settings.ops_port is not None:
+        operators_service = operators.OperatorsService(service, settings, routers, state)
+        routers = []
+    for router in (*routers, ledger.router):
+        service.include_router(router)
     return service
 
 
@@ -137,34 +142,41 @@ def _parts(settings: Settings, service: Service) -> State:
 
 
 @asynccontextmanager
-async def _lifespan(service: Service, state: State) -> AsyncIterator[State]:
-    """From the first connection to the last. Raises PoolOversized when the server is too small."""
+async def _lifespan(
+    service: Service, state: State, operators_service: OperatorsService | None
+) -> AsyncIterator[State]:
+    """From the first connection to the last. Raises PoolOversized when the server is too small, CannotListen
+    when OPS_PORT is not to be had."""
     logs.adopt_server_loggers()
     database, drain = state["database"], state["drain"]
     for warning in state["settings"].warnings:
         _log.warning("settings", warning=warning)
-    try:
-        dependencies.refuse_pinning(service)
-        await database.open()
-    except (PoolOversized, dependencies.PinsConnection) as error:
-        service.refusal = str(error)
-        await database.close()
-        raise
-    watchers = [
-        asyncio.create_task(state["readiness"].run(), name="readiness"),
-        asyncio.create_task(state["history"].run(drain), name="history"),
-    ]
-    state["loop_lag"].start()
-    with StopSignals(drain, state["settings"].drain_delay):
+    async with AsyncExitStack() as until_the_end:
         try:
-            yield state
-        finally:
-            drain.begin()  # unless a signal has
-            state["loop_lag"].stop()
-            for watcher in watchers:  # they end with the drain, but not in the middle of a look
-                watcher.cancel()
-            await asyncio.wait(watchers)
-            await database.drain(max(drain.time_left(), _LAST_SECONDS))
+            dependencies.refuse_pinning(service)
+            if operators_service:
+                listening = operators.listening(operators_service, state["settings"], state)
+                await until_the_end.enter_async_context(listening)
+            await database.open()
+        except (PoolOversized, dependencies.PinsConnection, CannotListen) as error:
+            service.refusal = str(error)
+            await database.close()
+            raise
+        watchers = [
+            asyncio.create_task(state["readiness"].run(), name="readiness"),
+            asyncio.create_task(state["history"].run(drain), name="history"),
+        ]
+        state["loop_lag"].start()
+        with StopSignals(drain, state["settings"].drain_delay):
+            try:
+                yield state
+            finally:
+                drain.begin()  # unless a signal has
+                state["loop_lag"].stop()
+                for watcher in watchers:  # they end with the drain, but not in the middle of a look
+                    watcher.cancel()
+                await asyncio.wait(watchers)
+                await database.drain(max(drain.time_left(), _LAST_SECONDS))
 
 
 def __getattr__(name: str) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import math
@@ -19,7 +18,9 @@ from fastapi import FastAPI
 from typing_extensions import override
 
 from app.settings import Settings
+from app.web import operators
 from app.web.drain import Drain
+from app.web.operators import CannotListen
 from app.web.protocol import Protocol
 from app.web.service import Service
 
@@ -30,8 +31,7 @@ _BACKSTOP = 1
 _KEEP_ALIVE = 75
 
 
-class CannotListen(Exception):
-    """The address is not to be had; the message is one line."""
+__all__ = ("CannotListen", "CutOff", "Refused", "listen", "run", "url_of")
 
 
 class Refused(Exception):
@@ -51,21 +51,12 @@ def listen(settings: Settings) -> socket.socket:
 
     Nobody is let in yet: connections are refused until the service is ready to listen.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise CannotListen(_explain(error, settings)) from error
-    return listener
+    return operators.reserve(settings.host, settings.port, "PORT")
 
 
 def url_of(listener: socket.socket) -> str:
     """Where a browser finds the service."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return operators.url_of(*listener.getsockname()[:2])
 
 
 def run(
@@ -180,10 +171,3 @@ class _Server(uvicorn.Server):
             self._on_second_signal()
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
-
-
-def _explain(error: OSError, settings: Settings) -> str:
-    where = f"port {settings.port} of {settings.host}"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where} is taken: stop what listens there, or set PORT"
-    return f"cannot listen on {where}: {error.strerror or error}"

@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     """Port to listen on; 0 lets the system choose one."""
     forwarded_allow_ips: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1"
     """Addresses and networks of the proxies whose `X-Forwarded-For` is believed, with commas; `*` is all."""
+    ops_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Port of HOST where probes, metrics, pool pages and docs are served, and then nowhere else."""
 
     database_url: Dsn | None = None
     """libpq URL of the database, several hosts allowed; without it development embeds a server."""
@@ -286,6 +288,9 @@ class Settings(BaseSettings):
             yield self._misordered("statement_timeout", "must be below", "command_timeout")
         if self.max_body_bytes > self.max_buffered_bytes:
             yield self._misordered("max_body_bytes", "must not exceed", "max_buffered_bytes")
+        if self.ops_port is not None and self.ops_port == self.port:
+            line = f"OPS_PORT={self.ops_port}: must differ from PORT={self.port}"
+            yield Fault(frozenset({"ops_port", "port"}), line)
         if self.in_production and self.database_url is None:
             yield Fault(
                 frozenset({"app_env", "database_url"}),

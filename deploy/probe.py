@@ -8,7 +8,7 @@ import socket
 import sys
 
 TIMEOUT = 2.0  # seconds
-ADDRESS = ("127.0.0.1", int(os.environ.get("PORT") or 8000))
+ADDRESS = ("127.0.0.1", int(os.environ.get("OPS_PORT") or os.environ.get("PORT") or 8000))
 
 try:
     with socket.create_connection(ADDRESS, TIMEOUT) as connection:

@@ -85,9 +85,14 @@ def run_command(
 
 @asynccontextmanager
 async def running(
-    command: Iterable[str], *, cwd: Path, variables: Mapping[str, str] | None = None
+    command: Iterable[str],
+    *,
+    cwd: Path,
+    variables: Mapping[str, str] | None = None,
+    probed_on: int | None = None,
 ) -> AsyncIterator[ServiceProcess]:
-    """A Python process with these arguments and a PORT of its own, once it answers `/healthz`."""
+    """A Python process with these arguments and a PORT of its own, once it answers `/healthz`: there, or on
+    the port `probed_on`, and a 404 here."""
     port = unused_port()
     output = cwd / f"output-{port}"
     with output.open("wb") as stream:
@@ -101,7 +106,12 @@ async def running(
         )
     service = ServiceProcess(process, f"http://127.0.0.1:{port}", output)
     try:
-        await eventually(lambda: service.answers("/healthz"), 20)
+        if probed_on:
+            probe = ServiceProcess(process, f"http://127.0.0.1:{probed_on}", output)
+            await eventually(lambda: probe.answers("/healthz"), 20)
+            await eventually(lambda: service.answers("/healthz", httpx.codes.NOT_FOUND), 20)
+        else:
+            await eventually(lambda: service.answers("/healthz"), 20)
         yield service
     finally:
         if process.poll() is None:

@@ -30,7 +30,7 @@ FIELDS = sorted(set(Settings.model_fields) - {"otel"})
 # The table of the contract: a change here is a change for everybody who deploys.
 DEFAULTS = {
     "APP_ENV": "development", "SERVICE_NAME": "ledger", "SERVICE_VERSION": "unknown",
-    "HOST": "127.0.0.1", "PORT": 8000,
+    "HOST": "127.0.0.1", "PORT": 8000, "OPS_PORT": None,
     "DATABASE_URL": None, "DATABASE_REPLICA_URL": None, "DATABASE_PASSWORD_FILE": None,
     "POOL_MIN_SIZE": 5, "POOL_MAX_SIZE": 20, "POOL_INSTANCES": 1, "POOL_HEADROOM": 0.75,
     "POOL_ACQUIRE_TIMEOUT": 5, "POOL_MAX_WAITING": 1000, "POOL_QUEUE_TARGET": 0.25,

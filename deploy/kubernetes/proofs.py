@@ -20,6 +20,7 @@ from app.main import _LAST_SECONDS
 from app.serving import _BACKSTOP
 from app.settings import Settings
 from app.web import probes
+from app.web.operators import _LAST_ANSWERS
 from deploy.kubernetes.placement import disruptions
 from deploy.kubernetes.rendered import (
     Document,
@@ -191,7 +192,7 @@ def shutdown_steps(service: Service) -> dict[str, int]:
         "preStop": container_of(service.deployment)["lifecycle"]["preStop"]["sleep"]["seconds"],
         "DRAIN_DELAY": math.ceil(service.settings.drain_delay),
         "DRAIN_TIMEOUT": math.ceil(service.settings.drain_timeout),
-        "closing": math.ceil(_BACKSTOP + _LAST_SECONDS),
+        "closing": math.ceil(_BACKSTOP + _LAST_SECONDS + _LAST_ANSWERS),
     }
 
 
@@ -244,8 +245,10 @@ def ports_and_paths(rendered: Rendered) -> Iterator[str]:
     service = Service.of(rendered)
     container = container_of(service.deployment)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    if service.settings.port not in ports.values():
-        yield f"PORT={service.settings.port} is not a port of the container"
+    own = {"PORT": service.settings.port, "OPS_PORT": service.settings.ops_port}
+    for name, port in own.items():
+        if port is not None and port not in ports.values():
+            yield f"{name}={port} is not a port of the container"
     asked: list[Document] = [container[kind]["httpGet"] for kind in container if kind.endswith("Probe")]
     for monitor in rendered.of_kind("PodMonitor"):
         asked += monitor["spec"]["podMetricsEndpoints"]
@@ -253,8 +256,29 @@ def ports_and_paths(rendered: Rendered) -> Iterator[str]:
     for one in asked:
         if one["port"] not in ports:
             yield f"port {one['port']} is asked for {one['path']}, and is not a port of the container"
+        elif ports[one["port"]] != (service.settings.ops_port or service.settings.port):
+            yield f"port {one['port']} is asked for {one['path']}, which is not served there"
         if one["path"] not in paths:
             yield f"{one['path']} is asked for, and the service has no such route"
+
+
+def operators_are_apart(rendered: Rendered) -> Iterator[str]:
+    """Who may send requests reaches nothing that is for operators."""
+    service = Service.of(rendered)
+    if service.settings.ops_port is None:
+        yield "OPS_PORT is not set: who may send requests can read /metrics and /pool"
+    named = container_of(service.deployment)["ports"]
+    theirs = {
+        port[key] for port in named for key in port if port["containerPort"] == service.settings.ops_port
+    }
+    for policy in rendered.of_kind("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", ()):
+            open_here = {port["port"] for port in rule.get("ports", ())}
+            if not open_here or (open_here & theirs and open_here - theirs):  # none means all
+                yield f"{full_name(policy)}: the port of requests and OPS_PORT must have rules of their own"
+    for published in rendered.of_kind("Service"):
+        if theirs & {port.get("targetPort") for port in published["spec"]["ports"]}:
+            yield f"{full_name(published)} publishes OPS_PORT"
 
 
 def references(rendered: Rendered) -> Iterator[str]:
@@ -333,6 +357,7 @@ PROOFS: tuple[Callable[[Rendered], Iterator[str]], ...] = (
     disruptions,
     commands_exist,
     ports_and_paths,
+    operators_are_apart,
     references,
     secrets,
     selectors,

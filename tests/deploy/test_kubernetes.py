@@ -72,6 +72,20 @@ def in_spec(kind: str, **changes: object) -> Change:
     return lambda rendered: rendered.get(kind, "lifeguard")["spec"].update(changes)
 
 
+def without(name: str) -> Change:
+    def remove(rendered: Rendered) -> None:
+        del rendered.get("ConfigMap", "service")["data"][name]
+
+    return remove
+
+
+def in_policy(name: str, port: str) -> Change:
+    def allow(rendered: Rendered) -> None:
+        rendered.get("NetworkPolicy", name)["spec"]["ingress"][0]["ports"].append({"port": port})
+
+    return allow
+
+
 WRONG = (
     (variable("POOL_INSTANCES", "9"), "POOL_INSTANCES=9: there may be 9 replicas and 1 more"),
     (in_spec("HorizontalPodAutoscaler", maxReplicas=10), "POOL_INSTANCES=10: there may be 10 replicas"),
@@ -79,8 +93,8 @@ WRONG = (
     (variable("POOL_MAX_SIZE", "15"), "the pools may take 76% of the server"),
     (variable("POOL_MAX_SIZE", "auto"), "POOL_MAX_SIZE=auto"),
     (in_spec("Deployment", minReadySeconds=4), "but the server has 197"),
-    (variable("DRAIN_TIMEOUT", "30"), "the end takes 42 s"),
-    (in_container(lifecycle={"preStop": {"sleep": {"seconds": 9}}}), "the end takes 36 s"),
+    (variable("DRAIN_TIMEOUT", "30"), "the end takes 43 s"),
+    (in_container(lifecycle={"preStop": {"sleep": {"seconds": 9}}}), "the end takes 37 s"),
     (variable("POOL_SIZE", "10"), "POOL_SIZE"),
     (variable("LOCK_TIMEOUT", "soon"), "LOCK_TIMEOUT"),
     (variable("LOCK_TIMEOUT", "60"), "LOCK_TIMEOUT=60: must not exceed STATEMENT_TIMEOUT=10"),
@@ -92,6 +106,14 @@ WRONG = (
         "/health is asked for",
     ),
     (in_container(livenessProbe={"httpGet": {"path": "/healthz", "port": "web"}}), "port web is asked"),
+    (
+        in_container(livenessProbe={"httpGet": {"path": "/healthz", "port": "http"}}),
+        "port http is asked for /healthz, which is not served there",
+    ),
+    (variable("OPS_PORT", "8002"), "OPS_PORT=8002 is not a port of the container"),
+    (without("OPS_PORT"), "OPS_PORT is not set: who may send requests can read /metrics"),
+    (in_policy("requests", "operators"), "must have rules of their own"),
+    (in_spec("Service", ports=[{"port": 80, "targetPort": "operators"}]), "publishes OPS_PORT"),
     (in_spec("PodDisruptionBudget", selector={"matchLabels": {"app": "lifeguard"}}), "selects nobody"),
     (in_spec("PodDisruptionBudget", maxUnavailable=0), "needs one PodDisruptionBudget"),
     (in_pod(topologySpreadConstraints=[]), "no topologySpreadConstraints of its own pods"),

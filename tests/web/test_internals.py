@@ -69,9 +69,12 @@ class TestUvicorn:
     def test_notes_the_url_when_a_request_begins(self) -> None:
         assert "url" in HttpToolsProtocol.on_message_begin.__code__.co_names
 
-    @pytest.mark.parametrize("name", ["startup", "handle_exit", "serve", "should_exit"])
+    @pytest.mark.parametrize("name", ["startup", "handle_exit", "serve", "should_exit", "capture_signals"])
     def test_has_these_of_a_server(self, name: str) -> None:
         assert hasattr(uvicorn.Server(uvicorn.Config("none:none", log_config=None)), name)
+
+    def test_serves_within_the_signals_that_it_captures(self) -> None:
+        assert "capture_signals" in uvicorn.Server.serve.__code__.co_names
 
 
 class TestFastAPI:
