@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
 
-SCRIPTS := deploy/rolling-update deploy/secrets/generate deploy/replica/start $(wildcard deploy/postgres/initdb.d/*.sh)
+SCRIPTS := deploy/rolling-update deploy/reload-haproxy deploy/secrets/generate deploy/replica/start $(wildcard deploy/postgres/initdb.d/*.sh)
 DASHBOARD := deploy/grafana/dashboards/lifeguard.json
 # Of these alone the operator's are made: HAProxy, which haproxy.yml beside them watches, is in compose only.
 RULES := deploy/prometheus/rules/lifeguard.yml
@@ -71,8 +71,9 @@ check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, harde
 	@.venv-deploy/bin/shellcheck .ci/* $(SCRIPTS)
 	@.venv-deploy/bin/zizmor --quiet --offline --persona pedantic .github
 	@$(BIN)/python -m deploy.kubernetes
-	@command -v promtool >/dev/null || { echo 'needs Prometheus (Debian: apt install prometheus)' >&2; exit 1; }
-	@command -v haproxy >/dev/null || { echo 'needs HAProxy (Debian: apt install haproxy)' >&2; exit 1; }
+	@for program in prometheus:promtool haproxy:haproxy pgbouncer:pgbouncer; do \
+	  PATH="$$PATH:/usr/sbin" command -v $${program#*:} >/dev/null || { \
+	  echo "needs $${program#*:} (Debian: apt install $${program%:*})" >&2; exit 1; }; done
 	promtool check config deploy/prometheus/prometheus.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 	$(BIN)/python -m pytest -m deploy $(TESTS)

@@ -171,9 +171,20 @@ async def step(name: str, crowd: Crowd | None = None, *, may_fail_for: float = 0
 
 async def examine(client: httpx.AsyncClient) -> None:
     """What a client sees of the service, and what it must not see."""
-    for path in ("/healthz", "/readyz"):
-        (await client.get(path)).raise_for_status()
-    for path in ("/metrics", "/pool", "/pool/live", "/pool/leases", "/docs", "/openapi.json"):
+    for path in (
+        "/healthz",
+        "/readyz",
+        "/%6detrics",
+        "//pool",
+        "/pool;x",
+        "/./metrics",
+        "/metrics",
+        "/pool",
+        "/pool/live",
+        "/pool/leases",
+        "/docs",
+        "/openapi.json",
+    ):
         status = (await client.get(path)).status_code
         expect(true=status == codes.NOT_FOUND, otherwise=f"{path} can be seen from outside: {status}")
     one, two = [await new_account(client) for _ in range(2)]
@@ -329,7 +340,7 @@ async def use(stack: Stack) -> None:
         await until_serving(stack, 2)
     await started_quickly(stack)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=20) as client:
-        async with step("ledger and probes through HAProxy"):
+        async with step("the ledger through HAProxy, and nothing else"):
             await examine(client)
         accounts = await open_accounts(PORT)
         crowd = Crowd(PORT, clients=CLIENTS, rate=RATE, accounts=accounts, seed=1)
@@ -339,6 +350,9 @@ async def use(stack: Stack) -> None:
                 await kill_a_replica(stack)
             async with step("rolling update to a new build", crowd):
                 await rebuild(stack)
+            async with step("HAProxy is reloaded, three times", crowd):
+                for _ in range(3):
+                    await stack.run("deploy/reload-haproxy")
             async with step("scaled to three", crowd):
                 await scale(stack, 3)
             async with step("Prometheus has every target up", crowd):

@@ -1,11 +1,13 @@
 """`secured`: a server for the module, set up by the scripts of `deploy/postgres`; it logs all statements."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import run
 from tests.secured import SecuredServer, secured_server
+from tests.servers import PostgresServer
 
 TALKATIVE = {"log_statement": "all", "log_min_duration_statement": "0"}
 
@@ -14,3 +16,11 @@ TALKATIVE = {"log_statement": "all", "log_min_duration_statement": "0"}
 async def secured(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SecuredServer]:
     async with secured_server(cluster, tmp_path_factory.mktemp("secrets"), TALKATIVE) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def ledger_of_module(postgres: PostgresServer, ledger_template: str) -> Iterator[str]:
+    """As `ledger_database`, for all tests of a module."""
+    name = run(postgres.create_database(template=ledger_template))
+    yield postgres.dsn(name)
+    run(postgres.drop_database(name))

@@ -61,8 +61,33 @@ def test_pools_are_sized_for_every_place_behind_haproxy() -> None:
     assert int(places[1]) == SERVICES["app"]["environment"]["POOL_INSTANCES"]
 
 
+def test_haproxy_prometheus_and_the_probe_ask_the_operators_port() -> None:
+    port = SERVICES["app"]["environment"]["OPS_PORT"]
+    assert port != PRODUCTION.port
+    assert re.search(rf"app:{PRODUCTION.port} check port {port} ", HAPROXY)
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    (job,) = (job for job in prometheus["scrape_configs"] if job["job_name"] == "lifeguard")
+    assert job["dns_sd_configs"][0]["port"] == port
+    assert "ports" not in SERVICES["app"]
+    probe = (ROOT / "deploy/probe.py").read_text()
+    assert probe.index('"OPS_PORT"') < probe.index('"PORT"')
+
+
+def test_one_client_cannot_have_all_connections() -> None:
+    (all_of_them,) = re.findall(r"frontend public.*?maxconn (\d+)", HAPROXY, re.DOTALL)
+    (one,) = re.findall(r"presetenv CLIENT_CONNECTIONS (\d+)", HAPROXY)
+    assert int(one) * 3 < int(all_of_them)
+    assert f":-{one}}}" in SERVICES["haproxy"]["environment"]["CLIENT_CONNECTIONS"]
+
+
+def test_a_worker_that_was_replaced_lives_longer_than_an_idle_connection() -> None:
+    (life,) = re.findall(r"hard-stop-after (\d+)s", HAPROXY)
+    (idle,) = re.findall(r"timeout http-keep-alive (\d+)s", HAPROXY)
+    assert int(life) > int(idle)
+
+
 def test_a_replica_serves_until_haproxy_has_noticed_that_it_drains() -> None:
-    interval, failures = re.findall(r"check inter (\d+)ms fall (\d+)", HAPROXY)[0]
+    interval, failures = re.findall(r"check port \d+ inter (\d+)ms fall (\d+)", HAPROXY)[0]
     check_timeout = re.search(r"timeout check (\d+)s", HAPROXY)
     assert check_timeout
     assert int(interval) / 1000 * int(failures) + int(check_timeout[1]) < PRODUCTION.drain_delay
@@ -78,4 +103,5 @@ def test_pgbouncer_lets_every_limit_of_the_service_pass() -> None:
     text = (ROOT / "deploy/pgbouncer/pgbouncer.ini").read_text()
     ignored = re.search(r"^ignore_startup_parameters = (.*)$", text, re.MULTILINE)
     assert ignored
-    assert set(ignored[1].split(", ")) == set(session_limits(PRODUCTION))
+    drivers = {"extra_float_digits", "options"}
+    assert set(ignored[1].split(", ")) == set(session_limits(PRODUCTION)) | drivers
