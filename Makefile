@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-slow check check-deploy audit image end-to-end format generated bench lock clean
+.PHONY: help run test coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -82,6 +82,9 @@ audit: $(READY)  ## what is known against the locked versions, and a bill of mat
 	$(BIN)/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock \
 	  --pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json
 	$(BIN)/uvx pip-audit==2.10.1 --strict --require-hashes --disable-pip --requirement requirements.lock
+
+outdated: $(READY)  ## which images in compose, Dockerfile and manifests have newer versions (asks their registries)
+	@$(BIN)/python -m deploy.outdated
 
 image:  ## build the service's image, lifeguard:dev
 	DOCKER_BUILDKIT=1 docker build --tag lifeguard:dev \

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -56,8 +57,8 @@ class Balancer:
         """As deploy/reload-haproxy does; until the process that takes connections is another one."""
         before = self.workers()
         self.process.send_signal(signal.SIGUSR2)
-        await eventually(lambda: self.workers() - before, 10)
-        await eventually(self.ready, 10)
+        await eventually(lambda: self.workers() - before, 25)
+        await eventually(self.ready, 25)
 
 
 @dataclass
@@ -125,8 +126,11 @@ async def balancer(
         output = directory / "haproxy.log"
         with _running(configuration, output, variables or {}) as process:
             running = Balancer(port, inside, configuration, process, output)
-            await eventually(running.ready, 10)
-            yield running
+            try:
+                await eventually(running.ready, 10)
+                yield running
+            finally:
+                sys.stdout.write(output.read_text())  # pytest shows it when the test fails
 
 
 @contextmanager

@@ -280,7 +280,7 @@ class Strict:
 
     async def is_served(self, more: int) -> None:
         enough = self.served + more
-        await eventually(lambda: self.served >= enough, 10)
+        await eventually(lambda: self.served >= enough, 25)
 
     async def ask(self) -> None:
         async with httpx.AsyncClient(base_url=self._front.url, timeout=20) as client:
@@ -309,7 +309,7 @@ async def clients(front: Balancer, count: int) -> AsyncIterator[Strict]:
 
 
 async def test_a_reload_loses_no_request(ledger_database: str, tmp_path: Path) -> None:
-    async with in_front(ledger_database, tmp_path, unused_port()) as front, clients(front, 10) as strict:
+    async with in_front(ledger_database, tmp_path, unused_port()) as front, clients(front, 5) as strict:
         for _ in range(3):
             await front.reload()
             await strict.is_served(100)
