@@ -25,6 +25,13 @@ async def test_all_is_well(ledger_database: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ops_port", "said"), [(8001, "on port 8001 of 127.0.0.1 (OPS_PORT)"), (None, "OPS_PORT is not set")]
+)
+async def test_says_where_operators_ask(ledger_database: str, ops_port: int | None, said: str) -> None:
+    assert said in (await findings(ledger_database, ops_port=ops_port))["probes, metrics"].text
+
+
+@pytest.mark.parametrize(
     ("state", "app_env", "verdict", "said"),
     [
         (SchemaState("0001", "0001", known=True), "development", "ok", "0001"),

@@ -195,9 +195,10 @@ async def test_a_port_that_is_taken_is_a_readable_refusal(ledger_database: str, 
     "command",
     [
         ("-m", "app", "serve"),
+        ("-m", "app", "dev"),
         ("-c", "import os, uvicorn; uvicorn.run('app.main:app', port=int(os.environ['PORT']))"),
     ],
-    ids=["app serve", "uvicorn"],
+    ids=["app serve", "app dev", "uvicorn"],
 )
 async def test_any_server_of_the_app_brings_it_along(
     ledger_database: str, tmp_path: Path, command: tuple[str, ...]
@@ -208,6 +209,8 @@ async def test_any_server_of_the_app_brings_it_along(
         assert (await process.get("/metrics")).status_code == httpx.codes.NOT_FOUND
         assert await process.end(signal.SIGTERM) == 0
     assert process.output.count("operators_served") == 1
+    if "dev" in command:
+        assert f"http://127.0.0.1:{ops_port}/pool/live" in process.output
     assert "Traceback" not in process.output
 
 
