@@ -214,6 +214,7 @@ async def test_any_server_of_the_app_brings_it_along(
     assert "Traceback" not in process.output
 
 
+@pytest.mark.slow
 async def test_workers_share_it_as_they_share_the_port_of_requests(
     ledger_database: str, tmp_path: Path
 ) -> None:
