@@ -34,7 +34,7 @@ MOUNTED_SECRETS = Path("/run/secrets")
 SHORTEST_OPS_TOKEN = 16
 LARGEST_BODY = 6 * 2**20
 """Bytes: the most that `MAX_BODY_BYTES` and a route's `max_body()` allow. Read as a whole, twice that."""
-_OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_")
+_OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_", "replica_")
 _EXAMPLE_HEADER = """\
 # Every variable of the service, with its default. Written by `make generated` from
 # app/settings.py. Copy it to `.env` (read in development) and uncomment what should differ.
@@ -123,6 +123,8 @@ class Settings(BaseSettings):
     """libpq URL of the database, several hosts allowed; without it development embeds a server."""
     database_replica_url: Dsn | None = None
     """libpq URL of the read pool; without it reads go to the primary pool."""
+    replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400)] = 5.0
+    """A replica that is further behind the primary, in seconds, is not read."""
     database_password_file: ReadableFile | None = None
     """File with the database password, read at every connect; it wins over a password in a URL."""
 

@@ -14,6 +14,7 @@ from app.database.errors import (
     TransactionAborted,
 )
 from app.database.guard import Guard
+from app.database.replica import ReplicaGuard
 from app.database.retries import retry_idempotent
 from app.database.scope import CallScope, call_scope
 from app.database.transactions import confirm_reads
@@ -34,6 +35,7 @@ __all__ = [
     "MigrationError",
     "PoolOversized",
     "ReadConnection",
+    "ReplicaGuard",
     "SchemaChanged",
     "Transaction",
     "TransactionAborted",

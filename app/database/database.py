@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -23,6 +24,7 @@ from app.database.connecting import (
 from app.database.deadlines import DeadlineConnection
 from app.database.errors import DatabaseUnavailable, PoolOversized
 from app.database.guard import Guard
+from app.database.replica import ReplicaGuard
 from app.database.retries import ATTEMPTS, retry_idempotent
 from app.database.scope import current_deadline, current_tag, time_left, within_deadline
 from app.database.sizing import fit
@@ -56,11 +58,13 @@ class Database:
         self._settings = settings
         self._on_event = on_event
         self._limits = session_limits(settings)
-        self._primary = self._guarded("primary")
-        self._replica = self._guarded("replica") if settings.database_replica_url else None
+        self._primary = Guard(partial(self._make_pool, "primary"), settings, on_event)
+        self._replica = self._guarded_replica() if settings.database_replica_url else None
         self.primary = self._primary.pool
         self.replica = self._replica.pool if self._replica else None
         self._replica_serves = True
+        self.reads: Counter[str] = Counter()
+        """How many reads each pool has served, by its name."""
         self._sizing: asyncio.Task[None] | None = None
         self.oversized: PoolOversized | None = None
         """Why the service must not serve although the database answers."""
@@ -73,6 +77,8 @@ class Database:
         """
         for pool in self._pools():
             await pool.open()
+        if self._replica:
+            self._replica.lag.start(self._note_replica)
         self._sizing = asyncio.create_task(self._size_pools(), name="pool sizing")
         await asyncio.wait({self._sizing}, timeout=_SIZING_PATIENCE)
         if self.oversized:
@@ -96,7 +102,8 @@ class Database:
         `connection()` or in the transaction. Without one that serves, the primary stands in.
         """
         async with AsyncExitStack() as stack:
-            lease = await self._lend_for_reading(stack)
+            guard, lease = await self._lend_for_reading(stack)
+            self.reads[guard.pool.name] += 1
             await self._tag(lease)
             yield self._bounded(lease)
 
@@ -191,6 +198,11 @@ class Database:
         """The primary's."""
         return self._primary.breaker
 
+    @property
+    def replica_obstacle(self) -> str:
+        """Why reads go to the primary although there is a replica, without any numbers; else empty."""
+        return self._replica.obstacle if self._replica else ""
+
     def guard_of(self, *, reads_only: bool) -> Guard:
         """The one that a call will most likely need."""
         if reads_only and self._replica and self._replica.serves:
@@ -200,8 +212,9 @@ class Database:
     def _pools(self) -> list[Pool]:
         return [guard.pool for guard in self.guards]
 
-    def _guarded(self, role: Role) -> Guard:
-        return Guard(partial(self._make_pool, role), self._settings, self._on_event)
+    def _guarded_replica(self) -> ReplicaGuard:
+        make_pool = partial(self._make_pool, "replica")
+        return ReplicaGuard(make_pool, self._settings, self._on_event, primary=self._primary.pool)
 
     def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
         settings = self._settings
@@ -220,31 +233,39 @@ class Database:
             timeout = min(timeout, time_left(deadline))
         return guard.lend(timeout)
 
-    async def _lend_for_reading(self, stack: AsyncExitStack) -> Lease:
-        """From the replica unless it is out of service or asleep: nobody waits to find that out again."""
+    async def _lend_for_reading(self, stack: AsyncExitStack) -> tuple[Guard, Lease]:
+        """From the replica unless it is out of service, too far behind or asleep: nobody waits to find that
+        out again."""
         replica = self._replica
         if replica is not None and replica.serves:
             try:
                 lease = await stack.enter_async_context(self._lend(replica))
             except (PoolUnavailable, DatabaseUnavailable) as error:
-                self._note_replica(serves=False, reason=str(error))
+                self._note_replica(str(error))
             else:
-                self._note_replica(serves=True)
-                return lease
+                self._note_replica()
+                return replica, lease
         elif replica is not None:
-            if not replica.sleeps:
-                self._note_replica(serves=False, reason="no connection to it")
+            self._note_replica()
             replica.wake()  # it may serve those who come later
-        return await stack.enter_async_context(self._lend(self._primary))
+        return self._primary, await stack.enter_async_context(self._lend(self._primary))
 
-    def _note_replica(self, *, serves: bool, reason: str = "") -> None:
-        if serves == self._replica_serves:
-            return
-        self._replica_serves = serves
-        if serves:
+    def _note_replica(self, reason: str = "") -> None:
+        """Tell once that the replica serves no more, or again."""
+        assert self._replica is not None
+        reason = self._replica.obstacle or reason
+        if reason and self._replica_serves:
+            self._replica_serves = False
+            _log.warning("replica_out_of_service", reason=reason, reads="primary", **self._replica_lag())
+        elif not self._replica_serves and self._replica.serves and not reason:
+            self._replica_serves = True
             _log.info("replica_serves_again")
-        else:
-            _log.warning("replica_out_of_service", reason=reason, reads="primary")
+
+    def _replica_lag(self) -> dict[str, float]:
+        """What the log says of it: seconds and bytes."""
+        assert self._replica is not None
+        lag = self._replica.lag.lag
+        return {} if lag is None else {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
 
     async def _tag(self, lease: Lease) -> None:
         """Let the server show whose statements come now, if TAG_STATEMENTS is on. The pool sees the SET and

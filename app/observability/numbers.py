@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
-from app.database import Breaker, BreakerState, Database
+from app.database import Breaker, BreakerState, Database, Guard, ReplicaGuard
 from app.pool import PoolStats
 
 BREAKER_STATES = tuple(state.label for state in BreakerState)
@@ -28,17 +29,48 @@ class BreakerNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaNumbers:
+    """What is known of a replica besides its pool."""
+
+    serves: bool
+    """Whether reads go there."""
+    standing: str
+    """What it was found to be when it was last asked: one of `app.database.lag.Standing`."""
+    lag_seconds: float | None = None
+    """How far it is behind the primary; None while that is not known."""
+    lag_bytes: int | None = None
+
+    @classmethod
+    def of(cls, guard: ReplicaGuard) -> ReplicaNumbers:
+        lag, standing = guard.lag.lag, guard.lag.standing
+        if lag is None:
+            return cls(guard.serves, standing)
+        return cls(guard.serves, standing, lag.seconds if isfinite(lag.seconds) else None, lag.size)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolNumbers:
     """One pool, and the breaker in front of it."""
 
     stats: PoolStats
     breaker: BreakerNumbers
+    reads: int = 0
+    """How many reads it has served."""
+    replica: ReplicaNumbers | None = None
+    """None of the primary's pool."""
 
 
 def numbers(database: Database) -> Iterator[PoolNumbers]:
     """Yield the numbers of the primary pool and, where there is one, of the replica's."""
     for guard in database.guards:
-        yield PoolNumbers(guard.pool.stats(), BreakerNumbers.of(guard.breaker))
+        stats = guard.pool.stats()
+        yield PoolNumbers(
+            stats, BreakerNumbers.of(guard.breaker), database.reads[stats.name], _replica(guard)
+        )
+
+
+def _replica(guard: Guard) -> ReplicaNumbers | None:
+    return ReplicaNumbers.of(guard) if isinstance(guard, ReplicaGuard) else None
 
 
 def rounded(value: Any, digits: int) -> Any:  # Any: whatever JSON may hold

@@ -46,6 +46,7 @@ def _families(pools: list[PoolNumbers]) -> Iterator[Metric]:
             _add(family, metric, pool.stats.name, getattr(pool.stats, attribute))
     yield from families.values()
     yield from _breaker(pools)
+    yield from _reads(pools)
 
 
 def _family(metric: PoolMetric) -> Metric:
@@ -82,3 +83,21 @@ def _breaker(pools: list[PoolNumbers]) -> Iterator[Metric]:
             transitions.add_metric([pool.stats.name, to], pool.breaker.transitions.get(to, 0))
     yield state
     yield transitions
+
+
+def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
+    reads = CounterMetricFamily("db_reads", "Reads by the pool that served them.", labels=["to"])
+    serves = GaugeMetricFamily("db_replica_serves", "1 while reads go to the replica.", labels=[_POOL])
+    lag = GaugeMetricFamily(
+        "db_replica_lag_seconds", "How far the replica is behind the primary.", labels=[_POOL]
+    )
+    for pool in pools:
+        reads.add_metric([pool.stats.name], pool.reads)
+        if pool.replica is None:
+            continue
+        serves.add_metric([pool.stats.name], pool.replica.serves)
+        if pool.replica.lag_seconds is not None:
+            lag.add_metric([pool.stats.name], pool.replica.lag_seconds)
+    yield reads
+    yield serves
+    yield lag

@@ -277,6 +277,14 @@ class Pool(QueryMethods):
         """
         await self._aside.run()
 
+    async def connect_aside(self) -> asyncpg.Connection:
+        """A session of the caller's own beside the pool's, made as they are, above `max_size` and in no
+        statistics; the caller bounds it and ends it.
+
+        Raises what `asyncpg.connect()` and `init` raise.
+        """
+        return await self._circulation.connector.connect()
+
     # -- steering ----------------------------------------------------------------------------------
 
     async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:

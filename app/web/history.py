@@ -38,6 +38,10 @@ class PoolSample(TypedDict):
     breaker: str
     fault: str
     """`PoolStats.fault`; empty while nothing is known to be wrong."""
+    replica: str
+    """What the replica was found to be; empty while it serves, and of the primary."""
+    lag: float
+    """How far the replica is behind the primary; 0 where that is not known."""
 
 
 class Sample(TypedDict):
@@ -84,7 +88,7 @@ class History:
         return [sample for sample in self._samples if sample["number"] > number]
 
     def _sample(self, numbers: PoolNumbers, seconds: float) -> PoolSample:
-        now = numbers.stats
+        now, replica = numbers.stats, numbers.replica
         before = self._before.get(now.name, now)
         self._before[now.name] = now
         waits = [late - early for early, late in zip(before.wait.counts, now.wait.counts, strict=True)]
@@ -105,6 +109,8 @@ class History:
             "timeouts": (now.timeouts - before.timeouts) / seconds,
             "breaker": numbers.breaker.state,
             "fault": now.fault or "",
+            "replica": "" if replica is None or replica.serves else replica.standing,
+            "lag": (replica and replica.lag_seconds) or 0.0,
         }
 
 

@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from app.settings import Settings
 from app.web import problems
+from app.web.body_limit import BodyLimit
 from app.web.head import HeadAsGet
 from app.web.middleware import RequestMiddleware
 from app.web.protocol import Protocol
@@ -78,10 +79,12 @@ class OperatorsService(Service):
             redirect_slashes=False,
         )
         self._public = public
-        self.add_middleware(HeadAsGet, routing=Routing(self))
+        routing = Routing(self)
+        self.add_middleware(HeadAsGet, routing=routing)
         self.add_middleware(
             RequestMiddleware,
-            max_body_bytes=settings.max_body_bytes,
+            body_limit=BodyLimit(routing, settings.max_body_bytes),
+            buffered=state["buffered"],
             drain=state["drain"],
             metrics=state["metrics"],
         )

@@ -31,11 +31,25 @@ class Breaker(BaseModel):
     transitions: Mapping[str, int]
 
 
+class Replica(BaseModel):
+    """`serves` is whether reads go there; `standing` what it was found to be when it was last asked:
+    `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is) or `unknown` (not asked yet, or
+    asleep)."""
+
+    serves: bool
+    standing: str
+    lag_seconds: float | None
+    lag_bytes: int | None
+
+
 class GuardedPool(BaseModel):
-    """A pool's statistics, as `app.pool.PoolStats` describes them, and the breaker in front of it."""
+    """A pool's statistics, as `app.pool.PoolStats` describes them, the breaker in front of it, how many reads
+    it has served, and, of a replica's, how far that is behind."""
 
     stats: dict[str, object]
     breaker: Breaker
+    reads: int
+    replica: Replica | None
 
 
 class PoolsReport(BaseModel):
@@ -81,7 +95,8 @@ def _guarded(pool: PoolNumbers) -> GuardedPool:
     stats = rounded(asdict(pool.stats), DIGITS)
     del stats["last_error"]  # the only text in it; /readyz and the log say it
     breaker = Breaker(state=pool.breaker.state, transitions=pool.breaker.transitions)
-    return GuardedPool(stats=stats, breaker=breaker)
+    replica = Replica(**rounded(asdict(pool.replica), DIGITS)) if pool.replica else None
+    return GuardedPool(stats=stats, breaker=breaker, reads=pool.reads, replica=replica)
 
 
 @router.get("/pool/live", response_class=HTMLResponse)

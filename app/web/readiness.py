@@ -24,6 +24,7 @@ _PATIENCE = 5.0
 
 _NOT_REACHED = "the database has not been reached yet"
 _OVERSIZED = "the pools may ask for more sessions than the server has"
+_REPLICA_NOT_READ = "reads go to the primary, not to the replica"
 
 _log = structlog.get_logger("app.readiness")
 
@@ -58,6 +59,7 @@ class ReadinessWatch:
     A database that goes away later takes nobody out of service: every replica would leave at once,
     and with them those that could still answer something. That is `degraded`. So is a primary pool whose
     server takes no writes any more: reads are answered, and each replica would leave for the same reason.
+    A replica that is not read leaves it `ready`, with a reason that says so.
     """
 
     def __init__(
@@ -94,7 +96,11 @@ class ReadinessWatch:
             return Readiness("not ready", (self._obstacle,))
         primary, *_ = numbers(self._database)
         trouble = _trouble_of(primary)
-        return Readiness("degraded", (self._scrubbed(trouble),)) if trouble else Readiness("ready")
+        if trouble:
+            return Readiness("degraded", (self._scrubbed(trouble),))
+        # The primary answers the reads: nobody goes without, so it is no reason to leave the balancer.
+        obstacle = self._database.replica_obstacle
+        return Readiness("ready", (Reason(f"{_REPLICA_NOT_READ}: {obstacle}"),) if obstacle else ())
 
     def _scrubbed(self, reason: Reason) -> Reason:
         return replace(reason, said=self._scrub(reason.said))

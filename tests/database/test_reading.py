@@ -32,8 +32,7 @@ async def replica(server_factory: ServerFactory) -> PostgresServer:
 @pytest.fixture
 async def database(make_database: MakeDatabase, replica: PostgresServer) -> Database:
     database = await make_database(database_replica_url=replica.dsn())
-    assert database.replica is not None
-    await eventually(database.replica.get_size)
+    await eventually(lambda: database.guards[1].serves)
     return database
 
 
@@ -62,7 +61,7 @@ async def test_reads_fall_back_to_the_primary_while_the_replica_is_away(
     await eventually(lambda: pool.get_size() == 0)
     assert {await read_port(database) for _ in range(3)} == {postgres.port}
     await replica.start()
-    await eventually(pool.get_size)
+    await eventually(lambda: database.guards[1].serves)
     assert await read_port(database) == replica.port
     assert [entry["event"] for entry in log if "replica" in entry["event"]] == [
         "replica_out_of_service",
@@ -88,8 +87,7 @@ async def test_a_busy_replica_does_not_send_its_load_to_the_primary(
     database = await make_database(
         database_replica_url=replica.dsn(), pool_max_size=1, pool_acquire_timeout=0.3
     )
-    assert database.replica is not None
-    await eventually(database.replica.get_size)
+    await eventually(lambda: database.guards[1].serves)
     async with database.read():
         with pytest.raises((PoolTimeout, PoolSaturated)):
             await read_port(database)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from structlog.testing import capture_logs
 
-from app.observability import BreakerNumbers, Metrics, PoolNumbers
+from app.observability import BreakerNumbers, Metrics, PoolNumbers, ReplicaNumbers
 from app.pool import Pool, PoolStats
 from app.pool.stats import Histogram
 
@@ -55,9 +55,14 @@ def stats(name: str = "primary") -> PoolStats:
 
 
 def metrics_of(*pools: PoolStats, breaker: BreakerNumbers | None = None, draining: bool = False) -> Metrics:
+    numbers = [PoolNumbers(pool, breaker or BreakerNumbers(), reads=18) for pool in pools]
+    return metrics_of_numbers(numbers, draining=draining)
+
+
+def metrics_of_numbers(pools: list[PoolNumbers], *, draining: bool = False) -> Metrics:
     return Metrics(
         target={"service_name": "ledger", "service_version": "1.2"},
-        pools=lambda: [PoolNumbers(pool, breaker or BreakerNumbers()) for pool in pools],
+        pools=lambda: pools,
         ready=lambda: not draining,
         draining=lambda: draining,
         in_flight=lambda: 3,
@@ -114,6 +119,7 @@ class TestPools:
             ("db_pool_shed_total", "queue_full"): 10,
             ("db_pool_closed_total", "lifetime"): 11,
             ("db_pool_leaks_total", "overdue"): 12,
+            ("db_reads_total",): 18,
         } | {("db_pool_shed_total", reason): 0 for reason in ("queue_target", "deadline", "stale")} | {
             ("db_pool_leaks_total", kind): 0 for kind in ("abandoned", "nested")
         }
@@ -137,6 +143,27 @@ class TestPools:
     def test_are_told_apart_by_name(self) -> None:
         found = samples(metrics_of(stats(), stats("replica")))
         assert {sample.labels[POOL] for sample in found["db_client_connection_max"]} == {"primary", "replica"}
+
+    @pytest.mark.parametrize(
+        ("replica", "lag"),
+        [
+            (ReplicaNumbers(serves=True, standing="current", lag_seconds=0.5, lag_bytes=9), [0.5]),
+            (ReplicaNumbers(serves=False, standing="silent"), []),
+        ],
+    )
+    def test_say_whether_the_replica_is_read(self, replica: ReplicaNumbers, lag: list[float]) -> None:
+        pools = [
+            PoolNumbers(stats(), BreakerNumbers(), reads=7),
+            PoolNumbers(stats("replica"), BreakerNumbers(), 9, replica),
+        ]
+        found = samples(metrics_of_numbers(pools))
+        assert [(s.labels, s.value) for s in found["db_reads_total"]] == [
+            ({"to": "primary"}, 7),
+            ({"to": "replica"}, 9),
+        ]
+        (serves,) = found["db_replica_serves"]
+        assert (serves.labels, serves.value) == ({POOL: "replica"}, replica.serves)
+        assert [sample.value for sample in found.get("db_replica_lag_seconds", [])] == lag
 
     def test_are_described_when_there_is_none(self) -> None:
         text = metrics_of().render("")[0].decode()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observability import BreakerNumbers, PoolNumbers
+from app.observability import BreakerNumbers, PoolNumbers, ReplicaNumbers
 from app.pool import HistogramSnapshot, Pool, PoolStats
 from app.pool.stats import BOUNDS, Histogram
 from app.web.history import LENGTH, History, quantile
@@ -48,6 +48,21 @@ def test_only_the_last_minutes_are_kept() -> None:
     samples = history.since()
     assert len(samples) == LENGTH
     assert history.since(samples[-2]["number"]) == samples[-1:]
+
+
+@pytest.mark.parametrize(
+    ("replica", "shown"),
+    [
+        (None, ("", 0)),
+        (ReplicaNumbers(serves=True, standing="current", lag_seconds=0.5), ("", 0.5)),
+        (ReplicaNumbers(serves=False, standing="silent"), ("silent", 0)),
+    ],
+)
+def test_why_a_replica_is_not_read_is_shown(replica: ReplicaNumbers | None, shown: tuple[str, float]) -> None:
+    history = History(lambda: [PoolNumbers(STATS, BreakerNumbers(), 0, replica)], lambda: 0.0)
+    history.take()
+    (pool,) = history.since()[0]["pools"]
+    assert (pool["replica"], pool["lag"]) == shown
 
 
 @given(st.lists(st.floats(0, 10), min_size=1), st.sampled_from([0.5, 0.99]))

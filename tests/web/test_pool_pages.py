@@ -55,6 +55,21 @@ class TestPool:
             pools = (await running.client.get("/pool")).json()["pools"]
             assert [pool["stats"]["name"] for pool in pools] == ["primary", "replica"]
 
+            async def says_what_it_is() -> bool:
+                primary, replica = (await running.client.get("/pool")).json()["pools"]
+                unmeasured = {
+                    "serves": True,
+                    "standing": "unmeasured",
+                    "lag_seconds": None,
+                    "lag_bytes": None,
+                }
+                return primary["replica"] is None and replica["replica"] == unmeasured
+
+            await eventually(says_what_it_is)  # it is no standby
+            await running.client.get("/items")
+            pools = (await running.client.get("/pool")).json()["pools"]
+            assert [pool["reads"] for pool in pools] == [0, 1]
+
 
 class TestLivePage:
     async def test_needs_nothing_from_elsewhere(self, serving: Service) -> None:

@@ -14,6 +14,7 @@ from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.inside import Service, service, settings_for, until_ready
+from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 from tests.web.conftest import Log
@@ -285,6 +286,32 @@ class TestLater:
                 return answer.status_code == 503 and "no writable server" in answer.text
 
             await eventually(told)
+
+    async def test_a_replica_that_is_not_read_is_told_and_takes_nobody_out(
+        self, ledger_database: str
+    ) -> None:
+        async with Proxy(ledger_database).serve() as road:
+            settings = settings_for(ledger_database, database_replica_url=road.dsn)
+            async with service(settings) as running:
+                await until_ready(running)
+
+                async def reasons() -> tuple[str, list[str]]:
+                    answer = (await running.client.get("/readyz")).json()
+                    return answer["status"], answer["reasons"]
+
+                async def goes_to_the_replica() -> bool:
+                    return running.state["database"].guards[1].serves and await reasons() == ("ready", [])
+
+                async def goes_to_the_primary() -> bool:
+                    words = "reads go to the primary, not to the replica: it does not answer"
+                    return await reasons() == ("ready", [words])
+
+                await eventually(goes_to_the_replica)
+                road.hold_new = True
+                road.silence()
+                await eventually(goes_to_the_primary)
+                road.resume()
+                await eventually(goes_to_the_replica)
 
     async def test_a_probe_does_not_wait_for_a_connection(self, serving: Service) -> None:
         database = serving.state["database"]

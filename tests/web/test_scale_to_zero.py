@@ -84,15 +84,14 @@ async def test_the_first_request_wakes_everything_and_then_all_sleep_again(sleep
 
 
 async def test_reads_wake_the_replica_without_waiting_for_it(sleeper: Sleeper) -> None:
-    replica = sleeper.running.state["database"].replica
-    assert replica is not None
+    replica = sleeper.running.state["database"].guards[1]
     sleeper.replica.hold_new = True
     assert await sleeper.status("/items") == httpx.codes.OK  # from the primary
     sleeper.replica.resume()
-    await eventually(replica.get_size)
-    served = replica.stats().borrowed
+    await eventually(lambda: replica.serves)
+    served = replica.pool.stats().borrowed
     assert await sleeper.status("/items") == httpx.codes.OK
-    assert replica.stats().borrowed == served + 1
+    assert replica.pool.stats().borrowed == served + 1
 
 
 async def test_a_server_that_is_gone_when_the_first_request_comes_is_told_and_found_again(
