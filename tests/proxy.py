@@ -190,16 +190,16 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def full_backlog(port: int = 0) -> Iterator[int]:
+def full_backlog(port: int = 0, host: str = HOST) -> Iterator[int]:
     """A port whose listener accepts nobody and has no room left: SYNs vanish, as in a black hole."""
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind((host, port))
         listener.listen(0)
         port = listener.getsockname()[1]
         for _ in range(4):
             queued = sockets.enter_context(socket.socket())
             queued.setblocking(False)
-            queued.connect_ex((HOST, port))
+            queued.connect_ex((host, port))
         yield port

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, signature
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -28,9 +29,15 @@ _NEXT_HOST = (
     asyncpg.InsufficientResourcesError,  # 53*: too many connections, no memory, no disk
     asyncpg.TargetServerAttributeNotMatched,
 )
+# Seconds after which a host that has not served yet is looked up anew: its name may have moved, and where
+# nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses.
+LOOK_AGAIN = 1.0
 _WRITABLE_ROLES = ("primary", "read-write")
 
+T = TypeVar("T")
 Host = tuple[str, int]
+Tries = Mapping[str, Callable[[], Awaitable[asyncpg.Connection]]]
+"""What opens a session, by what it is called in errors."""
 
 
 class Connector:
@@ -39,7 +46,8 @@ class Connector:
     asyncpg gives all hosts of a URL one timeout, so a black hole in front starves the rest, and it tries
     them one after the other. Here every host has `timeout` seconds of its own, its name's resolution and
     all addresses included; the next one is tried as soon as one has failed, or has not answered for a
-    quarter of a second. The first that serves is taken, and asked first next time.
+    quarter of a second. The first that serves is taken, and asked first next time. A name is looked up anew
+    as long as none of its addresses has served: it may have moved, or be known again.
 
     Raises asyncpg.ClientConfigurationError, ValueError or TypeError when asyncpg would refuse its arguments.
     """
@@ -145,25 +153,37 @@ class Connector:
         deadline = asyncio.get_running_loop().time() + self._timeout
         name, port = host
         if not is_name(name):
-            return await self._try_address(host, None, role, deadline)
+            return await self._try_address(host, None, role, deadline, set())
         try:
             async with asyncio.timeout_at(deadline):
                 addresses = await resolve(name, port)
         except TimeoutError:
             raise TimeoutError(f"the name {name} was not resolved within {self._timeout:g} s") from None
-        if len(addresses) == 1:
-            return await self._try_address(host, addresses[0], role, deadline)
         addresses.sort(key=lambda address: (host, address) != self._answered)
-        tries = {
-            f"{_name(host)} [{address}]": partial(self._try_address, host, address, role, deadline)
-            for address in addresses
-        }
+        reached: set[str] = set()
+
+        def tries(addresses: Iterable[str]) -> Tries:
+            return {
+                f"{_name(host)} [{address}]": partial(
+                    self._try_address, host, address, role, deadline, reached
+                )
+                for address in addresses
+            }
+
+        async def more_tries() -> Tries:
+            await asyncio.sleep(LOOK_AGAIN)
+            with suppress(OSError):
+                return tries([address for address in await resolve(name, port) if address not in reached])
+            return {}
+
         # So close together that the last one still has half of the host's time.
-        return await _first(tries, min(STAGGER, self._timeout / (2 * len(addresses))))
+        stagger = min(STAGGER, self._timeout / (2 * len(addresses)))
+        return await _first(tries(addresses), stagger, more_tries)
 
     async def _try_address(
-        self, host: Host, address: str | None, role: str, deadline: float
+        self, host: Host, address: str | None, role: str, deadline: float, reached: set[str]
     ) -> asyncpg.Connection:
+        """`reached` gets the address once somebody there has taken the connection."""
         loop = asyncio.get_running_loop()
         options = {
             **self._options,
@@ -173,7 +193,7 @@ class Connector:
             "timeout": deadline - loop.time(),
         }
         if address is not None:
-            options["loop"] = RedirectedLoop(loop, address)
+            options["loop"] = RedirectedLoop(loop, address, reached.add)
         try:
             connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
         except asyncpg.TargetServerAttributeNotMatched as error:
@@ -211,50 +231,90 @@ def _name(host: Host) -> str:
 
 
 async def _first(
-    tries: Mapping[str, Callable[[], Awaitable[asyncpg.Connection]]], stagger: float
+    tries: Tries, stagger: float, more_tries: Callable[[], Awaitable[Tries]] | None = None
 ) -> asyncpg.Connection:
     """The first session that one of these opens; each starts when the one before has failed or has taken
-    `stagger` seconds. The others are broken off.
+    `stagger` seconds. The others are broken off. `more_tries` is awaited again and again meanwhile, for
+    others or for the same once more.
 
     Raises the only try's own error, NoHostServes with everybody's, or at once what is no reason to
     try elsewhere.
     """
-    if len(tries) == 1:
+    if len(tries) == 1 and more_tries is None:
         (only,) = tries.values()
         return await only()
-    reasons: dict[str, Exception] = {}
-    fatal: Exception | None = None
-    waiting = list(tries)
-    under_way: dict[asyncio.Task[asyncpg.Connection], str] = {}
-    try:
-        while (waiting and fatal is None) or under_way:
-            if waiting and fatal is None:
-                name = waiting.pop(0)
-                under_way[asyncio.ensure_future(_run(tries[name]))] = name
-            more = waiting and fatal is None
-            done, _ = await asyncio.wait(
-                under_way, timeout=stagger if more else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                if task.cancelled():
-                    raise asyncio.CancelledError
-                error = task.exception()
-                if error is None:
-                    del under_way[task]
-                    return task.result()
-                name = under_way.pop(task)
-                if not isinstance(error, Exception):
-                    raise error
-                reasons[name] = error
-                if fatal is None and not isinstance(error, _NEXT_HOST):
-                    fatal = error
-    finally:
-        await _break_off(tuple(under_way))
-    raise fatal or _joined(reasons, tries)
+    return await _Race(tries, stagger, more_tries).run()
 
 
-async def _run(opens: Callable[[], Awaitable[asyncpg.Connection]]) -> asyncpg.Connection:
-    return await opens()
+class _Race:
+    """One run of `_first()`."""
+
+    def __init__(
+        self, tries: Tries, stagger: float, more_tries: Callable[[], Awaitable[Tries]] | None
+    ) -> None:
+        self._tries = dict(tries)
+        self._stagger = stagger
+        self._more_tries = more_tries
+        self._waiting = list(tries)
+        self._under_way: dict[asyncio.Task[asyncpg.Connection], str] = {}
+        self._looking: asyncio.Task[Tries] | None = None
+        self._reasons: dict[str, Exception] = {}
+        self._fatal: Exception | None = None
+
+    async def run(self) -> asyncpg.Connection:
+        try:
+            while self._begin_next() or self._under_way:
+                await self._until_something_ends()
+                for task in [task for task in self._under_way if task.done()]:
+                    if (winner := self._result_of(task)) is not None:
+                        return winner
+                if self._looking is not None and self._looking.done():
+                    self._tries |= self._looking.result()
+                    self._waiting += self._looking.result()
+                    self._looking = None
+        finally:
+            if self._looking is not None:
+                self._looking.cancel()
+            await _break_off(tuple(self._under_way))
+        if self._fatal is None and len(self._reasons) == 1:
+            (self._fatal,) = self._reasons.values()
+        raise self._fatal or _joined(self._reasons, self._tries)
+
+    def _begin_next(self) -> bool:
+        if not self._waiting or self._fatal is not None:
+            return False
+        name = self._waiting.pop(0)
+        self._under_way[asyncio.ensure_future(_run(self._tries[name]))] = name
+        return True
+
+    async def _until_something_ends(self) -> None:
+        if self._more_tries is not None and self._looking is None:
+            self._looking = asyncio.ensure_future(_run(self._more_tries))
+        more = self._waiting and self._fatal is None
+        await asyncio.wait(
+            {*self._under_way, self._looking} if self._looking else self._under_way,
+            timeout=self._stagger if more else None,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+
+    def _result_of(self, task: asyncio.Task[asyncpg.Connection]) -> asyncpg.Connection | None:
+        """What it has opened; None if it failed, and why is known then."""
+        if task.cancelled():
+            raise asyncio.CancelledError
+        error = task.exception()
+        name = self._under_way.pop(task)
+        if error is None:
+            return task.result()
+        if not isinstance(error, Exception):
+            raise error
+        self._reasons[name] = error
+        if self._fatal is None and not isinstance(error, _NEXT_HOST):
+            self._fatal = error
+        return None
+
+
+async def _run(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
 
 
 async def _break_off(tasks: Sequence[asyncio.Task[asyncpg.Connection]]) -> None:

@@ -350,7 +350,7 @@ class TestLoops:
     ) -> None:
         """asyncpg looks tasks up by the event loop, so the session must belong to the real one."""
         loop = asyncio.get_running_loop()
-        stand_in: Any = RedirectedLoop(loop, "127.0.0.1")
+        stand_in: Any = RedirectedLoop(loop, "127.0.0.1", lambda _: None)
         connection: driver.Session = await asyncpg.connect(postgres.dsn(), loop=stand_in)
         driver.belong_to(connection, loop, "127.0.0.1")
         with pytest.raises(TimeoutError):
