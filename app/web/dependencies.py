@@ -37,6 +37,10 @@ async def drain(connection: HTTPConnection) -> Drain:
     return state_of(connection)["drain"]
 
 
+# An answer says nothing of what they take from the request: `app.web.reads`.
+database.reads_no_content = True  # type: ignore[attr-defined]  # of a function
+drain.reads_no_content = True  # type: ignore[attr-defined]  # of a function
+
 DatabaseDep = Annotated[Database, Depends(database)]
 DrainDep = Annotated[Drain, Depends(drain)]
 """For what has no end of its own, like event streams: `await drain.wait()` returns when the service stops."""
@@ -59,6 +63,7 @@ async def lending(connection: HTTPConnection, database: DatabaseDep) -> Database
     return database
 
 
+lending.reads_no_content = True  # type: ignore[attr-defined]  # of a function
 _LendingDep = Annotated[Database, Depends(lending)]
 
 

@@ -19,6 +19,8 @@ from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_rout
 from starlette._utils import get_route_path
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 
+from app.web.reads import NOBODY_KNOWS, Reads, reads_of
+
 _SCOPE_KEY = "app.choice"
 _MOUNT_TAIL = "/(?P<path>.*)$"
 _ANY = ""  # stands for the methods that no route names
@@ -38,6 +40,8 @@ class Served:
     """The whole path, placeholders unfilled; `none` where only the one who serves knows."""
     asks: tuple[object, ...]
     """What its dependencies call, at any depth: those of the app first, of its own signature last."""
+    reads: Reads = NOBODY_KNOWS
+    """What of a request its answer is made from."""
 
 
 _BY_OTHERS = Served("none", ())
@@ -164,7 +168,8 @@ def _rules(
             methods = frozenset([WEBSOCKET] if handshake else context.methods or ()) or None
             asks = tuple(_calls(getattr(context, "dependant", None)))
             pattern = _below(above, _unnamed(context.path_regex.pattern), detached=detached)
-            yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks))
+            reads = reads_of(route, getattr(context, "dependant", None))
+            yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks, reads))
         elif isinstance(route, Mount) and type(route).matches is Mount.matches:
             yield from _mounted(context, route, detached=detached, above=above, prefix=prefix)
         elif above:  # to ask it, one would have to change the scope as a Mount does

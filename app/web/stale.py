@@ -10,26 +10,42 @@ older than `seconds`, and is told so:
     Cache-Status: "ledger"; fwd=stale; fwd-status=503; detail=stale-if-error
 
 Ask for it where everybody gets the same answer and an old one does no harm: a history, not a balance.
-What says who is asking (`Authorization`, `Cookie`) keeps a request out of it, and so do conditions,
-ranges and a `Cache-Control` of the client's own. An answer stays out if it sets a cookie, varies by more
-than `Accept`, or if its `Cache-Control` does not allow a shared cache to reuse it stale. A successful
-write to a URL forgets the answer kept for it (RFC 9111, section 4.4). Each process keeps its own.
+
+An answer is kept for host, path and the parameters of the query. Kept out is a request with a parameter
+that neither the route nor a dependency declares, which could otherwise push others' answers out; with a
+header that one of them declares (`Header()`, a security scheme); with what says who is asking anyway
+(`Authorization`, `Cookie`, `X-Api-Key`, what authenticating proxies add); with conditions, ranges and a
+`Cache-Control` of the client's own. Of a route that takes the `Request` itself nobody can say what it
+reads, so nothing of it is kept, and a log line says so; a dependency that makes no use of what clients send
+can say that by an attribute, `reads_no_content = True`. What a middleware of your own reads from a request
+is not seen: it must say so by `Vary`.
+
+An answer stays out if it sets a cookie, varies by more than `Accept`, or if its `Cache-Control` does not
+allow a shared cache to reuse it stale. A successful write to a path forgets what is kept for it (RFC 9111,
+section 4.4).
+
+Each process keeps its own. Where there is no room, the route that has most gives way, first by what one
+client alone has asked for: nobody pushes out what others need.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from time import monotonic
+from urllib.parse import parse_qsl
 
 import structlog
 from fastapi import Depends, Request, params
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web import problems
+from app.web.client import client_of
+from app.web.reads import ANYTHING
 from app.web.routes import Routing, Served
+from app.web.shelf import Answer, Headers, Key, Place, Shelf
 
 MOST_ANSWERS = 1000
 MOST_BYTES = 8 * 2**20
@@ -44,9 +60,15 @@ _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 _EXCLUDING = frozenset(
     (
-        b"authorization",
+        # Who is asking, by himself or by what has authenticated him.
+        *(b"authorization", b"proxy-authorization", b"cookie", b"dpop", b"x-api-key", b"x-auth-token"),
+        *(b"remote-user", b"x-remote-user", b"x-forwarded-user", b"x-forwarded-email", b"x-forwarded-groups"),
+        *(b"x-forwarded-preferred-username", b"x-forwarded-access-token", b"x-forwarded-client-cert"),
+        *(b"x-auth-request-user", b"x-auth-request-email", b"x-auth-request-access-token"),
+        *(b"x-amzn-oidc-identity", b"x-amzn-oidc-data", b"x-goog-iap-jwt-assertion"),
+        *(b"cf-access-jwt-assertion", b"x-client-cert", b"x-ssl-client-cert", b"ssl-client-cert"),
+        b"x-consistency-token",  # asks for what is newer than a write
         b"cache-control",
-        b"cookie",
         b"if-match",
         b"if-modified-since",
         b"if-none-match",
@@ -63,9 +85,6 @@ _FORBIDDING = frozenset(
 )
 """Directives under which a shared cache must not give a stale answer (RFC 9111, section 4.2.4)."""
 
-Headers = list[tuple[bytes, bytes]]
-Target = tuple[bytes, str, bytes]
-"""Host, path and query: two tenants by host are two targets."""
 
 _log = structlog.get_logger("app.stale")
 
@@ -78,12 +97,17 @@ def stale_if_error(seconds: float) -> params.Depends:
 
 @cache
 def may_be_stale(served: Served | None) -> bool:
-    """Whether among what it depends on is what `stale_if_error` has made."""
-    return served is not None and any(isinstance(call, _Keep) for call in served.asks)
+    """Whether it asks for it, by what `stale_if_error` has made, and it is known whom its answers are for."""
+    if served is None or not any(isinstance(call, _Keep) for call in served.asks):
+        return False
+    if served.reads.anything:
+        _log.warning("stale_if_error_off", route=served.template, reason=ANYTHING)
+    return not served.reads.anything
 
 
 @dataclass(frozen=True)
 class _Keep:
+    reads_no_content = True
     seconds: float
 
     async def __call__(self, request: Request) -> None:
@@ -114,7 +138,7 @@ class StaleIfError:
         self.app = app
         self.name = name
         self.clock = clock
-        self.shelf = _Shelf(most_answers, most_bytes)
+        self.shelf = Shelf(most_answers, most_bytes)
         self.note = note
         self._routing = routing
 
@@ -123,15 +147,15 @@ class StaleIfError:
             served = self._routing.choice(scope).served
             if scope["method"] == "GET":
                 if served is not None and may_be_stale(served):
-                    return _Exchange(self, served.template, scope, send).run(receive)
+                    return _Exchange(self, served, scope, send).run(receive)
             elif scope["method"] not in _SAFE and self.shelf:
-                send = self._forgetting(_target(scope), send)
+                send = self._forgetting(_place(scope), send)
         return self.app(scope, receive, send)
 
-    def _forgetting(self, target: Target, send: Send) -> Send:
+    def _forgetting(self, place: Place, send: Send) -> Send:
         async def forget_and_send(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in _SUCCESS:
-                self.shelf.remove(target)
+                self.shelf.forget(place)
             await send(message)
 
         return forget_and_send
@@ -140,16 +164,16 @@ class StaleIfError:
 class _Exchange:
     """One GET and its answer."""
 
-    __slots__ = ("_layer", "_pending", "_replaced", "_scope", "_send", "_started", "_template", "keep_for")
+    __slots__ = ("_layer", "_pending", "_replaced", "_scope", "_send", "_served", "_started", "keep_for")
 
-    def __init__(self, layer: StaleIfError, template: str, scope: Scope, send: Send) -> None:
+    def __init__(self, layer: StaleIfError, served: Served, scope: Scope, send: Send) -> None:
         self._layer = layer
-        self._template = template
+        self._served = served
         self._scope = scope
         self._send = send
         self._started = False
         self._replaced = False
-        self._pending: _Answer | None = None
+        self._pending: Answer | None = None
         self.keep_for = 0.0
         """Seconds for which its answer may stand in for errors; 0 unless its route asks for it."""
         scope[_SCOPE_KEY] = self
@@ -183,14 +207,14 @@ class _Exchange:
     async def _stand_in(self, status: int) -> bool:
         """Send what was kept for this request, if there is anything, instead of an error."""
         layer = self._layer
-        if status not in _ERRORS or not layer.shelf or not _may_be_kept(self._scope):
+        if status not in _ERRORS or not layer.shelf or not self._is_for_all():
             return False
-        answer = layer.shelf.find(_target(self._scope))
+        answer = self._find()
         now = layer.clock()
-        if answer is None or not answer.stands_in_for(self._scope, now):
+        if answer is None or now > answer.good_until:
             return False
         self._started = self._replaced = True
-        layer.note(self._template)
+        layer.note(self._served.template)
         told = f'"{layer.name}"; fwd=stale; fwd-status={status}; detail=stale-if-error'
         headers = [
             *answer.headers,
@@ -202,81 +226,50 @@ class _Exchange:
         return True
 
     def _begin_to_keep(self, headers: Headers) -> None:
-        if _may_be_kept(self._scope) and _allows_keeping(headers):
+        if self._is_for_all() and _allows_keeping(headers):
             now = self._layer.clock()
-            accept = _header(self._scope, b"accept") if _listed(headers, b"vary") else None
-            self._pending = _Answer(headers, b"", accept, made_at=now, good_until=now + self.keep_for)
+            client = client_of(self._scope)
+            self._pending = Answer(headers, b"", client, made_at=now, good_until=now + self.keep_for)
 
-    def _go_on_keeping(self, answer: _Answer, message: Message) -> None:
+    def _go_on_keeping(self, answer: Answer, message: Message) -> None:
         answer.body += message.get("body", b"")
         if message["type"] != "http.response.body" or answer.size > LARGEST_ANSWER:
             self._pending = None
         elif not message.get("more_body", False):
             self._pending = None
-            self._layer.shelf.put(_target(self._scope), answer)
+            by_accept = bool(_listed(answer.headers, b"vary"))
+            accept = _header(self._scope, b"accept") if by_accept else None
+            self._layer.shelf.put(self._served, self._key(accept), answer)
+
+    def _is_for_all(self) -> bool:
+        """Whether nothing of the request says who is asking, or asks for something else than the URL does."""
+        reads = self._served.reads
+        named = {name for name, _ in self._scope["headers"]}
+        if not (_EXCLUDING.isdisjoint(named) and reads.headers.isdisjoint(named)):
+            return False
+        asked = {name for name, _ in _query(self._scope)}
+        return (reads.query is None or asked <= reads.query) and reads.keys.isdisjoint(asked)
+
+    def _key(self, accept: bytes | None) -> Key:
+        # The order of several values of one name may matter, that of names does not.
+        return _place(self._scope), tuple(sorted(_query(self._scope), key=itemgetter(0))), accept
+
+    def _find(self) -> Answer | None:
+        find = self._layer.shelf.find
+        return find(self._key(None)) or find(self._key(_header(self._scope, b"accept")))
 
 
-@dataclass(slots=True)
-class _Answer:
-    """Times are those of the layer's clock."""
-
-    headers: Headers
-    body: bytes
-    accept: bytes | None
-    """The `Accept` it was made for; None if it is the same for all."""
-    made_at: float
-    good_until: float
-
-    @property
-    def size(self) -> int:
-        return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
-
-    def stands_in_for(self, scope: Scope, now: float) -> bool:
-        return now <= self.good_until and self.accept in {None, _header(scope, b"accept")}
+def _place(scope: Scope) -> Place:
+    return _header(scope, b"host"), scope["path"]
 
 
-class _Shelf:
-    """Answers by target, bounded in number and bytes; the one made first goes first."""
-
-    def __init__(self, most_answers: int, most_bytes: int) -> None:
-        self._most_answers = most_answers
-        self._most_bytes = most_bytes
-        self._answers: OrderedDict[Target, _Answer] = OrderedDict()
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def find(self, target: Target) -> _Answer | None:
-        return self._answers.get(target)
-
-    def put(self, target: Target, answer: _Answer) -> None:
-        self.remove(target)
-        self._answers[target] = answer
-        self._bytes += _size(target, answer)
-        while self._bytes > self._most_bytes or len(self._answers) > self._most_answers:
-            self.remove(next(iter(self._answers)))
-
-    def remove(self, target: Target) -> None:
-        answer = self._answers.pop(target, None)
-        if answer is not None:
-            self._bytes -= _size(target, answer)
-
-
-def _size(target: Target, answer: _Answer) -> int:
-    return sum(map(len, target)) + answer.size
-
-
-def _target(scope: Scope) -> Target:
-    return _header(scope, b"host"), scope["path"], scope["query_string"]
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    """The parameters of the query, as Starlette reads them."""
+    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
     return b", ".join(value for name, value in scope["headers"] if name == wanted)
-
-
-def _may_be_kept(scope: Scope) -> bool:
-    return _EXCLUDING.isdisjoint(name for name, _ in scope["headers"])
 
 
 def _allows_keeping(headers: Headers) -> bool:

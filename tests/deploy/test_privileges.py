@@ -29,7 +29,8 @@ MEMBER_OF = {
 
 _ATTRIBUTES = """
 SELECT attribute FROM pg_roles, LATERAL (VALUES ('superuser', rolsuper), ('createrole', rolcreaterole),
-    ('createdb', rolcreatedb), ('replication', rolreplication), ('bypassrls', rolbypassrls)) one(attribute, has)
+    ('createdb', rolcreatedb), ('replication', rolreplication), ('bypassrls', rolbypassrls))
+    AS one(attribute, has)
  WHERE rolname = current_user AND has
 """
 _MEMBERSHIPS = """
