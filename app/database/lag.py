@@ -131,6 +131,7 @@ class LagWatch:
         self._primary = _Aside(primary, name)
         self._replica = _Aside(replica, name)
         self._places = Places()
+        self._primary_tells = True
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._on_look: Callable[[], None] = lambda: None
@@ -179,6 +180,10 @@ class LagWatch:
     async def _look_at_primary(self) -> None:
         try:
             place = (await self._primary.ask(_PRIMARY))["place"]
+        except _CANNOT_TELL:
+            self._primary_tells = False
+            self._hurry.set()
+            return
         except _NO_ANSWER as error:
             _log.debug("replica_lag_not_asked", pool="primary", reason=str(error))
             return
@@ -219,7 +224,7 @@ class LagWatch:
             answer = await self._replica.ask(_REPLICA)
         except PoolError as error:
             _log.debug("replica_lag_not_asked", pool="replica", reason=str(error))
-        except asyncpg.UndefinedFunctionError:  # what resembles PostgreSQL
+        except _CANNOT_TELL:
             self._judge("unmeasured")
         except _NO_ANSWER as error:
             if self.standing == "unknown" and isinstance(error, _StillOpening):
@@ -232,7 +237,7 @@ class LagWatch:
     # -- judging -----------------------------------------------------------------------------------
 
     def _judge_answer(self, answer: asyncpg.Record) -> None:
-        if answer["place"] is None:
+        if answer["place"] is None or not self._primary_tells:
             self._judge("unmeasured")
             return
         lag = self._places.behind(answer["place"], answer["age"])
@@ -248,7 +253,9 @@ class LagWatch:
 
     def _judge(self, standing: Standing, reason: str = "", lag: Lag | None = None) -> None:
         if standing == "unmeasured" != self.standing:
-            _log.info("replica_lag_not_measured", reason="it is no standby, or does not say where it is")
+            _log.info(
+                "replica_lag_not_measured", reason="it is no standby, or a server does not say where it is"
+            )
         self.standing = standing
         self.reason = reason
         self.lag = lag
@@ -334,6 +341,8 @@ class _StillOpening(TimeoutError):
 
 
 _SESSION_GONE = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+# What resembles PostgreSQL may have other functions, or allow them to nobody.
+_CANNOT_TELL = (asyncpg.SyntaxOrAccessError, asyncpg.FeatureNotSupportedError)
 _NO_ANSWER = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)  # a TimeoutError is one
 
 

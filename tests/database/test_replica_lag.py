@@ -218,6 +218,35 @@ async def test_an_old_standby_is_not_even_read_at_the_start(
     assert ports == {pair.primary.port}
 
 
+@pytest.mark.slow
+async def test_any_role_may_ask_and_what_it_is_not_told_cannot_be_measured(
+    make_database: MakeDatabase, pair: Replication
+) -> None:
+    async with pair.primary.connect() as admin:
+        await admin.execute(f"CREATE ROLE plain LOGIN PASSWORD '{pair.primary.password}'")
+        await pair.caught_up()
+        urls = [server.dsn(user="plain") for server in (pair.primary, pair.standby)]
+        database = await make_database(urls[0], database_replica_url=urls[1])
+        await eventually(lambda: guard_of(database).lag.standing == "current")
+        await admin.execute("REVOKE EXECUTE ON FUNCTION pg_current_wal_flush_lsn FROM PUBLIC")
+        database = await make_database(urls[0], database_replica_url=urls[1])
+        await eventually(lambda: guard_of(database).lag.standing == "unmeasured")
+        assert await port_of_reads(database) == pair.standby.port
+
+
+async def test_a_server_that_lets_nobody_else_in_is_asked_over_the_pool(
+    make_database: MakeDatabase, pair: Replication
+) -> None:
+    async with pair.primary.connect() as admin:
+        await admin.execute(f"CREATE ROLE few LOGIN CONNECTION LIMIT 1 PASSWORD '{pair.primary.password}'")
+    await pair.caught_up()
+    database = await make_database(
+        pair.primary.dsn(), database_replica_url=pair.standby.dsn(user="few"), pool_max_size=1
+    )
+    await eventually(lambda: guard_of(database).serves, 10)
+    assert guard_of(database).lag.standing == "current"
+
+
 async def test_what_is_no_standby_is_read_and_its_lag_is_not_known(
     make_database: MakeDatabase, database_url: str, log: Log
 ) -> None:

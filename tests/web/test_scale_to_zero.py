@@ -88,10 +88,13 @@ async def test_reads_wake_the_replica_without_waiting_for_it(sleeper: Sleeper) -
     sleeper.replica.hold_new = True
     assert await sleeper.status("/items") == httpx.codes.OK  # from the primary
     sleeper.replica.resume()
-    await eventually(lambda: replica.serves)
     served = replica.pool.stats().borrowed
-    assert await sleeper.status("/items") == httpx.codes.OK
-    assert replica.pool.stats().borrowed == served + 1
+
+    async def reads_from_it() -> bool:
+        assert await sleeper.status("/items") == httpx.codes.OK
+        return replica.pool.stats().borrowed > served
+
+    await eventually(reads_from_it)  # it falls asleep again after 0.1 s, and is asked for its lag before that
 
 
 async def test_a_server_that_is_gone_when_the_first_request_comes_is_told_and_found_again(
