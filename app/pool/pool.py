@@ -104,7 +104,6 @@ class Pool(QueryMethods):
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state
         self._housekeeping = Housekeeping(self._lending)
-        self._connector = connector
         self._aside = Shared(partial(_ask_aside, connector), f"pool {config.name}: ask aside")
 
     # -- life --------------------------------------------------------------------------------------
@@ -284,7 +283,7 @@ class Pool(QueryMethods):
 
         Raises what `asyncpg.connect()` and `init` raise.
         """
-        return await self._connector.connect()
+        return await self._lending.connector.connect()
 
     # -- steering ----------------------------------------------------------------------------------
 
