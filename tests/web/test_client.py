@@ -125,10 +125,8 @@ class TestOfAnyPeer:
 async def test_many_clients_share_a_line_about_refusals(serving: Service, log: Log) -> None:
     log()
     async with saturated(serving):
-        for number in range(30):
-            for _ in range(1 + (number == 7)):
-                headers = {"X-Forwarded-For": f"192.0.2.{number}"}
-                await serving.client.get("/items", headers=headers)
+        for number in range(12):
+            await serving.client.get("/items", headers={"X-Forwarded-For": f"192.0.2.{number}"})
     lines: list[dict[str, object]] = []
 
     def told_of_all() -> bool:

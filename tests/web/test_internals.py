@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.websockets import WebSocket
 from uvicorn import _types
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -32,7 +33,15 @@ HOOKS = (
 )
 ATTRIBUTES = (
     *("app_state", "cycle", "expect_100_continue", "flow", "headers", "logger", "loop", "parser"),
-    *("root_path", "scope", "server_state", "timeout_keep_alive", "timeout_keep_alive_task", "transport"),
+    *(
+        "client",
+        "root_path",
+        "scope",
+        "server_state",
+        "timeout_keep_alive",
+        "timeout_keep_alive_task",
+        "transport",
+    ),
 )
 OF_A_CYCLE = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started")
 
@@ -60,6 +69,11 @@ class TestUvicorn:
 
     def test_starts_a_cycle_with_its_app(self) -> None:
         assert [*inspect.signature(HttpToolsProtocol._start_asgi_task).parameters] == ["self", "cycle", "app"]
+
+    def test_tells_whom_a_proxy_has_named(self) -> None:
+        trusted = ProxyHeadersMiddleware(nothing, "127.0.0.1").trusted_hosts  # type: ignore[arg-type]  # is not called
+        assert "127.0.0.1" in trusted
+        assert trusted.get_trusted_client_address("192.0.2.1, 127.0.0.1") == ("192.0.2.1", 0)
 
     def test_has_status_lines_default_headers_and_its_types(self) -> None:
         assert httptools_impl.STATUS_LINE[503].startswith(b"HTTP/1.1 503 ")
