@@ -89,4 +89,6 @@ class _Space:
 def _words(value: object) -> str:
     if isinstance(value, int):  # str() refuses one of more than 4300 digits
         return f"a number of {value.bit_length()} bits"
-    return str(value)
+    if isinstance(value, Mapping | list | tuple | set | frozenset):  # deeper than is told
+        return _CUT
+    return str(value[:LONGEST_TEXT] if isinstance(value, bytes | bytearray) else value)

@@ -116,6 +116,12 @@ def members(number: int) -> str:
     return json.dumps({f"{n:x}": 1 for n in range(number)}, separators=(",", ":"))
 
 
+def nested_in(value: object, depth: int) -> object:
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 BOMBS = {
     "unknown keys": ("strict", members(7000)),
     "keys of 60 KB": ("strict", json.dumps({"\x01" * 10_000: 1})),
@@ -270,9 +276,10 @@ class TestFitting:
             {f"{n}": n for n in range(100_000)},
             {"a" * 10**6: {"b" * 10**6: "c" * 10**6}},
             {"errors": [[[["é" * 5000] * 10] * 10] * 10] * 10},
+            {"errors": nested_in(["x" * 10**6] * 10, 40), "detail": b"x" * 10**7},
             {"number": 10**10_000, "errors": [10**10_000] * 9000},
         ],
-        ids=["items", "long texts", "members", "long names", "nested", "numbers"],
+        ids=["items", "long texts", "members", "long names", "nested", "deep", "numbers"],
     )
     def test_makes_any_content_an_answer_of_few_bytes(self, content: dict[str, object]) -> None:
         told = json.dumps(fitted({"type": "x", **content}), ensure_ascii=False, allow_nan=False).encode()
