@@ -35,7 +35,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _PATH = rb"/[!$&-;=@-Z_a-z~]*+(?:%[0-9A-Fa-f]{2}[!$&-;=@-Z_a-z~]*+)*+"
 _QUERY = rb"(?:\?[!$-;=?-~]*+)?+"
 _AUTHORITY = rb"(?:[!$&-.0-9;=A-Z_a-z~%]*+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?+"
-_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n){0,%d}+" % MOST_FIELDS
 
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"++) (\S++) (HTTP/[0-9]\.[0-9])\r\n")
 _TARGET = re.compile(
@@ -54,6 +54,7 @@ _UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*+(?=\r\n)", re.IGNORECASE)
 _SOCKET = re.compile(
     rb"GET \S++ HTTP/1\.1(?=\r\n).*\r\nupgrade:[ \t]*+websocket[ \t]*+\r\n", re.IGNORECASE | re.DOTALL
 )
+_SPECIAL = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade):")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*+)?+")
 _STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 
@@ -66,27 +67,36 @@ class Malformed(Exception):
         self.problem = problem
 
 
-def check_head(head: bytes) -> None:
-    """Look at a whole head, from the request line to the empty line. Raises Malformed."""
-    if len(head) > LARGEST_HEADER or head.count(_LINE_END) > MOST_FIELDS + 2:
-        check_request_line(head)
-        raise Malformed(problems.HeadersTooLarge)
+def read_head(head: bytes) -> tuple[bytes, Sized | Chunked | None]:
+    """Look at a whole head, from the request line to the empty line.
+
+    Gives it as the parser shall have it, and what tells where the body ends; None if there is none.
+    Raises Malformed.
+    """
+    if len(head) > LARGEST_TARGET or not _ORDINARY.fullmatch(head):
+        _check_unusual(head)
     lowered = head.lower()
-    if not _ORDINARY.fullmatch(head):
-        check_request_line(head)
-        if not _SECTION.fullmatch(head, head.index(_LINE_END) + 2):
-            raise Malformed(problems.BadRequest)
-    elif len(head) > LARGEST_TARGET:
-        check_request_line(head)
     hosts = lowered.count(b"\r\nhost:")
-    if hosts != 1 and (hosts or not _is_old(head)):
+    is_named = hosts == 1 and _HOST.search(lowered)
+    if not is_named and (hosts or not _is_old(head)):
         raise Malformed(problems.BadRequest)
-    if hosts and not _HOST.search(lowered):
-        raise Malformed(problems.BadRequest)
-    if b"\r\ncontent-length:" in lowered or b"\r\ntransfer-encoding:" in lowered:
-        _check_length(head, lowered)
+    if not _SPECIAL.search(lowered):
+        return head, None
+    body = _body_of(head, lowered)
     if b"\r\nexpect:" in lowered and not _EXPECTATION.search(lowered):
         raise Malformed(problems.ExpectationFailed)
+    if b"\r\nupgrade:" in lowered and (body or not _SOCKET.match(head)):
+        # RFC 9110, section 7.8: a server may ignore it. The parser would take the body for that protocol.
+        head = _UPGRADE.sub(b"", head)
+    return head, body
+
+
+def _check_unusual(head: bytes) -> None:
+    check_request_line(head)
+    if len(head) > LARGEST_HEADER or head.count(_LINE_END) > MOST_FIELDS + 2:
+        raise Malformed(problems.HeadersTooLarge)
+    if not _SECTION.fullmatch(head, head.index(_LINE_END) + 2):
+        raise Malformed(problems.BadRequest)
 
 
 def check_request_line(head: bytes) -> None:
@@ -119,25 +129,6 @@ def check_beginning(beginning: bytes, seen: int) -> None:
         raise Malformed(problems.HeadersTooLarge)
 
 
-def body_of(head: bytes) -> Sized | Chunked | None:
-    """Give what tells where the body behind a head that was looked at ends; None if there is no body."""
-    lowered = head.lower()
-    if b"\r\ntransfer-encoding:" in lowered:
-        return Chunked()
-    stated = _LENGTH.search(lowered)
-    return Sized(int(stated[1])) if stated and int(stated[1]) else None
-
-
-def without_upgrade(head: bytes) -> bytes:
-    """Give the head without a wish for a protocol that is not spoken here, unless it may become a WebSocket.
-
-    RFC 9110, section 7.8: a server may ignore it. The parser would take the body for that protocol.
-    """
-    if b"\r\nupgrade:" not in head.lower() or (_SOCKET.match(head) and body_of(head) is None):
-        return head
-    return _UPGRADE.sub(b"", head)
-
-
 def origin_form(target: bytes) -> tuple[bytes, bytes]:
     """Split a target of absolute form into what a target usually is, and the host that it names."""
     match = _TARGET.fullmatch(target)
@@ -156,19 +147,30 @@ def _is_old(head: bytes) -> bool:
     return head[: head.index(_LINE_END)].endswith(b" HTTP/1.0")
 
 
-def _check_length(head: bytes, lowered: bytes) -> None:
+def _body_of(head: bytes, lowered: bytes) -> Sized | Chunked | None:
     lengths, codings = lowered.count(b"\r\ncontent-length:"), lowered.count(b"\r\ntransfer-encoding:")
+    if not lengths and not codings:
+        return None
     if lengths + codings > 1 or (codings and _is_old(head)):
         raise Malformed(problems.BadRequest)
-    if lengths and not _LENGTH.search(lowered):
+    if codings:
+        _check_coding(lowered)
+        return Chunked()
+    length = _LENGTH.search(lowered)
+    if length is None:
         raise Malformed(problems.BadRequest)
-    if codings and not _CODING.search(lowered):
-        stated = _CODINGS.search(lowered)
-        names = stated[1].split(b",") if stated else []
-        known = [name.strip(b" \t") for name in names]
-        # RFC 9112, section 6.1: 501 for a coding that is not known, 400 where the body's end is not.
-        ends = known[-1:] == [b"chunked"] and known.count(b"chunked") == 1
-        raise Malformed(problems.MethodNotImplemented if ends else problems.BadRequest)
+    size = int(length[1])
+    return Sized(size) if size else None
+
+
+def _check_coding(lowered: bytes) -> None:
+    if _CODING.search(lowered):
+        return
+    stated = _CODINGS.search(lowered)
+    known = [name.strip(b" \t") for name in stated[1].split(b",")] if stated else []
+    # RFC 9112, section 6.1: 501 for a coding that is not known, 400 where the body's end is not.
+    ends = known[-1:] == [b"chunked"] and known.count(b"chunked") == 1
+    raise Malformed(problems.MethodNotImplemented if ends else problems.BadRequest)
 
 
 class Sized:

@@ -157,8 +157,19 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._unread += data
-        self._go_on()
+        if self._is_next_head(data):
+            self._unset_keepalive_if_required()
+            self._parse_head(data)
+            self._look_at_what_is_missing()
+        else:
+            self._unread += data
+            self._go_on()
+
+    def _is_next_head(self, data: bytes) -> bool:
+        """Whether this is a request and nothing else, and it is its turn: most reads are so."""
+        if self._unread or self._in_request or self._is_answering or self.flow.write_paused:
+            return False
+        return data.find(framing.HEAD_END) == len(data) - 4 >= 0 and not data.startswith(b"\r")
 
     def _go_on(self) -> None:
         """Give the parser what has its turn; see that the rest is counted, and does not wait for ever."""
@@ -189,14 +200,29 @@ class Protocol(HttpToolsProtocol):
 
     def _parse_piece(self) -> bool:
         """Give the parser a head, or what there is of a body. False: it takes more bytes for that."""
+        if not self._in_request:
+            head = self._take_head()
+            return bool(head) and self._parse_head(head)
+        assert self._body
         try:
-            piece = self._piece_of_body() if self._in_request else self._whole_head()
+            size = self._body.take(self._unread)
         except Malformed as fault:
             self._give_up(_FAULTS[fault.problem])
             return False
-        if piece:
-            self._parse(piece)
-        return bool(piece)
+        piece = bytes(self._unread[:size])
+        del self._unread[:size]
+        self._parse(piece)
+        return size > 0
+
+    def _parse_head(self, head: bytes) -> bool:
+        self._asks_for_head = head.startswith(b"HEAD ")
+        try:
+            head, self._body = framing.read_head(head)
+        except Malformed as fault:
+            self._give_up(_FAULTS[fault.problem])
+            return False
+        self._parse(head)
+        return True
 
     def _parse(self, piece: bytes) -> None:
         try:
@@ -209,43 +235,44 @@ class Protocol(HttpToolsProtocol):
         except HttpParserError:
             self._give_up(_FAULTS[problems.BadRequest])
 
-    def _whole_head(self) -> bytes:
+    def _take_head(self) -> bytes:
+        """Take a head from what is unread; nothing, if it is not whole."""
         unread = self._unread
-        while unread.startswith(b"\r\n") and self._blank_lines < _MOST_BLANK_LINES:
+        while unread[:2] == b"\r\n" and self._blank_lines < _MOST_BLANK_LINES:
             del unread[:2]  # which some clients send behind a body
             self._blank_lines += 1
         if not unread or unread == b"\r":
             return b""
         self._unset_keepalive_if_required()
-        self._asks_for_head = unread.startswith(b"HEAD ")
         end = unread.find(framing.HEAD_END, max(0, self._looked_at - len(framing.HEAD_END)))
         if end < 0:
-            framing.check_beginning(bytes(unread), self._looked_at)
-            self._looked_at = len(unread)
+            self._look_at_beginning()
             return b""
         head = bytes(unread[: end + len(framing.HEAD_END)])
-        framing.check_head(head)
         del unread[: len(head)]
         self._looked_at = self._blank_lines = 0
-        self._body = framing.body_of(head)
-        return framing.without_upgrade(head)
+        return head
 
-    def _piece_of_body(self) -> bytes:
-        assert self._body
-        size = self._body.take(self._unread)
-        piece = bytes(self._unread[:size])
-        del self._unread[:size]
-        return piece
+    def _look_at_beginning(self) -> None:
+        self._asks_for_head = self._unread.startswith(b"HEAD ")
+        try:
+            framing.check_beginning(bytes(self._unread), self._looked_at)
+        except Malformed as fault:
+            self._give_up(_FAULTS[fault.problem])
+        self._looked_at = len(self._unread)
 
     def _settle(self) -> None:
         """Stop reading where enough is there, and have it counted."""
-        unread = len(self._unread)
-        self.flow.has_enough = unread > 0 and (unread > _MOST_READ_AHEAD or self.flow.write_paused)
-        if self.flow.has_enough:
-            self.flow.pause_reading()
-        elif len(self.cycle.body) <= HIGH_WATER_LIMIT:
-            self.flow.resume_reading()
-        if not self._share.hold(unread + len(self.cycle.body)) and unread and not self._in_request:
+        unread, flow, body = len(self._unread), self.flow, len(self.cycle.body)
+        if not unread and not body and not flow.read_paused:
+            self._share.hold(0)
+            return
+        flow.has_enough = unread > 0 and (unread > _MOST_READ_AHEAD or flow.write_paused)
+        if flow.has_enough:
+            flow.pause_reading()
+        elif body <= HIGH_WATER_LIMIT:
+            flow.resume_reading()
+        if not self._share.hold(unread + body) and unread and not self._in_request:
             self._give_up(
                 _OVERLOADED, _RETRY_AFTER
             )  # bodies that the app reads are the middleware's to refuse
@@ -271,13 +298,17 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_request = self._in_head = True
         self._is_answered = False
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value.rstrip(b" \t"))  # which are no part of it (RFC 9112, section 5.1)
+        # As uvicorn's, but for the white space behind it, which is no part of it (RFC 9112, section 5.1).
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"expect":
+            self.expect_100_continue = True  # anything else would have been refused
+        self.headers.append((name, value))
 
     @override
     def on_headers_complete(self) -> None:
@@ -285,9 +316,13 @@ class Protocol(HttpToolsProtocol):
         self._await_no_more()
         if not self.url.startswith(b"/"):
             self._read_unusual_target()
-        if self._body is None or self.parser.get_http_version() == "1.0":
+        if self.expect_100_continue and (self._body is None or self.parser.get_http_version() == "1.0"):
             self.expect_100_continue = False
         if not self._turns_away():
+            headers, url, expectation = self.headers, self.url, self.expect_100_continue
+            super().on_message_begin()  # which makes the scope: whoever is refused needs none
+            self.scope["headers"] = self.headers = headers
+            self.url, self.expect_100_continue = url, expectation
             super().on_headers_complete()
 
     def _read_unusual_target(self) -> None:
