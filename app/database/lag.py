@@ -31,7 +31,7 @@ from app.pool import Pool, PoolError
 from app.settings import Settings
 
 Standing = Literal["unknown", "current", "unmeasured", "behind", "silent"]
-"""unknown: not asked yet, or asleep; unmeasured: it has no lag that could be measured; silent: no answer."""
+"""unknown: not asked yet, or its pool has no connection; unmeasured: it has no lag that could be measured; silent: no answer."""
 
 READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 
@@ -146,7 +146,7 @@ class LagWatch:
         return self.standing in READABLE
 
     def start(self, on_look: Callable[[], None]) -> None:
-        """Begin to ask; `on_look` is called after each answer, and where none came."""
+        """Begin to ask; `on_look` is called after each look, whether or not there was an answer."""
         self._on_look = on_look
         loop = asyncio.get_running_loop()
         for run, name in ((self._follow_primary, "primary"), (self._follow_replica, "replica")):
@@ -199,10 +199,10 @@ class LagWatch:
             while True:
                 if self._is_awake():
                     await self._look_at_replica()
-                    self._on_look()
                 else:
                     self._replica.close()
                     self._judge("unknown")
+                self._on_look()
                 await self._until_due()
         finally:
             self._replica.close()
@@ -216,8 +216,9 @@ class LagWatch:
         self._hurry.clear()
 
     def _is_awake(self) -> bool:
-        """Not while a pool that keeps no connections (POOL_MIN_SIZE=0) has none: the server may sleep."""
-        return self._pool.get_min_size() > 0 or self._pool.get_size() > 0
+        """Not while the pool has no connection: nobody reads there then, a server that is full has its last
+        session for them, and one that may sleep (POOL_MIN_SIZE=0) is left asleep."""
+        return self._pool.get_size() > 0
 
     async def _look_at_replica(self) -> None:
         try:
