@@ -31,7 +31,7 @@ from app.pool import Pool, PoolError
 from app.settings import Settings
 
 Standing = Literal["unknown", "current", "unmeasured", "behind", "silent"]
-"""unknown: not asked yet, or its pool has no connection; unmeasured: it has no lag that could be measured; silent: no answer."""
+"""unknown: not asked yet, or its pool has no connection; unmeasured: nobody can tell; silent: no answer."""
 
 READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 
