@@ -1,0 +1,453 @@
+# shellcheck shell=bash
+# What rolling-update, rollback, set, scale and rotate have in common; they source it. They need Docker with
+# compose, bash, and what every Linux has.
+#
+# What runs is docker-compose.released.yml: docker-compose.yml as it was at the last change, every LIFEGUARD_
+# variable filled in. `.env` names it as COMPOSE_FILE, so that a plain `docker compose up -d` finds nothing to do,
+# whatever the checkout, `.env` and the shell say by then. In its head are the values that it was made of.
+#
+# Every change is the same: such a file is written for what is wanted, and replicas are started from it and
+# stopped, one after the other, until only those of its release are left. It becomes the released file as soon as
+# the first of them serves. Where something fails, the same is done with the file before.
+set -Eeuo pipefail
+trap 'echo "$0: failed at line $LINENO of ${BASH_SOURCE[0]}" >&2' ERR
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+umask 077
+export DOCKER_BUILDKIT="${DOCKER_BUILDKIT:-1}" COMPOSE_DOCKER_CLI_BUILD=1
+
+PATIENCE=60 # seconds for a successor to serve
+RELEASED=docker-compose.released.yml
+STATE=deploy/state
+BEFORE=$STATE/before.yml
+NEXT=$STATE/next.yml
+WHERE=('LIFEGUARD_ADDRESS' 'LIFEGUARD_SECRETS' 'LIFEGUARD_PROMETHEUS_PORT' 'LIFEGUARD_GRAFANA_PORT')
+
+declare -A state=() # LIFEGUARD_ variables of docker-compose.yml, and variables of the service
+project='' balancer=''
+at_work='' settled='' adopted='' made_tag=''
+
+if docker compose version >/dev/null 2>&1; then COMPOSE=(docker compose); else COMPOSE=(docker-compose); fi
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s\n' "$*" >&2; exit 1; }
+
+# --- what is wanted: the file ------------------------------------------------------------------------------------
+
+# dotenv <name>: what .env says.
+dotenv() {
+  [ ! -f .env ] || sed -n "s/^$1=//p" .env | tail -n 1 | sed "s/^\([\"']\)\(.*\)\1\$/\2/"
+}
+
+# compose <file> ...: compose, with that file in the place of docker-compose.yml.
+compose() {
+  local files one
+  files=${COMPOSE_FILE:-$(dotenv COMPOSE_FILE)}
+  if [ -z "$files" ]; then
+    files=docker-compose.yml
+    [ ! -f docker-compose.override.yml ] || files+=:docker-compose.override.yml
+  fi
+  files=${files//$RELEASED/docker-compose.yml}
+  local -a list arguments=()
+  IFS=: read -ra list <<<"${files//docker-compose.yml/$1}"
+  for one in "${list[@]}"; do arguments+=(-f "$one"); done
+  "${COMPOSE[@]}" --project-directory "$PWD" "${arguments[@]}" "${@:2}" 9>&-
+}
+
+# read_state <file>: the values that it was made of.
+read_state() {
+  local line
+  state=()
+  while IFS= read -r line; do
+    [[ $line == '#: '* ]] || continue
+    line=${line#'#: '}
+    state[${line%%=*}]=${line#*=}
+  done <"$1"
+}
+
+# write_state <file>: docker-compose.yml with those values. Nothing is left to be built: a plain `up --build` would
+# replace every replica at once.
+write_state() {
+  local name
+  {
+    say '# What runs. Written by deploy/rolling-update, rollback, set, scale and rotate: not to be edited.'
+    say '# It may hold a password, if a URL does. What is not in it goes back to the default at the next change.'
+    for name in "${!state[@]}"; do
+      printf '#: %s=%s\n' "$name" "${state[$name]}"
+    done | sort
+    for name in "${!state[@]}"; do
+      if [[ $name == LIFEGUARD_* ]]; then printf -v "$name" %s "${state[$name]}"; export "${name?}"; fi
+    done
+    VARIABLES=$(variables) awk '
+      function escaped(text) { gsub(/\$/, "$$", text); return text }
+      function quoted(text) { gsub(/\047/, "\047\047", text); return "\047" escaped(text) "\047" }
+      function filled(line,    out, inside, at, name, value) {
+        while (match(line, /\$\{LIFEGUARD_[A-Z_]+(:-[^}]*)?\}/)) {
+          inside = substr(line, RSTART + 2, RLENGTH - 3)
+          at = index(inside, ":-")
+          name = at ? substr(inside, 1, at - 1) : inside
+          value = ENVIRON[name] != "" ? ENVIRON[name] : at ? substr(inside, at + 2) : ""
+          out = out substr(line, 1, RSTART - 1) escaped(value)
+          line = substr(line, RSTART + RLENGTH)
+        }
+        return out line
+      }
+      # A replica logs in as the role that deploy/rotate has put in place.
+      function as_role(url) { sub(/\/\/app(_b)?@/, "//" ENVIRON["LIFEGUARD_ROLE"] "@", url); return url }
+      BEGIN {
+        while (split(ENVIRON["VARIABLES"], lines, "\n") > given) {
+          line = lines[++given]; at = index(line, "=")
+          if (at) { names[given] = substr(line, 1, at - 1); own[names[given]] = substr(line, at + 1) }
+        }
+      }
+      { match($0, /^ */); indent = RLENGTH; trimmed = substr($0, indent + 1) }
+      skipping && (trimmed == "" || indent > skipping) { next }
+      { skipping = 0 }
+      trimmed ~ /^build:/ { skipping = indent; next }
+      indent <= 2 && trimmed ~ /^[a-z]/ { in_app = $0 ~ /^  app:/ }
+      indent <= 4 && trimmed ~ /^[a-z]/ { in_environment = 0 }
+      in_app && /^    environment:/ {
+        in_environment = 1
+        print
+        for (n = 1; n <= given; n++) if (n in names) {
+          value = own[names[n]]
+          if (names[n] ~ /^DATABASE_(REPLICA_)?URL$/) value = as_role(value)
+          print "      " names[n] ": " quoted(value)
+        }
+        next
+      }
+      {
+        line = filled($0)
+        if (in_environment && indent == 6 && match(trimmed, /^[A-Z_0-9]+:/)) {
+          name = substr(trimmed, 1, RLENGTH - 1)
+          if (name in own) next
+          value = substr(line, indent + RLENGTH + 2)
+          if (trimmed ~ /: *\$\{[^}]*\}$/) line = "      " name ": " quoted(as_role(unescaped(value)))
+        }
+        print line
+      }
+      function unescaped(text) { gsub(/\$\$/, "$", text); return text }
+    ' docker-compose.yml
+  } >"$1"
+  # awk stops at nothing: see that what is wanted is there.
+  compose "$1" config --quiet || die "docker-compose.yml cannot be used"
+}
+
+# variables: those of the service that somebody has set, a line each.
+variables() {
+  local name
+  for name in "${!state[@]}"; do
+    if [[ $name != LIFEGUARD_* ]]; then printf '%s=%s\n' "$name" "${state[$name]}"; fi
+  done | sort
+}
+
+# check_settings [NAME...]: would the wanted release start with its variables, and does it know these?
+# shellcheck disable=SC2120 # most have no names
+check_settings() {
+  local said
+  if ! said=$(compose "$NEXT" run --rm --no-deps -T --entrypoint python app -c "$(cat deploy/check_settings.py)" "$@" \
+    2>&1 </dev/null); then
+    say "$said" | grep -v '^Creating \|^ Container ' >&2
+    return 1
+  fi
+}
+
+# --- what runs: the replicas -------------------------------------------------------------------------------------
+
+# replicas <release>: the containers of that release; of every other one with a `!` before it. Stopped ones too.
+replicas() {
+  local id release
+  docker ps -aq --no-trunc --filter "label=com.docker.compose.project=$project" \
+    --filter label=com.docker.compose.service=app --filter label=com.docker.compose.oneoff=False |
+    while read -r id; do
+      release=$(docker inspect -f '{{index .Config.Labels "lifeguard.release"}}' "$id" 2>/dev/null) || continue
+      case $1 in
+        all) ;;
+        '!'*) [ "$release" != "${1#!}" ] || continue ;;
+        *) [ "$release" = "$1" ] || continue ;;
+      esac
+      say "$id"
+    done
+}
+
+# variable_of <container or image> <name>
+variable_of() {
+  docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' "$1" | sed -n "s/^$2=//p" | tail -n 1
+}
+
+# bury_dead: a replica that has ended would be started again, in place of a successor.
+bury_dead() {
+  local id
+  for id in $(replicas all); do
+    case $(docker inspect -f '{{.State.Status}}' "$id" 2>/dev/null) in
+      exited | dead | created) docker rm -f "$id" >/dev/null ;;
+    esac
+  done
+}
+
+# ask <replica>: the status of its /readyz and its version, asked inside: those routes need not be public.
+ask() { docker exec -i "$1" python -I -S - <deploy/ask_replica.py 2>/dev/null 9>&-; }
+
+# servers: address and status of what HAProxy sends requests to, a line each.
+servers() {
+  docker exec "$balancer" bash -c \
+    'exec 3<>/dev/tcp/127.0.0.1/8406; printf "GET /;csv HTTP/1.0\r\n\r\n" >&3; cat <&3' 2>/dev/null 9>&- |
+    tr -d '\r' | awk -F, '
+      /^# pxname/ { for (i = 1; i <= NF; i++) column[$i] = i; addressed = "addr" in column; next }
+      addressed && $1 == "service" && $2 != "BACKEND" { print $column["addr"], $column["status"] }'
+}
+
+# serves <replica>: does HAProxy send it requests?
+serves() {
+  local address
+  for address in $(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$1"); do
+    if servers | grep -q "^$address:[0-9]* UP"; then return 0; fi
+  done
+  return 1
+}
+
+# until_it_serves <replica>: wait. Says why not.
+until_it_serves() {
+  local give_up=$((SECONDS + PATIENCE)) wanted said=''
+  wanted=$(variable_of "$1" SERVICE_VERSION)
+  while :; do
+    case $(docker inspect -f '{{.State.Status}} {{.RestartCount}}' "$1" 2>/dev/null) in
+      'running 0') ;;
+      *) say 'it ends'; return 1 ;;
+    esac
+    said=$(ask "$1") || said=''
+    if [ "${said%% *}" = 200 ]; then
+      [ "${said#* }" = "${wanted:-unknown}" ] || { say "it says that its version is ${said#* }, not $wanted"; return 1; }
+      if serves "$1"; then return 0; fi
+    fi
+    if [ "$SECONDS" -ge "$give_up" ]; then
+      say "after $PATIENCE s $([ "${said%% *}" = 200 ] && echo 'HAProxy does not send it requests' || echo 'it is not ready')"
+      return 1
+    fi
+    sleep 0.3
+  done
+}
+
+# start_one <file>: one more replica, which serves. It is taken away again if it does not.
+start_one() {
+  local known successor why said
+  known=$(replicas all)
+  if ! said=$(compose "$1" up -d --no-deps --no-recreate --scale "app=$(($(wc -w <<<"$known") + 1))" app 2>&1); then
+    say "$said" >&2
+  fi
+  read -r successor < <(replicas all | grep -vxF "${known:-none}") || successor=''
+  [ -n "$successor" ] || { say 'no successor could be started' >&2; return 1; }
+  if ! why=$(until_it_serves "$successor"); then
+    { docker logs --tail 20 "$successor" 2>&1 || true; } >&2
+    say "The successor ${successor:0:12} was taken away: $why. Its last lines are above." >&2
+    docker rm -f "$successor" >/dev/null || true
+    return 1
+  fi
+  say "${successor:0:12} serves, version $(variable_of "$successor" SERVICE_VERSION)"
+}
+
+# stop_one <replica>: it drains first, and has the time that it says it takes.
+stop_one() {
+  local seconds
+  seconds=$(grace "$(variable_of "$1" DRAIN_DELAY)" "$(variable_of "$1" DRAIN_TIMEOUT)")
+  docker stop -t "$seconds" "$1" >/dev/null 2>&1 9>&- || true # it may be gone
+  docker rm -f "$1" >/dev/null 2>&1 || true
+  say "${1:0:12} has drained and is gone"
+}
+
+# grace <DRAIN_DELAY> <DRAIN_TIMEOUT>: seconds between a replica's SIGTERM and its end, 5 to spare.
+grace() { awk -v delay="${1:-5}" -v timeout="${2:-20}" 'BEGIN { s = delay + timeout + 5; print s == int(s) ? s : int(s) + 1 }'; }
+
+# first_unready <replica>...: the one to stop: one that does not serve anyway, or else the first.
+first_unready() {
+  local id
+  for id; do
+    [[ $(ask "$id") == 200* ]] || { say "$id"; return; }
+  done
+  say "$1"
+}
+
+# roll <file> <release> <count> [settle]: until so many replicas of the release serve and there are no others.
+# `settle` is called when one of them serves, before another is stopped.
+roll() {
+  local file=$1 release=$2 count=$3 settle=${4:-:} total one
+  local -a fresh stale
+  while :; do
+    bury_dead
+    mapfile -t fresh < <(replicas "$release")
+    mapfile -t stale < <(replicas "!$release")
+    total=$((${#fresh[@]} + ${#stale[@]}))
+    if [ "${#fresh[@]}" -lt "$count" ] && [ "$total" -lt "$(places)" ] &&
+      { [ "$total" -le "$count" ] || [ "${#fresh[@]}" = 0 ]; }; then
+      start_one "$file" || return 1
+      continue
+    fi
+    for one in "${fresh[@]}"; do
+      if ! [[ $(ask "$one") == 200* ]]; then
+        say "${one:0:12}, which is new, does not serve any more" >&2
+        return 1
+      fi
+    done
+    "$settle" || return 1
+    if [ "${#stale[@]}" -gt 0 ]; then
+      stop_one "$(first_unready "${stale[@]}")"
+    elif [ "${#fresh[@]}" -gt "$count" ]; then
+      stop_one "${fresh[0]}"
+    else
+      return 0
+    fi
+  done
+}
+
+# places: for how many replicas HAProxy has places.
+places() { sed -n 's/^ *server-template app \([0-9]*\) .*/\1/p' deploy/haproxy/haproxy.cfg; }
+
+# --- a change ----------------------------------------------------------------------------------------------------
+
+# begin: nobody else is at work; what runs is known, in `state` and $BEFORE.
+begin() {
+  mkdir -p "$STATE"
+  exec 9>>"$STATE/lock"
+  flock -n 9 || die "another of these scripts is at work, process $(cat "$STATE/lock")"
+  echo $$ >"$STATE/lock"
+  balancer=$(compose "$(now)" ps -q haproxy)
+  [ -n "$balancer" ] && [ "$(docker inspect -f '{{.State.Running}}' "$balancer")" = true ] ||
+    die 'HAProxy does not run; docker compose up starts everything'
+  project=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.project"}}' "$balancer")
+  if [ -z "$(servers)" ] && [ -x deploy/reload-haproxy ]; then deploy/reload-haproxy; fi
+  [ -n "$(servers)" ] || die 'HAProxy does not say whom it serves: it runs with an older configuration'
+  if [ -f "$RELEASED" ]; then
+    read_state "$RELEASED"
+    cp "$RELEASED" "$BEFORE"
+  else
+    adopt
+  fi
+  look_around
+  trap undo EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+}
+
+# now: what compose reads.
+now() { if [ -f "$RELEASED" ]; then say "$RELEASED"; else say docker-compose.yml; fi; }
+
+# adopt: what runs was started by compose alone. Its image gets a name that stays.
+adopt() {
+  local one image url
+  adopted=yes
+  read -r one < <(replicas all) || one=''
+  [ -n "$one" ] || die 'no replica runs; docker compose up starts everything'
+  image=$(docker inspect -f '{{.Image}}' "$one")
+  state[LIFEGUARD_IMAGE]=$(repository "$(docker inspect -f '{{.Config.Image}}' "$one")"):was-$(short "$image")
+  docker tag "$image" "${state[LIFEGUARD_IMAGE]}"
+  state[LIFEGUARD_REPLICAS]=$(replicas all | wc -l)
+  state[LIFEGUARD_ROLE]=app
+  state[LIFEGUARD_RELEASE]=''
+  for url in DATABASE_URL DATABASE_REPLICA_URL; do
+    state[$url]=$(variable_of "$one" "$url")
+    grep -qF ":-${state[$url]}}" docker-compose.yml && unset "state[$url]"
+  done
+  write_state "$BEFORE"
+}
+
+# look_around: what the environment says now, or .env, about where things are.
+look_around() {
+  local name value
+  for name in "${WHERE[@]}"; do
+    value=${!name:-$(dotenv "$name")}
+    [[ $value =~ ^[A-Za-z0-9_./:@~-]*$ ]] || die "$name=$value: only letters, digits and _./:@~- can be used"
+    if [ -n "$value" ]; then state[$name]=$value; fi
+  done
+  accept DATABASE_URL LIFEGUARD_DATABASE_URL
+  accept DATABASE_REPLICA_URL LIFEGUARD_REPLICA_URL
+}
+
+# accept <variable> <variable of compose>: the second is what `docker compose up` takes at the first start.
+accept() {
+  if [ -n "${!2+set}" ]; then
+    set_variable "$1" "${!2}"
+  elif [ -z "${state[$1]+set}" ] && [ -n "$(dotenv "$2")" ]; then
+    set_variable "$1" "$(dotenv "$2")"
+  fi
+}
+
+# set_variable <name> <value>: of the service; without a value its default again.
+set_variable() {
+  [[ $2 != *[[:cntrl:]]* ]] || die "$1: the value must be one line"
+  if [ -n "$2" ]; then state[$1]=$2; else unset "state[$1]"; fi
+}
+
+repository() { case ${1##*/} in *:*) say "${1%:*}" ;; *) say "$1" ;; esac; }
+short() { local id=${1#sha256:}; say "${id:0:12}"; }
+
+# wanted: write $NEXT, for a release of its own.
+wanted() {
+  state[LIFEGUARD_RELEASE]=$(date -u +%Y%m%dT%H%M%SZ)-$$
+  state[LIFEGUARD_GRACE]=$(grace "${state[DRAIN_DELAY]:-}" "${state[DRAIN_TIMEOUT]:-}")s
+  write_state "$NEXT"
+}
+
+# release: put what $NEXT says in the place of what runs.
+release() {
+  [ "${state[LIFEGUARD_REPLICAS]}" -lt "$(places)" ] ||
+    die "HAProxy has $(places) places, and one is for the successor: at most $(($(places) - 1)) replicas"
+  at_work=yes
+  roll "$NEXT" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" settle || exit 1
+  at_work=''
+  report_others
+}
+
+# settle: what compose reads from now on.
+settle() {
+  [ -z "$settled" ] || return 0
+  settled=yes
+  put "$NEXT" && name_in_dotenv
+}
+
+# put <file>: make it the released one, at once.
+put() { cp "$1" "$RELEASED.new" && mv -f "$RELEASED.new" "$RELEASED"; }
+
+name_in_dotenv() {
+  local files
+  files=$(dotenv COMPOSE_FILE)
+  case $files in
+    *"$RELEASED"*) return 0 ;;
+    '') files=$RELEASED; [ ! -f docker-compose.override.yml ] || files+=:docker-compose.override.yml ;;
+    *) files=${files//docker-compose.yml/$RELEASED} ;;
+  esac
+  { [ ! -f .env ] || grep -v '^COMPOSE_FILE=' .env || true; say "COMPOSE_FILE=$files"; } >.env.new && mv -f .env.new .env
+}
+
+# undo: at the end. Where a change was broken off, everything is as before.
+undo() {
+  local code=$?
+  trap '' INT TERM HUP PIPE
+  set +e
+  if [ -n "$at_work" ]; then
+    [ "$code" != 0 ] || code=1
+    say 'Everything goes back to what it was.' >&2
+    if [ -n "$settled" ]; then
+      if [ -z "$adopted" ]; then put "$BEFORE"; else rm -f "$RELEASED"; sed -i "/^COMPOSE_FILE=$RELEASED/d" .env; fi
+    fi
+    read_state "$BEFORE"
+    if roll "$BEFORE" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" >&2; then
+      say 'The version before goes on.' >&2
+    else
+      say 'Not all replicas of the version before could be started: see above, and docker ps.' >&2
+    fi
+    undo_more
+  fi
+  [ -z "$made_tag" ] || [ "$code" = 0 ] || docker rmi "$made_tag" >/dev/null 2>&1
+  rm -f "$NEXT" "$BEFORE"
+  exit "$code"
+}
+
+undo_more() { :; } # for the scripts
+
+# report_others: what the next plain `up` would recreate, because its definition is another now.
+report_others() {
+  local changed
+  changed=$(diff <(compose "$BEFORE" config --hash '*' 2>/dev/null) <(compose "$RELEASED" config --hash '*' 2>/dev/null) |
+    sed -n 's/^> \([a-z]*\).*/\1/p' | grep -vxE 'app|migrate|secrets' | tr '\n' ' ') || true
+  [ -z "$changed" ] ||
+    say "docker-compose.yml has changed these as well: $changed- 'docker compose up -d' will recreate them, with a gap"
+}
