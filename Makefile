@@ -11,7 +11,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
 
-SCRIPTS := deploy/rolling-update deploy/reload-haproxy deploy/secrets/generate deploy/replica/start $(wildcard deploy/postgres/initdb.d/*.sh)
+SCRIPTS := $(addprefix deploy/,release.bash rolling-update rollback set scale rotate down reload-haproxy secrets/generate \
+             replica/start) $(wildcard deploy/postgres/initdb.d/*.sh)
 DASHBOARD := deploy/grafana/dashboards/lifeguard.json
 # Of these alone the operator's are made: HAProxy, which haproxy.yml beside them watches, is in compose only.
 RULES := deploy/prometheus/rules/lifeguard.yml
@@ -68,7 +69,7 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 
 check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, hardened, and its sums proved
 	@.venv-deploy/bin/hadolint Dockerfile
-	@.venv-deploy/bin/shellcheck .ci/* $(SCRIPTS)
+	@.venv-deploy/bin/shellcheck --external-sources .ci/* $(SCRIPTS)
 	@.venv-deploy/bin/zizmor --quiet --offline --persona pedantic .github
 	@$(BIN)/python -m deploy.kubernetes
 	@for program in prometheus:promtool haproxy:haproxy pgbouncer:pgbouncer; do \

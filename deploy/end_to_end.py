@@ -10,12 +10,10 @@ import asyncio
 import json
 import os
 import sys
-import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import tempfile
 from datetime import datetime
 from pathlib import Path
-from subprocess import PIPE, STDOUT
+from subprocess import PIPE
 from typing import TYPE_CHECKING
 
 import httpx
@@ -23,23 +21,28 @@ from httpx import codes
 
 from bench.rolling.books import BOOKED, OPENING_BALANCE, UNBALANCED, compare, open_accounts, repeat
 from bench.rolling.clients import Crowd
+from deploy import releases
 from deploy.end_to_end_database import back_up_and_restore
+from deploy.stack import (
+    PORT,
+    PROJECT,
+    PROMETHEUS_PORT,
+    ROOT,
+    Failure,
+    Stack,
+    copy_checkout,
+    expect,
+    step,
+    until,
+    until_serving,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[1]
-PROJECT = "lifeguard-end-to-end"
-PORT, PROMETHEUS_PORT = 18000, 19090
-PROFILES = ("--profile", "pgbouncer", "--profile", "replica", "--profile", "observability")
 CLIENTS, RATE = 20, 40.0
 """Requests a second, all clients together: enough to meet every instant, little enough for a laptop."""
-PATIENCE = 90.0
-"""Seconds for anything that is waited for."""
-NOTICED = 3.0
-"""Seconds after which a replica that was killed costs nobody a request any more."""
 LONGEST_START = 2.0
-DIRECT = "postgresql://app@postgres:5432/ledger?sslmode=disable"
 POOLED = "postgresql://app@pgbouncer:6432/ledger?sslmode=disable"
 STANDBY = "postgresql://app@replica:5432/ledger?sslmode=disable"
 
@@ -64,109 +67,6 @@ BEGIN
 END $$
 """
 """Lock a row until somebody with this tag has waited for it."""
-
-
-class Failure(Exception):
-    """What is not as it should be, in a line."""
-
-
-def expect(*, true: bool, otherwise: str) -> None:
-    if not true:
-        raise Failure(otherwise)
-
-
-@dataclass(slots=True)
-class Stack:
-    """What docker-compose.yml describes, under a name and on ports of its own."""
-
-    compose: Sequence[str]
-    variables: dict[str, str] = field(
-        default_factory=lambda: {
-            "COMPOSE_PROJECT_NAME": PROJECT,
-            "DOCKER_BUILDKIT": "1",
-            "LIFEGUARD_ADDRESS": f"127.0.0.1:{PORT}",
-            "LIFEGUARD_PROMETHEUS_PORT": str(PROMETHEUS_PORT),
-            "LIFEGUARD_IMAGE": f"{PROJECT}:latest",
-            "LIFEGUARD_VERSION": "one",
-        }
-    )
-
-    async def __call__(self, *arguments: str) -> str:
-        return await self.run(*self.compose, *arguments)
-
-    async def run(self, *command: str) -> str:
-        """Give what the command says. Raises Failure with it where the exit code is not 0."""
-        process = await asyncio.create_subprocess_exec(
-            *command, env={**os.environ, **self.variables}, cwd=ROOT, stdout=PIPE, stderr=STDOUT
-        )
-        output, _ = await process.communicate()
-        text = output.decode().strip()
-        expect(true=process.returncode == 0, otherwise=f"{' '.join(command)}\n{text}")
-        return text
-
-    async def update(self, **variables: str) -> None:
-        """Replace the service as its users do."""
-        self.variables |= variables
-        await self.run("deploy/rolling-update")
-
-    async def replicas(self) -> list[str]:
-        return (await self.run("docker", "ps", "--quiet", "--no-trunc", *self._of("app"))).split()
-
-    async def sql(self, query: str, server: str = "postgres") -> str:
-        psql = ("psql", "--username=postgres", "--dbname=ledger", "--tuples-only", "--no-align")
-        return await self("exec", "-T", server, *psql, "--command", query)
-
-    async def sessions(self, where: str, server: str = "postgres") -> int:
-        return int(await self.sql(f"SELECT count(*) FROM pg_stat_activity WHERE {where}", server))  # noqa: S608 - ours
-
-    async def serving(self) -> int:
-        return int((await self.balancer())["haproxy_backend_active_servers"])
-
-    async def balancer(self) -> dict[str, float]:
-        """HAProxy's own numbers about the service."""
-        fetch = r"exec 3<>/dev/tcp/127.0.0.1/8405; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3"
-        label = '{proxy="service"}'
-        lines = (await self("exec", "-T", "haproxy", "bash", "-c", fetch)).splitlines()
-        return {name.removesuffix(label): float(value) for name, value in _samples(lines) if label in name}
-
-    @staticmethod
-    def _of(service: str) -> tuple[str, ...]:
-        labels = (f"project={PROJECT}", f"service={service}")
-        return tuple(part for label in labels for part in ("--filter", f"label=com.docker.compose.{label}"))
-
-
-def _samples(lines: list[str]) -> list[tuple[str, str]]:
-    parts = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-    return [(name, value) for name, _, value in parts if name.startswith("haproxy_")]
-
-
-async def until(happened: Callable[[], Awaitable[bool]], what: str) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not await happened():
-        expect(true=time.monotonic() < give_up, otherwise=f"not within {PATIENCE:g} s: {what}")
-        await asyncio.sleep(0.2)
-
-
-async def until_serving(stack: Stack, count: int) -> None:
-    async def so_many() -> bool:
-        return await stack.serving() == count
-
-    await until(so_many, f"{count} replicas behind HAProxy")
-
-
-@asynccontextmanager
-async def step(name: str, crowd: Crowd | None = None, *, may_fail_for: float = 0.0) -> AsyncIterator[None]:
-    """Print a line. Raises Failure when clients lost requests later than `may_fail_for` seconds."""
-    began = time.monotonic()
-    yield
-    line = f"{name:<45} {time.monotonic() - began:5.1f} s"
-    if crowd:
-        asked = sum(due >= began for due, _ in crowd.log.latencies)
-        failures = [(when - began, what) for when, what in crowd.log.failures if when >= began]
-        late = [f"{what} after {after:.1f} s" for after, what in failures if after > may_fail_for]
-        expect(true=not late, otherwise=f"{name}: lost requests: {'; '.join(late[:10])}")
-        line += f"  {asked:>5} requests, {len(failures)} failed"
-    print(line, flush=True)
 
 
 async def examine(client: httpx.AsyncClient) -> None:
@@ -223,41 +123,17 @@ async def started_quickly(stack: Stack) -> None:
         expect(true=busy < LONGEST_START, otherwise="a replica takes too long to start")
 
 
-async def kill_a_replica(stack: Stack) -> None:
-    victim, *_ = await stack.replicas()
-    await stack.run("docker", "kill", victim)
-    await until_serving(stack, 1)
-    await stack.run("docker", "start", victim)
-    await until_serving(stack, 2)
-
-
-async def rebuild(stack: Stack) -> None:
-    before = set(await stack.replicas())
-    retries = (await stack.balancer())["haproxy_backend_retry_warnings_total"]
-    await stack.update(LIFEGUARD_VERSION="two")
-    expect(true=not before & set(await stack.replicas()), otherwise="an old replica is still there")
-    for replica in await stack.replicas():
-        version = await stack.run("docker", "exec", replica, "printenv", "SERVICE_VERSION")
-        expect(true=version == "two", otherwise=f"a replica of version {version}")
-    retried = (await stack.balancer())["haproxy_backend_retry_warnings_total"] - retries
-    expect(true=retried == 0, otherwise=f"HAProxy had to try {retried:g} requests again")
-
-
-async def scale(stack: Stack, count: int) -> None:
-    await stack("up", "-d", "--no-deps", "--no-recreate", "--scale", f"app={count}", "app")
-    await until_serving(stack, count)
-
-
 async def pool_outside(stack: Stack, client: httpx.AsyncClient) -> None:
     """Through PgBouncer in transaction mode: tags and timeouts are still those of each request."""
     await stack("--profile", "pgbouncer", "up", "-d", "--no-deps", "pgbouncer")
-    await stack.update(LIFEGUARD_DATABASE_URL=POOLED, SKIP_BUILD="1")
+    await stack.run("deploy/set", f"DATABASE_URL={POOLED}")
     hosts = (
-        await stack.sql("SELECT DISTINCT client_addr FROM pg_stat_activity WHERE usename = 'app'")
+        await stack.sql("SELECT DISTINCT client_addr FROM pg_stat_activity WHERE usename LIKE 'app%'")
     ).split()
     expect(true=len(hosts) == 1, otherwise=f"sessions come from {hosts}, not from PgBouncer alone")
     await wait_for_a_lock(stack, client)
-    await stack.update(LIFEGUARD_DATABASE_URL=DIRECT)
+    await releases.rotate(stack)
+    await stack.run("deploy/set", "DATABASE_URL=")
     await stack("--profile", "pgbouncer", "rm", "--stop", "--force", "pgbouncer")
 
 
@@ -289,12 +165,12 @@ async def read_from_a_standby(stack: Stack) -> None:
         return await stack.sql("SELECT state FROM pg_stat_replication") == "streaming"
 
     await until(streams, "a standby streams")
-    await stack.update(LIFEGUARD_REPLICA_URL=STANDBY, SKIP_BUILD="1")
-    expect(
-        true=await stack.sessions("usename = 'app'", "replica") > 0, otherwise="nobody reads from the standby"
-    )
-    await stack.update(LIFEGUARD_REPLICA_URL="")
-    await stack("--profile", "replica", "rm", "--stop", "--force", "replica")
+    await stack.run("deploy/set", f"DATABASE_REPLICA_URL={STANDBY}")
+    read = await stack.sessions("usename LIKE 'app%'", "replica")
+    expect(true=read > 0, otherwise="nobody reads from the standby")
+    await stack.run("deploy/rotate", "replicator")
+    await until(streams, "the standby streams with the new password")
+    await stack.run("deploy/set", "DATABASE_REPLICA_URL=")
 
 
 async def watch(stack: Stack) -> None:
@@ -331,10 +207,8 @@ async def use(stack: Stack) -> None:
     async with step("docker compose build"):
         await stack("build", "app", "migrate")
     async with step("the image has nothing in it that should not be"):
-        own = [".env"] if (ROOT / ".env").exists() else []
-        await stack.run(
-            sys.executable, "-m", "deploy.image_secrets", stack.variables["LIFEGUARD_IMAGE"], *own
-        )
+        own = [str(ROOT / ".env")] if (ROOT / ".env").exists() else []
+        await stack.run(sys.executable, "-m", "deploy.image_secrets", "lifeguard:dev", *own)
     async with step("docker compose up, with no volume there"):
         await stack("up", "-d")
         await until_serving(stack, 2)
@@ -346,28 +220,23 @@ async def use(stack: Stack) -> None:
         crowd = Crowd(PORT, clients=CLIENTS, rate=RATE, accounts=accounts, seed=1)
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd.run())
-            async with step("one replica is killed", crowd, may_fail_for=NOTICED):
-                await kill_a_replica(stack)
-            async with step("rolling update to a new build", crowd):
-                await rebuild(stack)
-            async with step("HAProxy is reloaded, three times", crowd):
-                for _ in range(3):
-                    await stack.run("deploy/reload-haproxy")
-            async with step("scaled to three", crowd):
-                await scale(stack, 3)
-            async with step("Prometheus has every target up", crowd):
-                await watch(stack)
-            async with step("scaled back to two", crowd):
-                await scale(stack, 2)
-            async with step("through PgBouncer, and back", crowd):
-                await pool_outside(stack, client)
-            async with step("with a standby, and back", crowd):
-                await read_from_a_standby(stack)
-            crowd.stop()
+            try:
+                await releases.try_all(stack, crowd)
+                async with step("Prometheus has every target up", crowd):
+                    await watch(stack)
+                async with step("with a standby, and back", crowd):
+                    await read_from_a_standby(stack)
+                async with step("through PgBouncer, rotated, and back", crowd):
+                    await pool_outside(stack, client)
+                await releases.kill_each(stack, crowd)
+            finally:
+                crowd.stop()
         await repeat(PORT, crowd.log)
         async with step("backed up, and restored"):
             await back_up_and_restore(stack.run, stack.compose)
         await audit(stack, crowd)
+    async with step("deploy/down --volumes leaves nothing"):
+        await releases.leave_nothing(stack)
 
 
 def _leaves(group: BaseExceptionGroup[Failure]) -> Iterator[Failure]:
@@ -380,17 +249,19 @@ def _leaves(group: BaseExceptionGroup[Failure]) -> Iterator[Failure]:
 
 async def main() -> int:
     v2 = await asyncio.create_subprocess_exec("docker", "compose", "version", stdout=PIPE, stderr=PIPE)
-    stack = Stack(("docker", "compose") if await v2.wait() == 0 else ("docker-compose",))
-    down = (*PROFILES, "down", "--volumes")
-    await stack(*down)
+    compose = ("docker", "compose") if await v2.wait() == 0 else ("docker-compose",)
     lost: list[str] = []
-    try:
-        await use(stack)
-    except* Failure as failures:
-        print(await stack("logs", "--no-color", "--tail", "30"), file=sys.stderr)
-        lost += map(str, _leaves(failures))
-    finally:
-        await stack(*down)
+    with tempfile.TemporaryDirectory(prefix=PROJECT) as directory:
+        stack = Stack(compose, Path(directory))
+        copy_checkout(stack.directory)
+        await stack.run("deploy/down", "--volumes")
+        try:
+            await use(stack)
+        except* Failure as failures:
+            print(await stack("logs", "--no-color", "--tail", "30"), file=sys.stderr)
+            lost += map(str, _leaves(failures))
+        finally:
+            await stack.run("deploy/down", "--volumes")
     print("\n".join(lost) or "all is well", file=sys.stderr if lost else sys.stdout)
     return 1 if lost else 0
 

@@ -68,7 +68,7 @@ read_state() {
 # replace every replica at once.
 write_state() {
   local name
-  {
+  (
     say '# What runs. Written by deploy/rolling-update, rollback, set, scale and rotate: not to be edited.'
     say '# It may hold a password, if a URL does. What is not in it goes back to the default at the next change.'
     for name in "${!state[@]}"; do
@@ -127,7 +127,7 @@ write_state() {
       }
       function unescaped(text) { gsub(/\$\$/, "$", text); return text }
     ' docker-compose.yml
-  } >"$1"
+  ) >"$1"
   # awk stops at nothing: see that what is wanted is there.
   compose "$1" config --quiet || die "docker-compose.yml cannot be used"
 }
@@ -146,7 +146,7 @@ check_settings() {
   local said
   if ! said=$(compose "$NEXT" run --rm --no-deps -T --entrypoint python app -c "$(cat deploy/check_settings.py)" "$@" \
     2>&1 </dev/null); then
-    say "$said" | grep -v '^Creating \|^ Container ' >&2
+    say "$said" | grep -v '^Creating \|^ Container \|^[0-9]*$' >&2
     return 1
   fi
 }

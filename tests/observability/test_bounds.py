@@ -58,7 +58,9 @@ class TestALine:
         for line in stream.getvalue().splitlines():
             assert len(line) < bounds.LONGEST_VALUE + 500
 
-    @pytest.mark.parametrize(("fail", "times"), [(deep, 900), (chained, 5000), (grouped, 0)], ids=["deep", "chained", "grouped"])
+    @pytest.mark.parametrize(
+        ("fail", "times"), [(deep, 900), (chained, 5000), (grouped, 0)], ids=["deep", "chained", "grouped"]
+    )
     def test_has_no_traceback_that_is_too_long(
         self, stream: io.StringIO, fail: Callable[[int], None], times: int
     ) -> None:
