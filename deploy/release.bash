@@ -8,11 +8,13 @@
 #
 # Every change is the same: such a file is written for what is wanted, and replicas are started from it and
 # stopped, one after the other, until only those of its release are left. It becomes the released file as soon as
-# the first of them serves. Where something fails, the same is done with the file before.
+# the first of them serves. Where something fails, the same is done with the file before. Until then compose
+# refuses to read it: with replicas of two releases, a plain `up -d` would recreate all of them at once.
 set -Eeuo pipefail
 trap 'echo "$0: failed at line $LINENO of ${BASH_SOURCE[0]}" >&2' ERR
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 umask 077
+export LIFEGUARD_UNDER_WAY=yes # we may read it
 export DOCKER_BUILDKIT="${DOCKER_BUILDKIT:-1}" COMPOSE_DOCKER_CLI_BUILD=1
 
 PATIENCE=60 # seconds for a successor to serve
@@ -20,6 +22,9 @@ RELEASED=docker-compose.released.yml
 STATE=deploy/state
 BEFORE=$STATE/before.yml
 NEXT=$STATE/next.yml
+# In the place of the image, in the released file. After a `kill -9` it stays there.
+# shellcheck disable=SC2016 # it is compose's
+UNDER_WAY='${LIFEGUARD_UNDER_WAY:?a release is under way, or was broken off; run its script again}'
 WHERE=('LIFEGUARD_ADDRESS' 'LIFEGUARD_SECRETS' 'LIFEGUARD_PROMETHEUS_PORT' 'LIFEGUARD_GRAFANA_PORT')
 
 declare -A state=() # LIFEGUARD_ variables of docker-compose.yml, and variables of the service
@@ -317,7 +322,7 @@ begin() {
   [ -n "$(servers)" ] || die 'HAProxy does not say whom it serves: it runs with an older configuration'
   if [ -f "$RELEASED" ]; then
     read_state "$RELEASED"
-    cp "$RELEASED" "$BEFORE"
+    sed "s|^  image: .*LIFEGUARD_UNDER_WAY.*|  image: ${state[LIFEGUARD_IMAGE]}|" "$RELEASED" >"$BEFORE"
   else
     adopt
   fi
@@ -391,20 +396,29 @@ release() {
   [ "${state[LIFEGUARD_REPLICAS]}" -lt "$(places)" ] ||
     die "HAProxy has $(places) places, and one is for the successor: at most $(($(places) - 1)) replicas"
   at_work=yes
+  put_under_way "$BEFORE"
+  name_in_dotenv
   roll "$NEXT" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" settle || exit 1
+  put "$NEXT"
   at_work=''
   report_others
 }
 
-# settle: what compose reads from now on.
+# settle: from now on it is the release.
 settle() {
   [ -z "$settled" ] || return 0
   settled=yes
-  put "$NEXT" && name_in_dotenv
+  put_under_way "$NEXT"
 }
 
 # put <file>: make it the released one, at once.
 put() { cp "$1" "$RELEASED.new" && mv -f "$RELEASED.new" "$RELEASED"; }
+
+# put_under_way <file>: the same, but nobody else may use it yet.
+put_under_way() {
+  awk -v image="$UNDER_WAY" '/^  image: / && !done { $0 = "  image: " image; done = 1 } { print }' "$1" >"$1.under-way" &&
+    mv -f "$1.under-way" "$RELEASED"
+}
 
 name_in_dotenv() {
   local files
@@ -425,11 +439,9 @@ undo() {
   if [ -n "$at_work" ]; then
     [ "$code" != 0 ] || code=1
     say 'Everything goes back to what it was.' >&2
-    if [ -n "$settled" ]; then
-      if [ -z "$adopted" ]; then put "$BEFORE"; else rm -f "$RELEASED"; sed -i "/^COMPOSE_FILE=$RELEASED/d" .env; fi
-    fi
     read_state "$BEFORE"
     if roll "$BEFORE" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" >&2; then
+      put_back
       say 'The version before goes on.' >&2
     else
       say 'Not all replicas of the version before could be started: see above, and docker ps.' >&2
@@ -442,6 +454,17 @@ undo() {
 }
 
 undo_more() { :; } # for the scripts
+
+# put_back: the released file of before, or none.
+put_back() {
+  if [ -z "$adopted" ]; then
+    put "$BEFORE"
+  else
+    rm -f "$RELEASED"
+    sed -i "s/$RELEASED/docker-compose.yml/; /^COMPOSE_FILE=docker-compose.yml\$/d" .env
+    [ -s .env ] || rm -f .env
+  fi
+}
 
 # report_others: what the next plain `up` would recreate, because its definition is another now.
 report_others() {

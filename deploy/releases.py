@@ -134,13 +134,14 @@ async def _until_said(process: asyncio.subprocess.Process, what: str) -> bytes:
 
 
 async def killed_update(stack: Stack) -> None:
-    """`kill -9` between two replicas. A plain `up -d` then, and the same update again, cost nothing."""
+    """`kill -9` between two replicas. A plain `up -d` refuses then, and the same update goes on."""
     process = await stack.start("deploy/rolling-update")
     await _until_said(process, " serves, version")
     process.kill()
     await process.communicate()
-    await stack("up", "-d")
-    await until_serving(stack, 2)
+    up = await stack.start(*stack.compose, "up", "-d")
+    said = (await up.communicate())[0].decode()
+    expect(true=up.returncode != 0 and "was broken off" in said, otherwise=f"`up -d` goes on: {said}")
     await stack.run("deploy/rolling-update")
     await expect_version(stack, stack.version())
 

@@ -140,3 +140,13 @@ def test_a_replica_is_given_the_time_that_it_says_it_takes(
 ) -> None:
     assert checkout.run(f"grace '{delay}' '{timeout}'") == f"{seconds}\n"
     assert PRODUCTION.drain_delay + PRODUCTION.drain_timeout + 5 == 30
+
+
+def test_compose_refuses_it_while_a_release_is_under_way(checkout: Checkout) -> None:
+    """With replicas of two releases, compose would recreate all of them at once."""
+    checkout.rendered(STATE)
+    checkout.run("put_under_way released.yml")
+    released = (checkout.directory / "docker-compose.released.yml").read_text()
+    images = [service["image"] for service in yaml.safe_load(released)["services"].values()]
+    assert sum("${LIFEGUARD_UNDER_WAY:?a release is under way" in image for image in images) == 2
+    assert sum("$" in image for image in images) == 2
