@@ -192,6 +192,16 @@ bury_dead() {
 # ask <replica>: the status of its /readyz and its version, asked inside: those routes need not be public.
 ask() { docker exec -i "$1" python -I -S - <deploy/ask_replica.py 2>/dev/null 9>&-; }
 
+# is_ready <replica>: is it, or again within some seconds? One answer may be late on a machine that is busy.
+is_ready() {
+  local attempt
+  for attempt in 1 2 3 4 5; do
+    [[ $(ask "$1" || true) != 200* ]] || return 0
+    [ "$attempt" = 5 ] || sleep 1
+  done
+  return 1
+}
+
 # servers: address and status of what HAProxy sends requests to, a line each.
 servers() {
   docker exec "$balancer" bash -c \
@@ -234,12 +244,14 @@ until_it_serves() {
 
 # start_one <file>: one more replica, which serves. It is taken away again if it does not.
 start_one() {
-  local known successor why said
+  local known why said successor
+  local -a new
   known=$(replicas all)
   if ! said=$(compose "$1" up -d --no-deps --no-recreate --scale "app=$(($(wc -w <<<"$known") + 1))" app 2>&1); then
     say "$said" >&2
   fi
-  read -r successor < <(replicas all | grep -vxF "${known:-none}") || successor=''
+  mapfile -t new < <(replicas all | grep -vxF "${known:-none}" || true)
+  successor=${new[0]:-}
   [ -n "$successor" ] || { say 'no successor could be started' >&2; return 1; }
   if ! why=$(until_it_serves "$successor"); then
     { docker logs --tail 20 "$successor" 2>&1 || true; } >&2
@@ -266,7 +278,7 @@ grace() { awk -v delay="${1:-5}" -v timeout="${2:-20}" 'BEGIN { s = delay + time
 first_unready() {
   local id
   for id; do
-    [[ $(ask "$id") == 200* ]] || { say "$id"; return; }
+    [[ $(ask "$id" || true) == 200* ]] || { say "$id"; return; }
   done
   say "$1"
 }
@@ -287,7 +299,7 @@ roll() {
       continue
     fi
     for one in "${fresh[@]}"; do
-      if ! [[ $(ask "$one") == 200* ]]; then
+      if ! is_ready "$one"; then
         say "${one:0:12}, which is new, does not serve any more" >&2
         return 1
       fi
@@ -328,6 +340,7 @@ begin() {
   fi
   look_around
   trap undo EXIT
+  trap '' PIPE
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
 }
@@ -338,13 +351,15 @@ now() { if [ -f "$RELEASED" ]; then say "$RELEASED"; else say docker-compose.yml
 # adopt: what runs was started by compose alone. Its image gets a name that stays.
 adopt() {
   local one image url
+  local -a running
   adopted=yes
-  read -r one < <(replicas all) || one=''
+  mapfile -t running < <(replicas all)
+  one=${running[0]:-}
   [ -n "$one" ] || die 'no replica runs; docker compose up starts everything'
   image=$(docker inspect -f '{{.Image}}' "$one")
   state[LIFEGUARD_IMAGE]=$(repository "$(docker inspect -f '{{.Config.Image}}' "$one")"):was-$(short "$image")
   docker tag "$image" "${state[LIFEGUARD_IMAGE]}"
-  state[LIFEGUARD_REPLICAS]=$(replicas all | wc -l)
+  state[LIFEGUARD_REPLICAS]=${#running[@]}
   state[LIFEGUARD_ROLE]=app
   state[LIFEGUARD_RELEASE]=''
   for url in DATABASE_URL DATABASE_REPLICA_URL; do
@@ -438,7 +453,7 @@ undo() {
   set +e
   if [ -n "$at_work" ]; then
     [ "$code" != 0 ] || code=1
-    say 'Everything goes back to what it was.' >&2
+    say 'Everything goes back to what it was.' >&2 || exec >>"$STATE/log" 2>&1 # the terminal is gone
     read_state "$BEFORE"
     if roll "$BEFORE" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" >&2; then
       put_back
