@@ -25,7 +25,9 @@ NEXT=$STATE/next.yml
 # In the place of the image, in the released file. After a `kill -9` it stays there.
 # shellcheck disable=SC2016 # it is compose's
 UNDER_WAY='${LIFEGUARD_UNDER_WAY:?a release is under way, or was broken off; run its script again}'
-WHERE=('LIFEGUARD_ADDRESS' 'LIFEGUARD_SECRETS' 'LIFEGUARD_PROMETHEUS_PORT' 'LIFEGUARD_GRAFANA_PORT')
+# Of docker-compose.yml's variables those that are not the scripts' own: where things are, and what is around.
+mapfile -t SURROUNDINGS < <(grep -oE 'LIFEGUARD_[A-Z_0-9]+' docker-compose.yml | sort -u |
+  grep -vxE 'LIFEGUARD_(IMAGE|VERSION|REVISION|REPLICAS|ROLE|RELEASE|GRACE|DATABASE_URL|REPLICA_URL)')
 
 declare -A state=() # LIFEGUARD_ variables of docker-compose.yml, and variables of the service
 project='' balancer=''
@@ -86,7 +88,7 @@ write_state() {
       function escaped(text) { gsub(/\$/, "$$", text); return text }
       function quoted(text) { gsub(/\047/, "\047\047", text); return "\047" escaped(text) "\047" }
       function filled(line,    out, inside, at, name, value) {
-        while (match(line, /\$\{LIFEGUARD_[A-Z_]+(:-[^}]*)?\}/)) {
+        while (match(line, /\$\{LIFEGUARD_[A-Z_0-9]+(:-[^}]*)?\}/)) {
           inside = substr(line, RSTART + 2, RLENGTH - 3)
           at = index(inside, ":-")
           name = at ? substr(inside, 1, at - 1) : inside
@@ -122,11 +124,15 @@ write_state() {
       }
       {
         line = filled($0)
-        if (in_environment && indent == 6 && match(trimmed, /^[A-Z_0-9]+:/)) {
+        if (match(trimmed, /^[A-Z_0-9]+:/)) {
           name = substr(trimmed, 1, RLENGTH - 1)
-          if (name in own) next
-          value = substr(line, indent + RLENGTH + 2)
-          if (trimmed ~ /: *\$\{[^}]*\}$/) line = "      " name ": " quoted(as_role(unescaped(value)))
+          if (in_environment && name in own) next
+          # Quoted, because `off` would be no text, and nothing would be what compose itself has.
+          if (trimmed ~ /: \$\{LIFEGUARD_[^}]*\}( +#.*)?$/) {
+            match(trimmed, /\$\{[^}]*\}/)
+            value = unescaped(filled(substr(trimmed, RSTART, RLENGTH)))
+            line = substr($0, 1, indent) name ": " quoted(as_role(value))
+          }
         }
         print line
       }
@@ -372,7 +378,7 @@ adopt() {
 # look_around: what the environment says now, or .env, about where things are.
 look_around() {
   local name value
-  for name in "${WHERE[@]}"; do
+  for name in "${SURROUNDINGS[@]}"; do
     value=${!name:-$(dotenv "$name")}
     [[ $value =~ ^[A-Za-z0-9_./:@~-]*$ ]] || die "$name=$value: only letters, digits and _./:@~- can be used"
     if [ -n "$value" ]; then state[$name]=$value; fi

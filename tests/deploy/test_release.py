@@ -105,6 +105,22 @@ def test_the_service_logs_in_as_the_role_that_has_been_put_in_place(
     assert environment["DATABASE_PASSWORD_FILE"] == "/run/secrets/app_b_password"
 
 
+def test_what_the_shell_says_of_the_surroundings_is_kept(checkout: Checkout) -> None:
+    compose = checkout.directory / "docker-compose.yml"
+    text = compose.read_text()
+    added = "  other:\n    image: x\n    environment:\n      WORD: ${LIFEGUARD_WORD:-off} # a word\n"
+    compose.write_text(text.replace("services:\n", f"services:\n{added}", 1))
+    assert checkout.rendered(STATE)["services"]["other"]["environment"] == {"WORD": "off"}
+    (checkout.directory / ".env").write_text("LIFEGUARD_WORD='on'\nLIFEGUARD_ADDRESS=127.0.0.1:1\n")
+    commands = "read_state state\nlook_around\nwrite_state kept.yml"
+    checkout.run(commands, LIFEGUARD_ADDRESS="127.0.0.1:2")
+    (checkout.directory / ".env").unlink()
+    checkout.run("read_state kept.yml\nlook_around\nwrite_state kept.yml")
+    kept = yaml.safe_load((checkout.directory / "kept.yml").read_text())["services"]
+    assert kept["other"]["environment"] == {"WORD": "on"}
+    assert kept["haproxy"]["ports"] == ["127.0.0.1:2:8000"]
+
+
 def test_is_made_again_from_what_it_says(checkout: Checkout) -> None:
     once = checkout.rendered({**STATE, **ODD})
     checkout.run("read_state released.yml\nwrite_state again.yml")
