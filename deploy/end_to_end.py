@@ -205,7 +205,7 @@ async def use(stack: Stack) -> None:
         await stack("build", "app", "migrate")
     async with step("the image has nothing in it that should not be"):
         own = [str(ROOT / ".env")] if (ROOT / ".env").exists() else []
-        await stack.run(sys.executable, "-m", "deploy.image_secrets", "lifeguard:dev", *own)
+        await stack.run(sys.executable, "-m", "deploy.image_secrets", f"{PROJECT}:latest", *own)
     async with step("docker compose up, with no volume there"):
         await stack("up", "-d")
         await until_serving(stack, 2)

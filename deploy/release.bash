@@ -248,17 +248,21 @@ until_it_serves() {
   done
 }
 
+# create <file> ...: containers as a plain `up` of the file would make them. For Compose v2 what they depend on is a
+# part of that, which its --no-deps leaves out; 1.29 has no such `create`.
+create() {
+  if [ "${COMPOSE[*]}" = docker-compose ]; then compose "$1" up -d --no-deps "${@:2}"; else compose "$1" create "${@:2}"; fi
+}
+
 # start_one <file>: one more replica, which serves. It is taken away again if it does not.
 start_one() {
   local known why said successor
   local -a new
   known=$(replicas all)
-  if ! said=$(compose "$1" up -d --no-deps --no-recreate --scale "app=$(($(wc -w <<<"$known") + 1))" app 2>&1); then
-    say "$said" >&2
-  fi
+  said=$(create "$1" --no-recreate --scale "app=$(($(wc -w <<<"$known") + 1))" app 2>&1) || say "$said" >&2
   mapfile -t new < <(replicas all | grep -vxF "${known:-none}" || true)
   successor=${new[0]:-}
-  [ -n "$successor" ] || { say 'no successor could be started' >&2; return 1; }
+  [ -n "$successor" ] && docker start "${new[@]}" >/dev/null || { say 'no successor could be started' >&2; return 1; }
   if ! why=$(until_it_serves "$successor"); then
     { docker logs --tail 20 "$successor" 2>&1 || true; } >&2
     say "The successor ${successor:0:12} was taken away: $why. Its last lines are above." >&2
@@ -422,6 +426,8 @@ release() {
   roll "$NEXT" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" settle || exit 1
   put "$NEXT"
   at_work=''
+  # The one-shot is of the release as well: Compose v2 would recreate it, and restart what depends on it, which is all.
+  create "$RELEASED" migrate >/dev/null 2>&1 || say "'docker compose up -d' will restart everything" >&2
   report_others
 }
 
@@ -465,7 +471,8 @@ undo() {
       put_back
       say 'The version before goes on.' >&2
     else
-      say 'Not all replicas of the version before could be started: see above, and docker ps.' >&2
+      put_under_way "$BEFORE"
+      say 'Not all replicas of the version before could be started: see above. Run a script again when that is mended.' >&2
     fi
     undo_more
   fi

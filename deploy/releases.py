@@ -36,7 +36,7 @@ async def standing(stack: Stack) -> Standing:
         await stack.run("docker", "inspect", "--format", "{{.Image}}", one) for one in await stack.replicas()
     ]
     tags = await stack.run(
-        "docker", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}", "lifeguard"
+        "docker", "images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}", PROJECT
     )
     texts = [(stack.directory / name).read_text(encoding="utf-8") for name in (RELEASED, ".env")]
     return Standing(tuple(sorted(images)), tuple(sorted(tags.splitlines())), *texts)
@@ -87,7 +87,7 @@ async def expect_version(stack: Stack, version: str) -> None:
 
 async def up_changes_nothing(stack: Stack) -> None:
     """Neither another checkout, nor the shell's variables, nor `--build` recreate anything."""
-    running = [await stack.containers(service) for service in CONTAINERS]
+    running = [await _started(stack, service) for service in CONTAINERS]
     stack.commit("docker-compose.yml", "pids_limit: 64", "pids_limit: 65")
     await stack("up", "-d")
     await stack("up", "-d", "--build")
@@ -95,13 +95,19 @@ async def up_changes_nothing(stack: Stack) -> None:
         *stack.compose,
         "up",
         "-d",
-        LIFEGUARD_IMAGE="lifeguard:dev",
+        LIFEGUARD_IMAGE=f"{PROJECT}:latest",
         LIFEGUARD_ROLE="nobody",
         LIFEGUARD_REPLICAS="1",
     )
     stack.commit("docker-compose.yml", "pids_limit: 65", "pids_limit: 64")
-    still = [await stack.containers(service) for service in CONTAINERS]
-    expect(true=running == still, otherwise="a plain `up -d` has recreated containers")
+    still = [await _started(stack, service) for service in CONTAINERS]
+    expect(true=running == still, otherwise=f"a plain `up -d` has made {still} of {running}")
+
+
+async def _started(stack: Stack, service: str) -> list[str]:
+    """Since when which of its containers run."""
+    inspect = ("docker", "inspect", "--format", "{{.Name}} {{.Id}} {{.State.StartedAt}}")
+    return sorted([await stack.run(*inspect, one) for one in await stack.containers(service)])
 
 
 async def failed_update(stack: Stack) -> None:
@@ -109,7 +115,7 @@ async def failed_update(stack: Stack) -> None:
     before = await standing(stack)
     stack.commit("app/main.py", "\n# two\n", '\nraise SystemExit("broken on purpose")\n')
     process = await stack.start("deploy/rolling-update")
-    lines = await _until_said(process, "lifeguard")
+    lines = await _until_said(process, PROJECT)
     beside = await stack.run("deploy/scale", "5", code=1)
     expect(true="another of these scripts is at work" in beside, otherwise=beside)
     output = (lines + (await process.communicate())[0]).decode()
@@ -118,7 +124,8 @@ async def failed_update(stack: Stack) -> None:
     )
     expect(true="broken on purpose" in output, otherwise=f"it does not say why: {output}")
     after = await standing(stack)
-    expect(true=before == after, otherwise=f"{before} has become {after}")
+    changed = [name for name in Standing._fields if getattr(before, name) != getattr(after, name)]
+    expect(true=not changed, otherwise=f"a failed update has changed {changed}: {after.images} {after.tags}")
     stack.commit("app/main.py", '\nraise SystemExit("broken on purpose")\n', "\n# three\n")
 
 

@@ -48,6 +48,7 @@ class Stack:
             "DOCKER_BUILDKIT": "1",
             "LIFEGUARD_ADDRESS": f"127.0.0.1:{PORT}",
             "LIFEGUARD_PROMETHEUS_PORT": str(PROMETHEUS_PORT),
+            "LIFEGUARD_IMAGE": f"{PROJECT}:latest",
         }
     )
 
