@@ -262,7 +262,10 @@ start_one() {
   said=$(create "$1" --no-recreate --scale "app=$(($(wc -w <<<"$known") + 1))" app 2>&1) || say "$said" >&2
   mapfile -t new < <(replicas all | grep -vxF "${known:-none}" || true)
   successor=${new[0]:-}
-  [ -n "$successor" ] && docker start "${new[@]}" >/dev/null || { say 'no successor could be started' >&2; return 1; }
+  if [ -z "$successor" ] || ! docker start "${new[@]}" >/dev/null; then
+    say 'no successor could be started' >&2
+    return 1
+  fi
   if ! why=$(until_it_serves "$successor"); then
     { docker logs --tail 20 "$successor" 2>&1 || true; } >&2
     say "The successor ${successor:0:12} was taken away: $why. Its last lines are above." >&2
