@@ -217,7 +217,8 @@ class TestPipelines:
             assert busy._unread
 
     async def test_before_an_upgrade_are_answered_before_it(self, serving: Service) -> None:
-        upgrade = b"GET /buffered/socket HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n" \
+        upgrade = b"GET /buffered/socket HTTP/1.1\r\nHost: x\r\n" \
+            b"Connection: upgrade\r\nUpgrade: websocket\r\n" \
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"  # fmt: skip
         async with wire(serving) as client:
             client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + upgrade)
