@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -275,7 +276,7 @@ class TestConnections:
             assert (await first.answer())[0] == httpx.codes.OK
 
     async def test_are_fewer_than_the_files_that_may_be_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(protocol.resource, "getrlimit", lambda _: (1024, 1024))
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
         assert protocol.most_connections() == 768
 
 
