@@ -22,13 +22,15 @@ from starlette.routing import Mount, Route
 from starlette.websockets import WebSocket
 from uvicorn import _types
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 HOOKS = (
     *("connection_made", "connection_lost", "data_received", "on_message_begin", "on_header"),
-    *("on_headers_complete", "on_body", "on_message_complete", "on_response_complete", "send_400_response"),
+    *("on_headers_complete", "on_message_complete", "on_response_complete", "send_400_response"),
+    *("handle_websocket_upgrade", "_should_upgrade", "_unset_keepalive_if_required"),
     *("timeout_keep_alive_handler", "pause_writing", "resume_writing", "_start_asgi_task"),
 )
 ATTRIBUTES = (
@@ -43,7 +45,18 @@ ATTRIBUTES = (
         "transport",
     ),
 )
-OF_A_CYCLE = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started")
+OF_A_CYCLE = (
+    *("body", "disconnected", "keep_alive", "message_event", "response_complete", "response_started"),
+    *("chunked_encoding", "expected_content_length", "waiting_for_100_continue"),
+)
+OF_A_SOCKET = (
+    *("close_sent", "close_timeout", "conn", "curr_msg_data_type", "frames", "handshake_complete"),
+    *("handshake_initiated", "queue", "read_paused", "transport", "writable"),
+)
+SOCKET_HOOKS = (
+    *("connection_lost", "data_received", "handle_bytes", "handle_cont", "handle_text", "pause_writing"),
+    *("receive", "resume_writing", "send", "send_receive_event_to_app", "shutdown"),
+)
 
 
 async def nothing(*_: object) -> Response:
@@ -66,6 +79,19 @@ class TestUvicorn:
     @pytest.mark.parametrize("name", OF_A_CYCLE)
     def test_keeps_these_of_a_request(self, name: str) -> None:
         assert name in RequestResponseCycle.__init__.__code__.co_names
+
+    @pytest.mark.parametrize("name", SOCKET_HOOKS)
+    def test_calls_the_hooks_that_the_socket_protocol_overrides(self, name: str) -> None:
+        assert callable(getattr(WebSocketsSansIOProtocol, name))
+
+    @pytest.mark.parametrize("name", OF_A_SOCKET)
+    def test_keeps_these_of_a_socket(self, name: str) -> None:
+        assert name in WebSocketsSansIOProtocol.__init__.__code__.co_names
+
+    def test_resumes_reading_in_one_place_that_can_be_overridden(self) -> None:
+        assert flow_control.HIGH_WATER_LIMIT == 65536
+        assert {"read_paused", "write_paused"} <= set(flow_control.FlowControl.__init__.__code__.co_names)
+        assert callable(flow_control.FlowControl.resume_reading)
 
     def test_starts_a_cycle_with_its_app(self) -> None:
         assert [*inspect.signature(HttpToolsProtocol._start_asgi_task).parameters] == ["self", "cycle", "app"]
