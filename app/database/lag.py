@@ -132,6 +132,8 @@ class LagWatch:
         self._replica = _Aside(replica, name)
         self._places = Places()
         self._primary_tells = True
+        self._is_standby = False
+        """As far as its last answer says; else the primary need not be asked."""
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._on_look: Callable[[], None] = lambda: None
@@ -168,7 +170,7 @@ class LagWatch:
     async def _follow_primary(self) -> None:
         try:
             while True:
-                if self._is_awake() and self.standing != "unmeasured":
+                if self._is_awake() and self._is_standby:
                     await self._look_at_primary()
                 else:
                     self._primary.close()
@@ -185,8 +187,9 @@ class LagWatch:
             self._hurry.set()
             return
         except _NO_ANSWER as error:
-            _log.debug("replica_lag_not_asked", pool="primary", reason=str(error))
+            _log.debug("lag_not_asked", pool="primary", reason=str(error))
             return
+        self._primary_tells = True
         if place is None:
             self._primary.close()  # it is no primary any more
             return
@@ -224,7 +227,7 @@ class LagWatch:
         try:
             answer = await self._replica.ask(_REPLICA)
         except PoolError as error:
-            _log.debug("replica_lag_not_asked", pool="replica", reason=str(error))
+            _log.debug("lag_not_asked", pool="replica", reason=str(error))
         except _CANNOT_TELL:
             self._judge("unmeasured")
         except _NO_ANSWER as error:
@@ -238,7 +241,8 @@ class LagWatch:
     # -- judging -----------------------------------------------------------------------------------
 
     def _judge_answer(self, answer: asyncpg.Record) -> None:
-        if answer["place"] is None or not self._primary_tells:
+        self._is_standby = answer["place"] is not None
+        if not self._is_standby or not self._primary_tells:
             self._judge("unmeasured")
             return
         lag = self._places.behind(answer["place"], answer["age"])
@@ -310,6 +314,7 @@ class _Aside:
         if not opening.done():
             raise _StillOpening("no session yet")
         self._opening = None
+        opening.remove_done_callback(self._cut_unless_wanted)  # it may be still to come
         return opening.result()
 
     async def _open(self) -> asyncpg.Connection:

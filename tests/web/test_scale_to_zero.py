@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from app.database import ReplicaGuard
 from app.web import readiness
 from tests.inside import Service, service, settings_for, until_ready
 from tests.proxy import Proxy
@@ -31,7 +32,12 @@ class Sleeper:
 
     def is_asleep(self) -> bool:
         pools = [guard.pool for guard in self.running.state["database"].guards]
-        return not any(pool.get_size() for pool in pools) and not (self.primary.links + self.replica.links)
+        watches = [g.lag for g in self.running.state["database"].guards if isinstance(g, ReplicaGuard)]
+        return (
+            not any(pool.get_size() for pool in pools)
+            and not (self.primary.links + self.replica.links)
+            and all(watch.standing == "unknown" for watch in watches)
+        )
 
     async def status(self, path: str) -> int:
         return (await self.running.client.get(path)).status_code
