@@ -233,16 +233,22 @@ async def test_one_address_has_its_share_of_the_connections_and_no_more(
         writers[0].write(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n")  # those that were there first go on
         assert (await front.ask("/ready")).status_code == httpx.codes.OK  # and so does who looks from inside
         writers.pop().close()
-        assert await eventually(lambda: is_served(front))
-        silent = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(101)]
+        await eventually(lambda: is_served(front), 20)
 
-        async def cut_off() -> bool:
-            return await status(front) == 0
+        async def is_cut_off() -> bool:
+            """Silent ones are closed after a while, so all are there at once."""
+            opening = (asyncio.open_connection("127.0.0.1", front.port) for _ in range(110))
+            silent = [writer for _, writer in await asyncio.gather(*opening)]
+            try:
+                return await status(front) == 0
+            finally:
+                for writer in silent:
+                    writer.close()
 
-        await eventually(cut_off)
-        for writer in (*writers, *(writer for _, writer in silent)):
+        await eventually(is_cut_off, 20)
+        for writer in writers:
             writer.close()
-        assert await eventually(lambda: is_served(front))
+        await eventually(lambda: is_served(front), 20)
 
 
 async def is_served(front: Balancer) -> bool:

@@ -35,6 +35,20 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "DELETE", "PROPFIND")
 UNKNOWN = "/nothing-here"
 
 
+WORKERS = """
+import multiprocessing, os, threading, uvicorn
+
+def end_with(parent):
+    parent.join()
+    os._exit(1)
+
+if parent := multiprocessing.parent_process():  # a worker, which would outlive one that was killed
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+if __name__ == "__main__":
+    uvicorn.run("app.main:app", port=int(os.environ["PORT"]), workers=2)
+"""
+
+
 @dataclass
 class Both:
     running: Service
@@ -219,9 +233,7 @@ async def test_workers_share_it_as_they_share_the_port_of_requests(
     ledger_database: str, tmp_path: Path
 ) -> None:
     ops_port = unused_port()
-    serve = "uvicorn.run('app.main:app', port=int(os.environ['PORT']), workers=2)"
-    code = f"import os, uvicorn\nif __name__ == '__main__': {serve}"
-    (tmp_path / "serve.py").write_text(code)
+    (tmp_path / "serve.py").write_text(WORKERS)
     variables = {"DATABASE_URL": ledger_database, "OPS_PORT": str(ops_port), "LOG_FORMAT": "json"}
     async with running(["serve.py"], cwd=tmp_path, variables=variables, probed_on=ops_port) as process:
         await eventually(lambda: process.output.count("operators_served") == 2, 20)
