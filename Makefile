@@ -11,8 +11,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
 
-SCRIPTS := $(addprefix deploy/,release.bash rolling-update rollback set scale rotate down reload-haproxy secrets/generate \
-             replica/start) $(wildcard deploy/postgres/initdb.d/*.sh)
+SCRIPTS := $(addprefix deploy/,release.bash replicas.bash rolling-update rollback set scale rotate down reload-haproxy \
+             secrets/generate replica/start) $(wildcard deploy/postgres/initdb.d/*.sh)
 DASHBOARD := deploy/grafana/dashboards/lifeguard.json
 # Of these alone the operator's are made: HAProxy, which haproxy.yml beside them watches, is in compose only.
 RULES := deploy/prometheus/rules/lifeguard.yml

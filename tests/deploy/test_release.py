@@ -31,7 +31,8 @@ class Checkout:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / "deploy/haproxy").mkdir(parents=True)
-        for name in ("docker-compose.yml", "deploy/release.bash", "deploy/haproxy/haproxy.cfg"):
+        libraries = ("deploy/release.bash", "deploy/replicas.bash")
+        for name in ("docker-compose.yml", "deploy/haproxy/haproxy.cfg", *libraries):
             (directory / name).write_text((ROOT / name).read_text())
         docker = directory / "bin/docker"
         docker.parent.mkdir()
