@@ -14,13 +14,12 @@ import re
 from fastapi_problem.error import StatusProblem
 
 from app.web import problems
+from app.web.heading import MOST_HEADERS
 
 LARGEST_HEADER = 32 * 1024
 """Bytes of a request's head, as many as nginx takes, and of the trailers behind its body."""
 LARGEST_TARGET = 8 * 1024
 """Bytes of a request's target: as many as RFC 9112, section 3, asks of every server."""
-MOST_FIELDS = 128
-"""Fields of a head; HAProxy takes 101."""
 LARGEST_EXTENSIONS = 16 * 1024
 """Bytes of a body's chunk extensions, all together. Nobody here reads them."""
 
@@ -35,7 +34,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _PATH = rb"/[!$&-;=@-Z_a-z~]*+(?:%[0-9A-Fa-f]{2}[!$&-;=@-Z_a-z~]*+)*+"
 _QUERY = rb"(?:\?[!$-;=?-~]*+)?+"
 _AUTHORITY = rb"(?:[!$&-.0-9;=A-Z_a-z~%]*+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?+"
-_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n){0,%d}+" % MOST_FIELDS
+_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n){0,%d}+" % MOST_HEADERS
 
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"++) (\S++) (HTTP/[0-9]\.[0-9])\r\n")
 _TARGET = re.compile(
@@ -93,7 +92,7 @@ def read_head(head: bytes) -> tuple[bytes, Sized | Chunked | None]:
 
 def _check_unusual(head: bytes) -> None:
     check_request_line(head)
-    if len(head) > LARGEST_HEADER or head.count(_LINE_END) > MOST_FIELDS + 2:
+    if len(head) > LARGEST_HEADER or head.count(_LINE_END) > MOST_HEADERS + 2:
         raise Malformed(problems.HeadersTooLarge)
     if not _SECTION.fullmatch(head, head.index(_LINE_END) + 2):
         raise Malformed(problems.BadRequest)
@@ -235,7 +234,7 @@ class Chunked:
         """Give the length of the last chunk and the trailers, 0 until they are whole."""
         end = data.find(HEAD_END, line_end)
         size = (end if end >= 0 else len(data)) - line_end
-        if size > LARGEST_HEADER or data.count(_LINE_END, line_end, line_end + size) > MOST_FIELDS + 2:
+        if size > LARGEST_HEADER or data.count(_LINE_END, line_end, line_end + size) > MOST_HEADERS + 2:
             raise Malformed(problems.HeadersTooLarge)
         if end < 0:
             if _STRAY_LINE_END.search(data, line_end):

@@ -10,7 +10,8 @@ from typing import Any
 SHORTEST_TIMEOUT = 0.01
 """Seconds: in less nothing can be asked of a database, so a client that states less has made a mistake."""
 
-MOST_HEADERS = 200
+MOST_HEADERS = 128
+"""Fields of a head, and of the trailers behind a body; HAProxy takes 101."""
 MOST_PARAMETERS = 1000
 """Of a query. Each may be one that validation has a word to say about."""
 LONGEST_PATH = 512
