@@ -18,6 +18,9 @@ RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=source=requirements.lock,target=/tmp/requirements.lock \
     uv venv --quiet \
     && uv pip sync --quiet --require-hashes --compile-bytecode /tmp/requirements.lock
+RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
+    --mount=source=packages,target=/tmp/packages,rw \
+    uv pip install --quiet --no-deps --compile-bytecode --offline /tmp/packages/lifeguard
 COPY migrations migrations
 COPY app app
 RUN .venv/bin/python -m compileall -q app migrations

@@ -6,7 +6,7 @@ TOOLS   := .venv-deploy/requirements.installed
 PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-             --python-version 3.11
+             --no-emit-package lifeguard-pg --python-version 3.11
 # A worker for each core, each with servers of its own. No more than four: several tests are about time.
 PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
+.PHONY: help run test wheel coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,7 +39,7 @@ run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unle
 test: $(READY)  ## run the suite against real PostgreSQL servers (TESTS=tests/pool for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow' $(TESTS)
 
-coverage: $(READY)  ## the same, and which lines of app/ no test has run; takes half as long again
+coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again
 	@$(BIN)/coverage run $(PYTEST) -m 'not slow' $(TESTS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
@@ -53,7 +53,8 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry app migrations
-	$(BIN)/pylint app migrations tests bench deploy
+	$(BIN)/deptry packages/lifeguard/src --config packages/lifeguard/pyproject.toml
+	$(BIN)/pylint packages/lifeguard/src app migrations tests bench deploy
 	$(BIN)/python -m migrations.lint
 	@stale() { echo 'stale: make generated'; exit 1; }; \
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
@@ -87,6 +88,9 @@ audit: $(READY)  ## what is known against the locked versions, and a bill of mat
 outdated: $(READY)  ## which images in compose, Dockerfile and manifests have newer versions (asks their registries)
 	@$(BIN)/python -m deploy.outdated
 
+wheel: $(READY)  ## build the engine, lifeguard-pg, into dist/
+	$(BIN)/uv build --quiet --wheel packages/lifeguard --out-dir dist
+
 image:  ## build the service's image, lifeguard:dev
 	DOCKER_BUILDKIT=1 docker build --tag lifeguard:dev \
 	  --build-arg REVISION="$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" .
@@ -112,7 +116,7 @@ clean:  ## remove the environment, the embedded server's data and all caches
 
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
 
-.env.example: app/settings.py $(READY)
+.env.example: packages/lifeguard/src/lifeguard/settings/settings.py $(READY)
 	$(BIN)/python -m app settings $(WHOLE)
 
 $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(READY)
@@ -121,8 +125,9 @@ $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(RE
 $(OPERATOR_RULES): $(RULES)
 	{ $(AS_OPERATOR_RULES); } $(WHOLE)
 
-# uv when there is one, else pip: both install exactly what the lock names and hashes.
-$(READY): requirements-dev.lock
+# uv when there is one, else pip: both install exactly what the lock names and hashes. Then the engine, as it
+# stands in packages/; a service that pins its version in pyproject.toml instead has it from the lock.
+$(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@$(if $(PYTHON),,echo 'Lifeguard needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo '$(PYTHON) has no venv module (Debian: apt install python3-venv)' >&2; exit 1; }
@@ -131,6 +136,8 @@ $(READY): requirements-dev.lock
 	@uv=$$(command -v uv || command -v $(BIN)/uv); if [ -n "$$uv" ]; then \
 	  "$$uv" pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements-dev.lock; else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; fi
+	@[ ! -d packages/lifeguard ] || \
+	  $(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable packages/lifeguard
 	@touch $@
 
 # Apart from .venv: checkov pins half of what the service uses to versions of its own.

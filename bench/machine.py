@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.database.embedded import binaries
+from lifeguard.development.embedded import binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from app.database.embedded import EmbeddedServer
+from lifeguard.development.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

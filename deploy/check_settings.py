@@ -6,8 +6,10 @@ deploy/set runs it in the image, with the variables of a replica; the arguments 
 import sys
 from difflib import get_close_matches
 
-from app.database.connecting import check
-from app.settings import Settings, SettingsError
+from lifeguard.database.connecting import check
+from lifeguard.settings import SettingsError
+
+from app.settings import Settings
 
 KNOWN = sorted(name.upper() for name in Settings.model_fields)
 

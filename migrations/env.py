@@ -9,9 +9,9 @@ from typing import Any
 
 from alembic import context
 from alembic.runtime.migration import MigrationContext
+from lifeguard.database.migrations import connected
 from sqlalchemy import Connection
 
-from app.database.migrations import connected
 from app.settings import Settings
 
 # Where the service has a role of its own (deploy/postgres), it reads the revision and cannot change it.

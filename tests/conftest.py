@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import pytest
 import uvloop
+from lifeguard.database.migrations import upgrade
+from lifeguard.settings.environment import secrets_read
 from pydantic import SecretStr
 
-from app.database.migrations import upgrade
-from app.environment import secrets_read
 from app.settings import Settings
 from tests.servers import PostgresServer, copy_cluster, create_cluster, server_directory
 

@@ -3,8 +3,9 @@
 Only the processes that tests start import this: it reads the environment.
 """
 
+from lifeguard.web import TransactionDep
+
 from app.main import create_app
-from app.web import TransactionDep
 
 app = create_app()
 

@@ -13,13 +13,13 @@ from typing import cast
 import httpx
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from lifeguard.operations.state import State
+from lifeguard.server.protocol import Protocol
+from lifeguard.web import ReadConnectionDep, TransactionDep, problems
 from pydantic import BaseModel
 
 from app.main import create_app
 from app.settings import Settings
-from app.web import ReadConnectionDep, TransactionDep, problems
-from app.web.protocol import Protocol
-from app.web.state import State
 from tests.waiting import eventually
 
 items = APIRouter(prefix="/items", tags=["items"], responses=problems.documented(*problems.DATABASE))

@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import asyncpg
+from lifeguard.development.embedded import HOST, binaries
 
-from app.database.embedded import HOST, binaries
 from tests.processes import ROOT
 from tests.servers import PostgresServer, copy_cluster, server_directory
 

@@ -15,8 +15,7 @@ from itertools import count, cycle
 from pathlib import Path
 
 import asyncpg
-
-from app.database.embedded import HOST, EmbeddedServer, StopMode
+from lifeguard.development.embedded import HOST, EmbeddedServer, StopMode
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - directories in it are made by tempfile
 MEMORY_NEEDED = 2**31  # bytes; containers often have 64 MB

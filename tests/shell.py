@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.database.embedded import HOST, binaries
-from app.database.unprivileged import Account, account_for
+from lifeguard.development.embedded import HOST, binaries
+from lifeguard.development.unprivileged import Account, account_for
+
 from tests.processes import ROOT
 from tests.servers import PostgresServer
 

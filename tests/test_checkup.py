@@ -1,12 +1,12 @@
 """What the doctor finds on servers in different states."""
 
 import pytest
+from lifeguard.database import MigrationError
+from lifeguard.database.schema import SchemaState
+from lifeguard.operations import doctor as checkup
+from lifeguard.operations.doctor import Finding
 from pydantic import SecretStr
 
-from app import checkup
-from app.checkup import Finding
-from app.database import MigrationError
-from app.database.schema import SchemaState
 from app.settings import Settings
 from tests.servers import PostgresServer, unused_port
 
@@ -53,7 +53,7 @@ async def test_schema(  # noqa: PLR0917 - a table
     verdict: str,
     said: str,
 ) -> None:
-    async def reported(_: object) -> SchemaState:
+    async def reported(*_: object) -> SchemaState:
         return state
 
     monkeypatch.setattr(checkup, "schema_state", reported)
@@ -65,7 +65,7 @@ async def test_schema(  # noqa: PLR0917 - a table
 async def test_revisions_that_contradict_each_other(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def confused(_: object) -> SchemaState:
+    async def confused(*_: object) -> SchemaState:
         raise MigrationError("two revisions claim to be the newest")
 
     monkeypatch.setattr(checkup, "schema_state", confused)
@@ -113,7 +113,7 @@ async def test_settings_that_may_be_a_mistake(ledger_database: str) -> None:
 
 
 async def test_clock_that_is_far_off(ledger_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.checkup.time.time", lambda: 0.0)
+    monkeypatch.setattr("lifeguard.operations.doctor.time.time", lambda: 0.0)
     found = await findings(ledger_database)
     assert found["primary clock"].verdict == "warn"
     assert found["primary clock"].text.endswith("ms ahead of this machine's")

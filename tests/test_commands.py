@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
+from lifeguard.database.schema import current_revision, head_revision
+from lifeguard.settings import env_example
 from typer.testing import CliRunner, Result
 
 from app.commands import cli
-from app.database.schema import current_revision, head_revision
-from app.settings import Settings, env_example
+from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.processes import ROOT, run_command, running
 from tests.servers import PostgresServer, is_running
@@ -141,7 +142,7 @@ class TestServe:
             assert await service.end(signal.SIGTERM) == 0
 
     def test_starts_without_what_only_migrations_need(self) -> None:
-        loaded = "import sys, app.commands; print({'alembic', 'sqlalchemy'} & sys.modules.keys())"
+        loaded = "import sys, lifeguard.commands; print({'alembic', 'sqlalchemy'} & sys.modules.keys())"
         ended = subprocess.run(
             [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -165,7 +166,7 @@ class TestMigrate:
         variables = {"DATABASE_URL": database_url}
         assert run_command("migrate", cwd=tmp_path, variables=variables).returncode == 0
         connection = await asyncpg.connect(database_url)
-        assert await current_revision(connection) == head_revision()
+        assert await current_revision(connection) == head_revision(Settings.migrations)
         await connection.close()
 
 
@@ -280,4 +281,4 @@ class TestSizing:
 
 class TestSettings:
     def test_prints_the_example(self) -> None:
-        assert CliRunner().invoke(cli, ["settings"]).stdout == env_example()
+        assert CliRunner().invoke(cli, ["settings"]).stdout == env_example(Settings)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from lifeguard.pool import PoolStats
+from lifeguard.pool.config import PoolConfig
+from lifeguard.pool.faults import FAULTS
 
 from app.commands import cli
-from app.pool import PoolStats
-from app.pool.config import PoolConfig
-from app.pool.faults import FAULTS
 from app.settings import Settings
 from bench import readme
 from tests.inside import service, settings_for
@@ -75,7 +75,9 @@ def test_links_lead_somewhere(document: Path) -> None:
 @every_document
 def test_paths_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for path in re.findall(r"(?<![\w/.<])(?:app|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\w", text):
+    for path in re.findall(
+        r"(?<![\w/.<])(?:app|packages|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\w", text
+    ):
         assert (ROOT / path).exists() or gone_with_the_ledger(path), path
 
 
@@ -125,7 +127,7 @@ def test_log_events_are_all_documented_and_all_written() -> None:
 
 def _events() -> Iterator[str]:
     """The names with which the code calls its loggers and the pool's listeners."""
-    for path in (ROOT / "app").rglob("*.py"):
+    for path in (path for room in ("app", "packages/lifeguard/src") for path in (ROOT / room).rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
                 continue

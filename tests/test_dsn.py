@@ -5,8 +5,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app import dsn
+from lifeguard.settings import dsn
 
 passwords = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=4)
 

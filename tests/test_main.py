@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from lifeguard.settings import SettingsError
 
 from app import main
-from app.settings import Settings, SettingsError
+from app.settings import Settings
 from tests.inside import service, settings_for
 from tests.processes import ROOT, environment, running
 from tests.servers import PostgresServer

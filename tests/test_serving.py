@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from lifeguard.server import serving
 
-from app import serving
 from app.settings import Settings
 from tests.processes import ServiceProcess, running
 from tests.waiting import eventually
@@ -18,7 +18,7 @@ from tests.waiting import eventually
 SERVICE = """
 import asyncio, os
 from fastapi import FastAPI
-from app import serving
+from lifeguard.server import serving
 from app.settings import Settings
 
 app = FastAPI()

@@ -17,10 +17,10 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lifeguard.settings import SettingsError, env_example, environment
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from app import environment
-from app.settings import Settings, SettingsError, env_example
+from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 RULES = "deploy/prometheus/rules/lifeguard.yml"
@@ -339,7 +339,12 @@ def test_a_generator_that_fails_leaves_the_file_it_was_to_replace(target: str, t
     generator.parent.mkdir(parents=True)
     generator.write_text("#!/bin/sh\necho half; exit 1\n")
     generator.chmod(0o755)
-    needed = ("requirements-dev.lock", ".venv/requirements-dev.installed", "app/settings.py", RULES)
+    needed = (
+        "requirements-dev.lock",
+        ".venv/requirements-dev.installed",
+        "packages/lifeguard/src/lifeguard/settings/settings.py",
+        RULES,
+    )
     for number, name in enumerate(needed):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -434,12 +439,12 @@ class TestSecrets:
 
 class TestExample:
     def test_is_up_to_date(self) -> None:
-        assert (ROOT / ".env.example").read_text() == env_example(), "make .env.example"
+        assert (ROOT / ".env.example").read_text() == env_example(Settings), "make .env.example"
 
     def test_names_every_variable_of_the_contract_with_its_default(self) -> None:
         lines = dict(
             line[1:].split("=", 1)
-            for line in env_example().splitlines()
+            for line in env_example(Settings).splitlines()
             if line.startswith("#") and line[1:2].isupper()
         )
         assert set(DEFAULTS) <= set(lines)
@@ -447,7 +452,7 @@ class TestExample:
         assert lines["DATABASE_URL"] == ""
 
     def test_changes_nothing_when_all_of_it_is_uncommented(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for line in env_example().splitlines():
+        for line in env_example(Settings).splitlines():
             if line.startswith("#") and line[1:2].isupper():
                 name, value = line[1:].split("=", 1)
                 monkeypatch.setenv(name, value)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from lifeguard.settings import parameters
 from typer.testing import CliRunner
 
-from app import main, parameters
+from app import main
 from app.commands import cli
 from app.settings import Settings
 from tests.certificates import needs_openssl, openssl, self_signed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.database import ReadConnection, Transaction
+from lifeguard.database import ReadConnection, Transaction
 
 
 @dataclass(frozen=True, slots=True)

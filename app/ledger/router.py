@@ -11,6 +11,7 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response, status
+from lifeguard.web import DatabaseDep, PlainInt, ReadConnectionDep, problems, stale_if_error
 
 from app.ledger import cursors, queries, service
 from app.ledger.problems import (
@@ -20,7 +21,6 @@ from app.ledger.problems import (
     InsufficientFunds,
 )
 from app.ledger.schemas import LARGEST_ID, Account, Entry, NewAccount, NewTransfer, Page, Transfer
-from app.web import DatabaseDep, PlainInt, ReadConnectionDep, problems, stale_if_error
 
 router = APIRouter(prefix="/v1", tags=["ledger"], responses=problems.documented(*problems.DATABASE))
 

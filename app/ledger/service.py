@@ -10,8 +10,9 @@ import hashlib
 from dataclasses import dataclass
 
 import asyncpg
+from lifeguard.database import ReadConnection, Transaction, confirm_reads
+from lifeguard.web.problems import Invalid, NotFound
 
-from app.database import ReadConnection, Transaction, confirm_reads
 from app.ledger import queries
 from app.ledger.problems import (
     CurrencyMismatch,
@@ -21,7 +22,6 @@ from app.ledger.problems import (
 )
 from app.ledger.queries import Account, Entry, Transfer
 from app.ledger.schemas import MOST_MONEY, NewAccount, NewTransfer
-from app.web.problems import Invalid, NotFound
 
 
 @dataclass(frozen=True, slots=True)

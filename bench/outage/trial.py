@@ -14,7 +14,7 @@ from bench.overload.work import CAPACITY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.database.embedded import EmbeddedServer, StopMode
+    from lifeguard.development.embedded import EmbeddedServer, StopMode
 
 CONTESTANTS = (OURS, ASYNCPG)
 RATE = CAPACITY / 2

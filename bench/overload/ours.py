@@ -3,9 +3,9 @@
 import gc
 
 from fastapi import FastAPI
+from lifeguard.web import ConnectionDep
 
 from app.main import create_app
-from app.web import ConnectionDep
 from bench.overload.work import WORK
 
 

@@ -21,7 +21,7 @@ from bench.overload.work import CAPACITY, POOL_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from app.database.embedded import EmbeddedServer
+    from lifeguard.development.embedded import EmbeddedServer
 
 DEADLINE = 1.0
 """Seconds after which a client gives up."""
@@ -41,7 +41,7 @@ class Contestant:
     """uvicorn's protocol."""
 
 
-OURS = Contestant("Lifeguard", "overload.ours:on_lifeguard", http="app.web.protocol:Protocol")
+OURS = Contestant("Lifeguard", "overload.ours:on_lifeguard", http="lifeguard.server.protocol:Protocol")
 ASYNCPG = Contestant("asyncpg.Pool", "overload.peers:on_asyncpg")
 ASYNCPG_HALF_SECOND = Contestant("asyncpg.Pool, 0.5 s", "overload.peers:on_asyncpg_half_second")
 PSYCOPG = Contestant("psycopg_pool", "overload.peers:on_psycopg")

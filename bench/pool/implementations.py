@@ -17,11 +17,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
+from lifeguard.pool import Pool
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
-
-from app.pool import Pool
 
 if TYPE_CHECKING:
     from array import array

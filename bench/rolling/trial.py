@@ -18,7 +18,7 @@ from bench.rolling.clients import Crowd, Log
 from bench.rolling.cluster import ROOT, Cluster, cluster
 
 if TYPE_CHECKING:
-    from app.database.embedded import EmbeddedServer
+    from lifeguard.development.embedded import EmbeddedServer
 
 CLIENTS = 20
 RATE = 200.0

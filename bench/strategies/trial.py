@@ -14,7 +14,8 @@ from bench.processes import children, private_memory, processor_seconds
 from bench.strategies.network import network_to
 
 if TYPE_CHECKING:
-    from app.database.embedded import EmbeddedServer
+    from lifeguard.development.embedded import EmbeddedServer
+
     from bench.strategies.network import Network
 
 CONNECTION_EACH = Contestant("a connection per request", "strategies.services:on_a_connection_each")

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from lifeguard.operations import probes
+from lifeguard.operations.operators import _LAST_ANSWERS
+from lifeguard.server.serving import _BACKSTOP
+from lifeguard.service import LAST_SECONDS
 from pydantic import ValidationError
 
 from app.commands import cli
-from app.main import _LAST_SECONDS
-from app.serving import _BACKSTOP
 from app.settings import Settings
-from app.web import probes
-from app.web.operators import _LAST_ANSWERS
 from deploy.kubernetes.placement import disruptions
 from deploy.kubernetes.rendered import (
     Document,
@@ -192,7 +192,7 @@ def shutdown_steps(service: Service) -> dict[str, int]:
         "preStop": container_of(service.deployment)["lifecycle"]["preStop"]["sleep"]["seconds"],
         "DRAIN_DELAY": math.ceil(service.settings.drain_delay),
         "DRAIN_TIMEOUT": math.ceil(service.settings.drain_timeout),
-        "closing": math.ceil(_BACKSTOP + _LAST_SECONDS + _LAST_ANSWERS),
+        "closing": math.ceil(_BACKSTOP + LAST_SECONDS + _LAST_ANSWERS),
     }
 
 

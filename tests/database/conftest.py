@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import pytest
 import structlog
+from lifeguard.database import CallScope, Database, ReadConnection, schema
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from app.database import CallScope, Database, ReadConnection, schema
 from app.settings import Settings
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -120,8 +120,8 @@ def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ad
     """A history that is empty at first."""
     scripts = tmp_path / "migrations"
     (scripts / "versions").mkdir(parents=True)
-    shutil.copy(schema.SCRIPTS / "env.py", scripts)
-    monkeypatch.setattr(schema, "SCRIPTS", scripts)
+    shutil.copy(Settings.migrations / "env.py", scripts)
+    monkeypatch.setattr(Settings, "migrations", scripts)
     added: list[str] = []
 
     def add(revision: str, sql: str, *, autocommit: bool = False) -> None:

@@ -4,8 +4,15 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
+from lifeguard.database import (
+    BreakerState,
+    Connection,
+    Database,
+    DatabaseUnavailable,
+    SchemaChanged,
+    Transaction,
+)
 
-from app.database import BreakerState, Connection, Database, DatabaseUnavailable, SchemaChanged, Transaction
 from tests.database.conftest import MakeDatabase, kill_at_work
 from tests.servers import PostgresServer
 from tests.waiting import eventually

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from lifeguard.database import CallScope, DatabaseUnavailable, call_scope
+from lifeguard.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState, says_gone
+from lifeguard.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from app.database import CallScope, DatabaseUnavailable, call_scope
-from app.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState, says_gone
-from app.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
 from tests.waiting import eventually
 
 STATS = cast("PoolStats", None)  # the breaker does not look at them
@@ -209,7 +209,7 @@ class TestStalls:
     async def test_a_question_that_does_not_come_back_is_no_answer(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.database.breaker.PROBE_PATIENCE", 0.01)
+        monkeypatch.setattr("lifeguard.database.breaker.PROBE_PATIENCE", 0.01)
         rig = Rig(fail_max=1)
         await rig.stall(1)
         checking = next(task for task in asyncio.all_tasks() if task.get_name().endswith("check"))
@@ -325,7 +325,7 @@ class TestRecovery:
         assert rig.breaker.retry_after() == pytest.approx(1.0)
 
     async def test_a_probe_that_hangs_has_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("app.database.breaker.PROBE_PATIENCE", 0.01)
+        monkeypatch.setattr("lifeguard.database.breaker.PROBE_PATIENCE", 0.01)
         assert PROBE_PATIENCE > 0.01
         rig = Rig()
         rig.trip()

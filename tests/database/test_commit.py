@@ -5,8 +5,8 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
+from lifeguard.database import CommitUnknown, Database, DatabaseUnavailable, Transaction, call_scope
 
-from app.database import CommitUnknown, Database, DatabaseUnavailable, Transaction, call_scope
 from tests.database.commit_proxy import CommitProxy
 from tests.database.conftest import MakeDatabase, within
 from tests.servers import PostgresServer

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-
-from app.database import Database, DatabaseUnavailable, connecting
-from app.database.connecting import (
+from lifeguard.database import Database, DatabaseUnavailable, connecting
+from lifeguard.database.connecting import (
     connect_options,
     dsn,
     looking_after_client,
@@ -16,9 +15,10 @@ from app.database.connecting import (
     pool_config,
     prepare_session,
 )
-from app.parameters import SERVER_SETTINGS
-from app.pool import PoolConfig
-from app.settings import SettingsError
+from lifeguard.pool import PoolConfig
+from lifeguard.settings import SettingsError
+from lifeguard.settings.parameters import SERVER_SETTINGS
+
 from tests.conftest import ServerFactory
 from tests.database.conftest import MakeDatabase, settings_for
 from tests.servers import PostgresServer

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from lifeguard.database import Database, TransactionAborted, call_scope
 
-from app.database import Database, TransactionAborted, call_scope
 from tests.database.conftest import MakeDatabase, within
 from tests.proxy import Proxy
 

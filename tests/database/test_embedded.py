@@ -12,16 +12,16 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from lifeguard.development import embedded, unprivileged
+from lifeguard.development.embedded import HOST, EmbeddedServer, EmbeddedServerError
+from lifeguard.development.unprivileged import Account, account_for
 
-from app.database import embedded, unprivileged
-from app.database.embedded import HOST, EmbeddedServer, EmbeddedServerError
-from app.database.unprivileged import Account, account_for
 from tests.servers import copy_cluster, is_running, server_directory
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from app.database.embedded import EmbeddedServer
+from lifeguard.development.embedded import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]), disposable=True)
 server.start()
 print(server.pid, flush=True)

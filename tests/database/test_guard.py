@@ -10,9 +10,9 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.database import BreakerState, Database, DatabaseUnavailable, call_scope
+from lifeguard.pool import PoolError, PoolTimeout, PoolUnavailable
 
-from app.database import BreakerState, Database, DatabaseUnavailable, call_scope
-from app.pool import PoolError, PoolTimeout, PoolUnavailable
 from tests.database.conftest import MakeDatabase, within
 from tests.pool.balance import assert_balanced, at_rest
 from tests.proxy import Proxy

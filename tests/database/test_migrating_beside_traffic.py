@@ -12,9 +12,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.database import MigrationError, migrations
+from lifeguard.database.migrations import TABLE_WAIT, upgrade
 
-from app.database import MigrationError, migrations, schema
-from app.database.migrations import TABLE_WAIT, upgrade
 from app.settings import Settings
 from tests.database.conftest import AddRevision, Log, settings_for
 from tests.processes import environment
@@ -171,12 +171,12 @@ class TestConcurrently:
         add_revision("two", INDEX, autocommit=True)
         assert settings.database_url
         database_url = settings.database_url.get_secret_value()
-        script = "import asyncio, sys; from pathlib import Path; from app.database import migrations, schema;"
-        script += " from app.settings import Settings; schema.SCRIPTS = Path(sys.argv[1]);"
+        script = "import asyncio, sys; from pathlib import Path; from lifeguard.database import migrations;"
+        script += " from app.settings import Settings; Settings.migrations = Path(sys.argv[1]);"
         script += " asyncio.run(migrations.upgrade(Settings.load()))"
         async with in_use(database_url):
             process = subprocess.Popen(
-                [sys.executable, "-c", script, str(schema.SCRIPTS)],
+                [sys.executable, "-c", script, str(Settings.migrations)],
                 env=environment(DATABASE_URL=database_url),
                 stdout=subprocess.DEVNULL,
             )

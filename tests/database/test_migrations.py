@@ -8,10 +8,10 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from lifeguard.database import Database, MigrationError, migrations, schema
+from lifeguard.database.migrations import upgrade
+from lifeguard.database.schema import SchemaState, current_revision, head_revision
 
-from app.database import Database, MigrationError, migrations, schema
-from app.database.migrations import upgrade
-from app.database.schema import SchemaState, current_revision, head_revision
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.database.conftest import REVISION, AddRevision, settings_for
@@ -104,7 +104,7 @@ async def test_no_lock_outlives_the_migration(
 async def test_a_service_without_revisions_is_always_current(
     settings: Settings, database_url: str, add_revision: AddRevision
 ) -> None:
-    assert head_revision() is None
+    assert head_revision(Settings.migrations) is None
     assert not (await upgrade(settings)).is_old
     assert await fetchval(database_url, "SELECT to_regclass('alembic_version')") is None
 
@@ -114,11 +114,11 @@ async def test_an_old_schema_is_known_as_such(
 ) -> None:
     add_revision("one", "CREATE TABLE things (id int)")
     async with database.read() as connection:
-        before = await schema.schema_state(connection)
+        before = await schema.schema_state(connection, Settings.migrations)
         await upgrade(settings)
-        after = await schema.schema_state(connection)
+        after = await schema.schema_state(connection, Settings.migrations)
         add_revision("two", "CREATE TABLE more_things (id int)")
-        outgrown = await schema.schema_state(connection)
+        outgrown = await schema.schema_state(connection, Settings.migrations)
     assert [before.is_old, after.is_old, outgrown.is_old] == [True, False, True]
     assert str(before) == "the schema is not migrated yet, this version needs one"
     assert str(outgrown) == "the schema is at revision one, this version needs two"
@@ -147,7 +147,7 @@ async def test_a_newer_schema_serves_the_previous_version(
     await upgrade(settings)
     await fetchval(database_url, "UPDATE alembic_version SET version_num = 'of the future'")
     async with database.read() as connection:
-        assert not (await schema.schema_state(connection)).is_old
+        assert not (await schema.schema_state(connection, Settings.migrations)).is_old
     assert (await upgrade(settings)).current == "of the future"
 
 
@@ -165,10 +165,10 @@ async def test_each_revision_is_kept_although_the_next_one_fails(
 async def test_two_newest_revisions_are_a_mistake(add_revision: AddRevision) -> None:
     add_revision("one", "SELECT 1")
     code = REVISION.format(revision="other", down=None, body="pass")
-    (schema.SCRIPTS / "versions" / "other.py").write_text(code)
+    (Settings.migrations / "versions" / "other.py").write_text(code)
     schema._revisions.cache_clear()
     with pytest.raises(MigrationError, match="one, other"):
-        head_revision()
+        head_revision(Settings.migrations)
 
 
 async def test_revisions_are_read_as_alembic_reads_them(add_revision: AddRevision) -> None:
@@ -180,18 +180,20 @@ async def test_revisions_are_read_as_alembic_reads_them(add_revision: AddRevisio
         "right": REVISION.format(revision="right", down="one", body="pass"),
         "both": merged,
     }.items():
-        (schema.SCRIPTS / "versions" / f"{name}.py").write_text(code)
-    scripts = ScriptDirectory(str(schema.SCRIPTS))
-    assert head_revision() == scripts.get_current_head() == "both"
-    assert schema._revisions().all == {script.revision for script in scripts.walk_revisions()}
+        (Settings.migrations / "versions" / f"{name}.py").write_text(code)
+    scripts = ScriptDirectory(str(Settings.migrations))
+    assert head_revision(Settings.migrations) == scripts.get_current_head() == "both"
+    assert schema._revisions(Settings.migrations).all == {
+        script.revision for script in scripts.walk_revisions()
+    }
 
 
 async def test_a_revision_whose_name_cannot_be_read_is_a_mistake(add_revision: AddRevision) -> None:
     add_revision("one", "SELECT 1")
-    (schema.SCRIPTS / "versions" / "two.py").write_text("revision = str(2)\ndown_revision = 'one'\n")
+    (Settings.migrations / "versions" / "two.py").write_text("revision = str(2)\ndown_revision = 'one'\n")
     schema._revisions.cache_clear()
     with pytest.raises(MigrationError, match=r"two\.py"):
-        head_revision()
+        head_revision(Settings.migrations)
 
 
 async def test_a_server_that_is_not_there_is_one_readable_line() -> None:
@@ -225,7 +227,7 @@ async def test_alembics_own_commands_work_on_the_services_settings(
     await upgrade(settings)
     monkeypatch.setenv("DATABASE_URL", database_url)
     config = Config()
-    config.set_main_option("script_location", str(schema.SCRIPTS))
+    config.set_main_option("script_location", str(Settings.migrations))
     await asyncio.to_thread(command.downgrade, config, "base")
     async with database.read() as connection:
         assert await current_revision(connection) is None
@@ -236,6 +238,6 @@ async def test_sql_can_be_printed_instead_of_run(
 ) -> None:
     add_revision("one", "CREATE TABLE things (id int)")
     config = Config()
-    config.set_main_option("script_location", str(schema.SCRIPTS))
+    config.set_main_option("script_location", str(Settings.migrations))
     command.upgrade(config, "head", sql=True)
     assert "CREATE TABLE things (id int);" in capsys.readouterr().out

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import asyncpg
+from lifeguard.database import schema
+from lifeguard.database.migrations import upgrade
 
-from app.database import schema
-from app.database.migrations import upgrade
+from app.settings import Settings
 from migrations.lint import lint
 from tests.database.conftest import AddRevision, settings_for
 
@@ -54,7 +55,7 @@ async def test_the_example_of_the_guide_keeps_every_version_serving(
     before = "0001"
     for name, code in revisions.items():
         head = f"from alembic import op\nrevision = {name!r}\ndown_revision = {before!r}\n"
-        (schema.SCRIPTS / "versions" / f"{name}.py").write_text(head + code)
+        (Settings.migrations / "versions" / f"{name}.py").write_text(head + code)
         schema._revisions.cache_clear()
         assert (await upgrade(settings)).current == name
         for version in SERVING[name]:
@@ -62,4 +63,4 @@ async def test_the_example_of_the_guide_keeps_every_version_serving(
         before = name
     assert await connection.fetchval("SELECT count(*) FROM orders WHERE note = 'a gift'") > ROWS
     await connection.close()
-    assert lint(schema.SCRIPTS) == ""
+    assert lint(Settings.migrations) == ""

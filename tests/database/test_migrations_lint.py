@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database import schema
+from app.settings import Settings
 from migrations import lint as linter
 from migrations.lint import lint
 from tests.database.conftest import AddRevision
@@ -36,7 +36,7 @@ def test_what_locks_a_table_of_an_earlier_revision_is_named(
 ) -> None:
     add_revision("one", "CREATE TABLE things (n int)")
     add_revision("two", statement)
-    found = lint(schema.SCRIPTS)
+    found = lint(Settings.migrations)
     assert rule in found
     assert "two.sql" in found
     assert "one.sql" not in found
@@ -45,15 +45,15 @@ def test_what_locks_a_table_of_an_earlier_revision_is_named(
 def test_what_cannot_be_repeated_is_named(add_revision: AddRevision) -> None:
     add_revision("one", "CREATE TABLE things (n int)")
     add_revision("two", "CREATE INDEX CONCURRENTLY things_n ON things (n)", autocommit=True)
-    assert "prefer-robust-stmts" in lint(schema.SCRIPTS)
+    assert "prefer-robust-stmts" in lint(Settings.migrations)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_what_stands_beside_an_autocommit_block_is_named(add_revision: AddRevision, place: str) -> None:
     add_revision("one", "CREATE TABLE things (n int)")
     add_revision("two", "CREATE INDEX CONCURRENTLY IF NOT EXISTS things_n ON things (n)", autocommit=True)
-    assert lint(schema.SCRIPTS) == ""
-    file = schema.SCRIPTS / "versions" / "two.py"
+    assert lint(Settings.migrations) == ""
+    file = Settings.migrations / "versions" / "two.py"
     beside = '    op.execute("COMMENT ON TABLE things IS NULL")\n'
     block = "    with op.get_context()"
     code = file.read_text()
@@ -61,13 +61,13 @@ def test_what_stands_beside_an_autocommit_block_is_named(add_revision: AddRevisi
         file.write_text(code.replace(block, beside + block))
     else:
         file.write_text(code.replace("\ndef downgrade", f"{beside}\ndef downgrade"))
-    assert "two.sql: autocommit_block() commits" in lint(schema.SCRIPTS)
+    assert "two.sql: autocommit_block() commits" in lint(Settings.migrations)
 
 
 def test_an_exception_stands_above_its_statement_and_below_its_reason(add_revision: AddRevision) -> None:
     add_revision("one", "CREATE TABLE things (n int)")
     exception = "-- squawk-ignore ban-drop-column\nALTER TABLE things DROP COLUMN n"
     add_revision("two", f"-- No version that runs knows it.\n{exception}")
-    assert lint(schema.SCRIPTS) == ""
+    assert lint(Settings.migrations) == ""
     add_revision("three", exception)
-    assert "three.sql: `-- squawk-ignore ban-drop-column` needs a comment" in lint(schema.SCRIPTS)
+    assert "three.sql: `-- squawk-ignore ban-drop-column` needs a comment" in lint(Settings.migrations)

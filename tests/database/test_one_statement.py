@@ -1,8 +1,8 @@
 """Statements without a block around them: on the right pool, behind its breaker, within the deadline."""
 
 import pytest
+from lifeguard.database import Database, call_scope
 
-from app.database import Database, call_scope
 from tests.database.conftest import MakeDatabase, within
 from tests.servers import PostgresServer
 from tests.waiting import eventually

@@ -8,8 +8,8 @@ import sys
 from time import monotonic
 
 import pytest
+from lifeguard.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 
-from app.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 from tests.database.conftest import MakeDatabase
 from tests.proxy import Link, Proxy
 from tests.servers import PostgresServer

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from lifeguard.database import MigrationError
+from lifeguard.database.migrations import upgrade
+from lifeguard.operations import doctor as checkup
 
-from app import checkup
-from app.database import MigrationError
-from app.database.migrations import upgrade
 from tests.database.conftest import MakeDatabase, settings_for
 from tests.inside import service
 from tests.inside import settings_for as service_settings

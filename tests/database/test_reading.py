@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+from lifeguard.database import Database, DatabaseUnavailable, DeadlineExceeded, ReadConnection, call_scope
+from lifeguard.pool import PoolSaturated, PoolTimeout, PoolUnavailable
 
-from app.database import Database, DatabaseUnavailable, DeadlineExceeded, ReadConnection, call_scope
-from app.pool import PoolSaturated, PoolTimeout, PoolUnavailable
 from tests.conftest import ServerFactory
 from tests.database.conftest import Log, MakeDatabase, within
 from tests.proxy import full_backlog

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifeguard.database import Database
+from lifeguard.database.lag import Lag, Places
+from lifeguard.database.replica import ReplicaGuard
 
-from app.database import Database
-from app.database.lag import Lag, Places
-from app.database.replica import ReplicaGuard
 from tests.database.conftest import Log, MakeDatabase
 from tests.proxy import Proxy
 from tests.servers import PostgresServer

@@ -6,8 +6,7 @@ from functools import partial
 
 import asyncpg
 import pytest
-
-from app.database import (
+from lifeguard.database import (
     Database,
     DatabaseUnavailable,
     SchemaChanged,
@@ -16,7 +15,8 @@ from app.database import (
     retries,
     retry_idempotent,
 )
-from app.web.problems import problem_of
+from lifeguard.web.problems import problem_of
+
 from tests.database.conftest import MakeDatabase, kill_at_work, within
 from tests.servers import PostgresServer
 

@@ -4,9 +4,9 @@ import asyncio
 
 import asyncpg
 import pytest
+from lifeguard.database import Database, PoolOversized
+from lifeguard.database.sizing import Capacity, read_capacity, size_pool
 
-from app.database import Database, PoolOversized
-from app.database.sizing import Capacity, read_capacity, size_pool
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.database.conftest import Log, MakeDatabase, settings_for

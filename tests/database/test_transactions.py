@@ -5,8 +5,7 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
-
-from app.database import (
+from lifeguard.database import (
     CallScope,
     Database,
     DatabaseUnavailable,
@@ -14,8 +13,9 @@ from app.database import (
     TransactionAborted,
     call_scope,
 )
-from app.database.connecting import quoted
-from app.database.transactions import application_name, prelude
+from lifeguard.database.connecting import quoted
+from lifeguard.database.transactions import application_name, prelude
+
 from tests.database.conftest import MakeDatabase, within
 from tests.servers import PostgresServer
 from tests.waiting import eventually

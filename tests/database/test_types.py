@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 USES = """
-from app.database import Connection, Database, ReadConnection, Transaction
+from lifeguard.database import Connection, Database, ReadConnection, Transaction
 
 async def read(connection: ReadConnection) -> object:
     return await connection.fetchval("SELECT 1")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from lifeguard.database.connecting import session_limits
 
-from app.database.connecting import session_limits
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]

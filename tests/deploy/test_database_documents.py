@@ -6,9 +6,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from lifeguard.database.migrations import upgrade
+from lifeguard.development.embedded import HOST, binaries
 
-from app.database.embedded import HOST, binaries
-from app.database.migrations import upgrade
 from deploy.documents import blocks
 from tests.conftest import ServerFactory
 from tests.inside import service, settings_for, until_ready

@@ -13,8 +13,8 @@ import pytest
 from fastapi import APIRouter
 from hypothesis import given
 from hypothesis import strategies as st
+from lifeguard.web import ConnectionDep
 
-from app.web import ConnectionDep
 from deploy.load.asking import Asker
 from deploy.load.knee import REFINEMENTS, Ladder, Limits, Step
 from tests.inside import service, settings_for

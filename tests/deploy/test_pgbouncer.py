@@ -15,8 +15,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from lifeguard.database.connecting import milliseconds, session_limits
 
-from app.database.connecting import milliseconds, session_limits
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.servers import PostgresServer, unused_port

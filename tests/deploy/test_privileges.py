@@ -5,8 +5,8 @@ On a server and with the very SQL of deploy/postgres, which compose, Kubernetes 
 
 import asyncpg
 import pytest
+from lifeguard.database.migrations import upgrade
 
-from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.deploy.test_roles import LOGINS
 from tests.secured import DATABASE, SecuredServer

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from lifeguard.database.connecting import session_limits
 
-from app.database.connecting import session_limits
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.secured import PASSWORDS, SecuredServer

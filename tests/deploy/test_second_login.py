@@ -6,8 +6,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from lifeguard.development.embedded import HOST, binaries
 
-from app.database.embedded import HOST, binaries
 from tests.secured import DATABASE, PASSWORDS, SCRIPTS, SecuredServer
 
 SETTINGS = "SELECT setconfig FROM pg_db_role_setting WHERE setrole = $1::regrole"

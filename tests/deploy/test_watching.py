@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from fastapi import APIRouter
+from lifeguard.database import DatabaseUnavailable
+from lifeguard.web import ConnectionDep, stale_if_error
 
-from app.database import DatabaseUnavailable
-from app.web import ConnectionDep, stale_if_error
 from tests.deploy.exporter import balancing
 from tests.deploy.prometheus import Prometheus, watching
 from tests.deploy.queries import panels, rules, runbooks

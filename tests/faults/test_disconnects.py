@@ -9,8 +9,8 @@ from typing import Annotated
 import asyncpg
 import pytest
 from fastapi import APIRouter, Body
+from lifeguard.web import TransactionDep
 
-from app.web import TransactionDep
 from tests.inside import Service, service, settings_for, until_ready
 from tests.servers import PostgresServer
 from tests.waiting import eventually

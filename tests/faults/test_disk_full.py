@@ -16,10 +16,10 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import APIRouter
+from lifeguard.database.migrations import upgrade
+from lifeguard.development.embedded import EmbeddedServerError
+from lifeguard.web import ReadConnectionDep, TransactionDep
 
-from app.database.embedded import EmbeddedServerError
-from app.database.migrations import upgrade
-from app.web import ReadConnectionDep, TransactionDep
 from deploy.documents import blocks
 from tests.inside import Service, service, settings_for, until_ready
 from tests.servers import PostgresServer, copy_cluster, server_directory

@@ -9,10 +9,10 @@ from statistics import median
 
 import httpx
 import pytest
+from lifeguard.database import BreakerState
+from lifeguard.database.migrations import upgrade
+from lifeguard.development.embedded import StopMode
 
-from app.database import BreakerState
-from app.database.embedded import StopMode
-from app.database.migrations import upgrade
 from tests.conftest import run
 from tests.inside import Service, service, settings_for, until_ready
 from tests.pool.balance import assert_balanced, at_rest

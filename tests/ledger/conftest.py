@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from lifeguard.database import Database
 from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
-from app.database import Database
 from app.main import create_app
 from app.settings import Settings
 from tests.servers import PostgresServer

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from lifeguard.database import Database
 
-from app.database import Database
 from tests.ledger.conftest import open_account
 
 LARGEST = 2**53 - 1

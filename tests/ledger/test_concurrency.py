@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from lifeguard.database import Database, DatabaseUnavailable
 
-from app.database import Database, DatabaseUnavailable
 from app.ledger import service
 from app.ledger.schemas import NewTransfer
 from tests.ledger.conftest import balance, open_account

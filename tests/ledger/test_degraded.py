@@ -1,9 +1,9 @@
 """What the ledger still answers while its database is away."""
 
 import httpx
+from lifeguard.database import Database
+from lifeguard.pool import PoolUnavailable
 
-from app.database import Database
-from app.pool import PoolUnavailable
 from app.settings import Settings
 from tests.ledger.conftest import open_account
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
+from lifeguard.database.migrations import upgrade
 from pydantic import SecretStr
 
-from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.ledger.conftest import client_of, open_account, service_on

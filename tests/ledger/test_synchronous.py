@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from lifeguard.database.migrations import upgrade
 from pydantic import SecretStr
 
-from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.ledger.conftest import client_of, open_account, service_on
 from tests.standby import Replication, replication

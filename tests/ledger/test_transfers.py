@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
+from lifeguard.database import Database
 
-from app.database import Database
 from app.ledger.service import lock_number
 from tests.ledger.conftest import balance, open_account
 

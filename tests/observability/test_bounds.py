@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
+from lifeguard.observability import bounds, logs, output
 
-from app.observability import bounds, logs, output
 from app.settings import Settings
 
 SECRET = "canary-hush-hush"
@@ -53,7 +53,7 @@ class TestALine:
         "value", [LONG, [LONG], {"a": LONG}, [1] * 100_000, LONG.encode(), ValueError(LONG)], ids=type
     )
     def test_has_no_value_that_is_too_long(self, stream: io.StringIO, value: object) -> None:
-        structlog.get_logger("app").info("event", value=value)
+        structlog.get_logger("lifeguard").info("event", value=value)
         logging.getLogger("library").warning("%s", value)
         for line in stream.getvalue().splitlines():
             assert len(line) < bounds.LONGEST_VALUE + 500
@@ -67,7 +67,7 @@ class TestALine:
         try:
             fail(times)
         except Exception:
-            structlog.get_logger("app").exception("failed")
+            structlog.get_logger("lifeguard").exception("failed")
             logging.getLogger("library").exception("failed too")
         assert len(stream.getvalue()) < 2 * (bounds.LONGEST_TRACEBACK + bounds.LONGEST_VALUE)
 
@@ -75,18 +75,20 @@ class TestALine:
         try:
             deep(900)
         except ValueError:
-            structlog.get_logger("app").exception("failed")
+            structlog.get_logger("lifeguard").exception("failed")
         assert "ValueError: at the bottom of it" in stream.getvalue()
 
     @pytest.mark.parametrize("before", [*range(bounds.LONGEST_VALUE - 20, bounds.LONGEST_VALUE + 20, 3)])
     def test_is_not_cut_within_a_secret(self, stream: io.StringIO, before: int) -> None:
-        structlog.get_logger("app").info("x" * before + SECRET + LONG)
+        structlog.get_logger("lifeguard").info("x" * before + SECRET + LONG)
         assert "can" not in stream.getvalue()
 
     def test_of_a_console_is_one_line_whatever_a_client_sends(self) -> None:
         stream = io.StringIO()
         logs.configure(Settings(log_format="console"), stream=stream)
-        structlog.get_logger("app").warning("refused", error="a\n2026-01-01 [info] all is well\x1b[2J\x9b")
+        structlog.get_logger("lifeguard").warning(
+            "refused", error="a\n2026-01-01 [info] all is well\x1b[2J\x9b"
+        )
         assert stream.getvalue().count("\n") == 1
         assert "\x1b[2J" not in stream.getvalue()
         assert "\x9b" not in stream.getvalue()
@@ -152,7 +154,7 @@ class TestStandardError:
 def test_json_stays_json_whatever_is_hidden_in_it() -> None:
     stream = io.StringIO()
     logs.configure(Settings.model_validate({"log_format": "json", "database_url": URL}), stream=stream)
-    log = structlog.get_logger("app")
+    log = structlog.get_logger("lifeguard")
     for text in (
         "password=",
         'password="a b',

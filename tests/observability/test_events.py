@@ -1,10 +1,9 @@
 """What the pool reports becomes a log line with its numbers."""
 
 import pytest
+from lifeguard.observability import log_pool_event
+from lifeguard.pool import Pool, PoolEvent
 from structlog.testing import capture_logs
-
-from app.observability import log_pool_event
-from app.pool import Pool, PoolEvent
 
 STATS = Pool(min_size=2, max_size=9).stats()
 

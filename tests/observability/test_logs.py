@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import structlog
+from lifeguard.database import CallScope, call_scope
+from lifeguard.observability import logs
 
-from app.database import CallScope, call_scope
-from app.observability import logs
 from app.settings import Settings
 
 SECRET = "canary-hush-hush"
@@ -73,16 +73,16 @@ class TestForm:
         try:
             fail("no such order")
         except ValueError:
-            structlog.get_logger("app").exception("failed")
+            structlog.get_logger("lifeguard").exception("failed")
             logging.getLogger("library").exception("failed too")
         for line in lines(stream):
             assert line["exception"].endswith("ValueError: no such order")
 
     def test_less_severe_lines_than_asked_for_are_left_out(self) -> None:
         stream = configured(log_level="warning")
-        structlog.get_logger("app").info("no")
+        structlog.get_logger("lifeguard").info("no")
         logging.getLogger("library").info("no")
-        structlog.get_logger("app").warning("yes")
+        structlog.get_logger("lifeguard").warning("yes")
         logging.getLogger("library").warning("yes")
         assert [line["event"] for line in lines(stream)] == ["yes", "yes"]
 
@@ -91,30 +91,30 @@ class TestWhatEveryLineCarries:
     def test_is_the_request_it_was_written_for(self) -> None:
         stream = configured()
         token = call_scope.set(CallScope(tag="r1"))
-        structlog.get_logger("app").info("inside")
+        structlog.get_logger("lifeguard").info("inside")
         logging.getLogger("library").warning("inside")
         call_scope.reset(token)
-        structlog.get_logger("app").info("outside")
+        structlog.get_logger("lifeguard").info("outside")
         assert [line.get("request_id") for line in lines(stream)] == ["r1", "r1", None]
 
     def test_is_what_was_bound(self) -> None:
         stream = configured()
         with structlog.contextvars.bound_contextvars(tenant="t1"):
-            structlog.get_logger("app").info("inside")
+            structlog.get_logger("lifeguard").info("inside")
         assert lines(stream)[0]["tenant"] == "t1"
 
     @pytest.mark.parametrize("log_format", ["json", "console"])
     def test_is_never_a_secret(self, log_format: str) -> None:
         url = f"postgresql://app:{SECRET}@db/x"
         stream = configured(log_format=log_format, database_url=url, ops_token=f"{SECRET}-token")
-        structlog.get_logger("app").info(
+        structlog.get_logger("lifeguard").info(
             f"connecting to {url}", url=url, nested={SECRET: [f"{SECRET}-token"]}
         )
         logging.getLogger("library").warning("connecting to %s", url)
         try:
             fail(url)
         except ValueError:
-            structlog.get_logger("app").exception("failed")
+            structlog.get_logger("lifeguard").exception("failed")
             logging.getLogger("library").exception("failed")
         assert stream.getvalue().count("***") >= 6
         assert SECRET not in stream.getvalue()

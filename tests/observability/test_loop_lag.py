@@ -2,7 +2,8 @@
 
 import time
 
-from app.observability import LoopLag
+from lifeguard.observability import LoopLag
+
 from tests.waiting import eventually
 
 

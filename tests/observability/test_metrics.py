@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 import structlog
+from lifeguard.observability import BreakerNumbers, Metrics, PoolNumbers, ReplicaNumbers
+from lifeguard.pool import Pool, PoolStats
+from lifeguard.pool.stats import Histogram
 from prometheus_client import REGISTRY, Counter
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from structlog.testing import capture_logs
-
-from app.observability import BreakerNumbers, Metrics, PoolNumbers, ReplicaNumbers
-from app.pool import Pool, PoolStats
-from app.pool.stats import Histogram
 
 POOL = "db_client_connection_pool_name"
 STATE = "db_client_connection_state"

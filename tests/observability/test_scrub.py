@@ -8,9 +8,9 @@ from urllib.parse import quote, quote_plus
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from lifeguard.observability import Scrubber, scrub
+from lifeguard.settings.environment import read_secret
 
-from app.environment import read_secret
-from app.observability import Scrubber, scrub
 from tests.observability.steps import Steps
 
 SECRET = "canary-hush-hush"

@@ -3,12 +3,12 @@
 from importlib.machinery import ModuleSpec
 
 import pytest
+from lifeguard.observability import traces
 from opentelemetry import trace
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from app.observability import traces
 from app.settings import Settings
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}

@@ -22,8 +22,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
-from app.pool import Pool
-from app.pool.connection import PooledConnection, Status
+from lifeguard.pool import Pool
+from lifeguard.pool.connection import PooledConnection, Status
+
 from tests.servers import PostgresServer, server_directory
 from tests.waiting import eventually
 

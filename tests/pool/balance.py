@@ -1,6 +1,6 @@
 """What holds for the numbers of every pool, whatever has happened to it."""
 
-from app.pool import PoolStats
+from lifeguard.pool import PoolStats
 
 
 def assert_balanced(stats: PoolStats) -> None:

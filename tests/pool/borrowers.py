@@ -2,7 +2,8 @@
 
 from urllib.parse import urlsplit
 
-from app.pool import Lease, Pool
+from lifeguard.pool import Lease, Pool
+
 from tests.proxy import HOST, Link, Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually

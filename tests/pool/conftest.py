@@ -7,8 +7,8 @@ from itertools import count
 
 import asyncpg
 import pytest
+from lifeguard.pool import Pool, PoolEvent
 
-from app.pool import Pool, PoolEvent
 from tests.pool.balance import assert_balanced, nothing_left
 from tests.proxy import Proxy
 from tests.servers import ADMIN, PostgresServer

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool
 
-from app.pool import Lease, Pool
 from tests.pool.balance import at_rest, nothing_left
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool
@@ -176,7 +176,7 @@ class TestHooks:
     async def test_a_reset_that_hangs_does_so_within_a_bound(
         self, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.cleanup.STEP_BOUND", 0.1)
+        monkeypatch.setattr("lifeguard.pool.cleanup.STEP_BOUND", 0.1)
 
         async def reset(_: asyncpg.Connection) -> None:
             await asyncio.Event().wait()

@@ -5,8 +5,8 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, tasks
 
-from app.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, tasks
 from tests.pool.borrowers import link_of, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import Proxy

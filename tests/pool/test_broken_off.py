@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease
 
-from app.pool import Lease
 from tests.pool.borrowers import link_of
 from tests.pool.conftest import MakePool
 from tests.proxy import Proxy

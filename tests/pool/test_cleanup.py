@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool
 
-from app.pool import Lease, Pool
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import MakePool

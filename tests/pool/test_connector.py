@@ -13,9 +13,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Connector, NoHostServes
+from lifeguard.pool.connector import STAGGER
 
-from app.pool import Connector, NoHostServes
-from app.pool.connector import STAGGER
 from tests.pool.borrowers import on_ports
 from tests.proxy import HOST, Proxy, full_backlog
 from tests.servers import PostgresServer, unused_port
@@ -57,7 +57,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in names[host]]
 
-    monkeypatch.setattr("app.pool.addresses.lookup", lookup)
+    monkeypatch.setattr("lifeguard.pool.addresses.lookup", lookup)
     return names
 
 
@@ -219,7 +219,7 @@ class TestAddresses:
             await asyncio.Event().wait()
             raise AssertionError
 
-        monkeypatch.setattr("app.pool.addresses.lookup", hang)
+        monkeypatch.setattr("lifeguard.pool.addresses.lookup", hang)
         with pytest.raises(TimeoutError, match=f"{NAME} was not resolved"):
             await Connector(self.dsn(postgres), 0.2, None, {}).connect()
         dsn = self.dsn(postgres).replace(NAME, f"{NAME}:1,{HOST}")

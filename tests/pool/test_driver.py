@@ -1,4 +1,4 @@
-"""Fails when something that app/pool/driver needs of asyncpg's private parts has moved."""
+"""Fails when something that lifeguard/pool/driver needs of asyncpg's private parts has moved."""
 
 import ast
 import asyncio
@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 from asyncpg import connect_utils
 from asyncpg.transaction import Transaction, TransactionState
+from lifeguard.pool import Isolation, driver
+from lifeguard.pool.addresses import RedirectedLoop
+from lifeguard.pool.driver.copying import Copy
 
-from app.pool import Isolation, driver
-from app.pool.addresses import RedirectedLoop
-from app.pool.driver.copying import Copy
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.waiting import eventually

@@ -6,8 +6,8 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.pool import Pool, PoolClosing, PoolTimeout
 
-from app.pool import Pool, PoolClosing, PoolTimeout
 from tests.pool.balance import assert_balanced, nothing_left
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool, Watcher
@@ -169,7 +169,7 @@ class TestDrain:
     async def test_a_connection_that_gets_no_goodbye_from_the_server_is_cut(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.tasks.CLOSE_BOUND", 0.1)
+        monkeypatch.setattr("lifeguard.pool.tasks.CLOSE_BOUND", 0.1)
         pool = await make_pool(proxy.dsn)
         proxy.silence()
         assert (await pool.drain(5)).seconds < 1
@@ -178,7 +178,7 @@ class TestDrain:
     async def test_a_hook_that_hangs_is_broken_off(
         self, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.pool.CLOSE_BOUND", 0.1)
+        monkeypatch.setattr("lifeguard.pool.pool.CLOSE_BOUND", 0.1)
 
         async def reset(_: object) -> None:
             await asyncio.Event().wait()

@@ -4,9 +4,9 @@ import asyncio
 
 import asyncpg
 import pytest
+from lifeguard.development.embedded import StopMode
+from lifeguard.pool import PoolClosing, PoolError, PoolUnavailable
 
-from app.database.embedded import StopMode
-from app.pool import PoolClosing, PoolError, PoolUnavailable
 from tests.conftest import ServerFactory
 from tests.pool.balance import assert_balanced, at_rest
 from tests.pool.borrowers import borrow_all, link_of, on_ports, pid_of_next
@@ -299,7 +299,7 @@ class TestClasses:
     async def test_without_a_listener_events_are_lines_of_the_log(
         self, make_pool: MakePool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level("INFO", "app.pool")
+        caplog.set_level("INFO", "lifeguard.pool")
         pool = await make_pool(on_event=None)
         await pool.expire_connections()
         [record] = [record for record in caplog.records if "connections_expired" in record.message]

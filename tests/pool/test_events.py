@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool, PoolEvent
 
-from app.pool import Lease, Pool, PoolEvent
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import Proxy
 from tests.servers import PostgresServer

@@ -6,8 +6,8 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.pool import NO_WRITABLE_SERVER, Connector, Pool, PoolError, opener
 
-from app.pool import NO_WRITABLE_SERVER, Connector, Pool, PoolError, opener
 from tests.conftest import ServerFactory
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import on_ports
@@ -212,7 +212,7 @@ async def test_a_name_that_moves_to_the_promoted_server_is_followed(
     ):
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(
-            "app.pool.addresses.lookup", lambda _, port: loop.getaddrinfo(addresses["now"], port)
+            "lifeguard.pool.addresses.lookup", lambda _, port: loop.getaddrinfo(addresses["now"], port)
         )
         dsn = at_first.dsn.replace("127.0.0.1", "database.test")
         pool = await make_pool(dsn, min_size=2, max_size=2, target_session_attrs="read-write")

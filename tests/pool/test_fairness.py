@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifeguard.pool import PoolSaturated, PoolTimeout
+from lifeguard.pool.connection import PooledConnection
+from lifeguard.pool.queue import STALE_AFTER_TARGETS, Waiter, WaitQueue
+from lifeguard.pool.stats import Histogram
 
-from app.pool import PoolSaturated, PoolTimeout
-from app.pool.connection import PooledConnection
-from app.pool.queue import STALE_AFTER_TARGETS, Waiter, WaitQueue
-from app.pool.stats import Histogram
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import borrow_all, link_of
 from tests.pool.conftest import MakePool

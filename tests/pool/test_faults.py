@@ -7,10 +7,10 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.pool import Connector, NoHostServes, fault_of, opener
+from lifeguard.pool.faults import NO_WRITABLE_SERVER, TOO_MANY_CONNECTIONS, OtherServer, ReadOnlyServer, stays
+from lifeguard.pool.opener import ceiling_of
 
-from app.pool import Connector, NoHostServes, fault_of, opener
-from app.pool.faults import NO_WRITABLE_SERVER, TOO_MANY_CONNECTIONS, OtherServer, ReadOnlyServer, stays
-from app.pool.opener import ceiling_of
 from tests.pool.conftest import Events, MakePool
 from tests.proxy import HOST, Proxy
 from tests.servers import PostgresServer, unused_port

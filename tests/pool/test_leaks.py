@@ -11,9 +11,9 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from lifeguard.pool import Lease, Pool, PoolEvent
+from lifeguard.pool.callsite import borrows_for_the_endpoint, look_through
 
-from app.pool import Lease, Pool, PoolEvent
-from app.pool.callsite import borrows_for_the_endpoint, look_through
 from tests.pool.conftest import Events, MakePool
 from tests.servers import PostgresServer
 from tests.waiting import eventually

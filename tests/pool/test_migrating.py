@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 
-from app.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool, Watcher
 from tests.servers import PostgresServer, unused_port

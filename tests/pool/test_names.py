@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from lifeguard.pool import Connector, addresses
+from lifeguard.pool.addresses import RedirectedLoop, lookup, resolve
 
-from app.pool import Connector, addresses
-from app.pool.addresses import RedirectedLoop, lookup, resolve
 from tests.pool.conftest import MakePool
 from tests.proxy import HOST, Proxy, full_backlog
 from tests.servers import PostgresServer, unused_port
@@ -60,7 +60,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(self._address)
             return await super().create_connection(*arguments, **options)
 
-    monkeypatch.setattr("app.pool.connect.RedirectedLoop", Noting)
+    monkeypatch.setattr("lifeguard.pool.connect.RedirectedLoop", Noting)
     return found
 
 
@@ -72,7 +72,7 @@ def silent(port: int, *, taken: bool) -> contextlib.AbstractContextManager[objec
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done again after a while is done again soon."""
-    monkeypatch.setattr("app.pool.connect.LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("lifeguard.pool.connect.LOOK_AGAIN", 0.05)
     monkeypatch.setattr(addresses, "ASK_AGAIN", 0.05)
 
 

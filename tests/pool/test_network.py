@@ -5,8 +5,8 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.pool import PoolError
 
-from app.pool import PoolError
 from tests.pool.balance import assert_balanced, at_rest
 from tests.pool.borrowers import link_of
 from tests.pool.conftest import MakePool
@@ -80,7 +80,7 @@ async def test_a_storm_of_resets_loses_no_lease(make_pool: MakePool, proxy: Prox
 async def test_silence_in_mid_query_ends_with_the_command_timeout(
     make_pool: MakePool, proxy: Proxy, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.pool.cleanup.STEP_BOUND", 0.2)
+    monkeypatch.setattr("lifeguard.pool.cleanup.STEP_BOUND", 0.2)
     pool = await make_pool(proxy.dsn, max_size=1, command_timeout=0.2)
     async with pool.acquire() as lease:
         (await link_of(lease, proxy)).silence(questions=way != "answers", answers=way != "questions")
@@ -96,7 +96,7 @@ async def test_silence_in_mid_query_ends_with_the_command_timeout(
 async def test_silence_while_a_session_is_reset_costs_no_more_than_the_bound_of_a_step(
     make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.pool.cleanup.STEP_BOUND", 0.2)
+    monkeypatch.setattr("lifeguard.pool.cleanup.STEP_BOUND", 0.2)
     pool = await make_pool(proxy.dsn, max_size=1)
     async with pool.acquire() as lease:
         await lease.execute("SET search_path = pg_catalog")
@@ -109,7 +109,7 @@ async def test_silence_while_a_session_is_reset_costs_no_more_than_the_bound_of_
 async def test_silence_everywhere_is_over_when_the_network_is_back(
     make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.pool.tasks.CHECK_BOUND", 0.2)
+    monkeypatch.setattr("lifeguard.pool.tasks.CHECK_BOUND", 0.2)
     pool = await make_pool(
         proxy.dsn, min_size=3, max_size=3, connect_timeout=0.3, validate_after=0, acquire_timeout=0.5
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, StatementNotSent
 
-from app.pool import Lease, StatementNotSent
 from tests.pool.borrowers import borrow_all
 from tests.pool.conftest import Events, MakePool
 from tests.servers import PostgresServer

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool, PoolError, PoolTimeout, PoolUnavailable, opener
+from lifeguard.pool.connector import STAGGER
 
-from app.pool import Lease, Pool, PoolError, PoolTimeout, PoolUnavailable, opener
-from app.pool.connector import STAGGER
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import on_ports, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool

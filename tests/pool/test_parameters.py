@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from lifeguard.pool import Pool, PoolConfig, PoolTimeout
 
-from app.pool import Pool, PoolConfig, PoolTimeout
 from tests.pool.conftest import MakePool
 from tests.servers import PostgresServer
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool, StatementNotSent
 
-from app.pool import Lease, Pool, StatementNotSent
 from tests.conftest import ServerFactory
 from tests.pool.borrowers import borrow_all, link_of, waiting
 from tests.pool.conftest import Events, MakePool

@@ -6,8 +6,8 @@ from time import monotonic
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool, cleanup
 
-from app.pool import Lease, Pool, cleanup
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import link_of, pid_of_next
 from tests.pool.conftest import Events, MakePool

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
+from lifeguard.pool import Lease, Pool
 
-from app.pool import Lease, Pool
 from tests.pool.borrowers import borrow_all
 from tests.pool.conftest import Events, MakePool
 from tests.waiting import eventually

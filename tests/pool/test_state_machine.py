@@ -21,8 +21,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from lifeguard.pool import Lease, Pool, PoolError, PoolUnavailable
 
-from app.pool import Lease, Pool, PoolError, PoolUnavailable
 from tests.pool.balance import assert_balanced, at_rest, nothing_left
 from tests.servers import ADMIN, PostgresServer
 from tests.waiting import eventually

@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lifeguard.pool.effects import Effect, effect_of, known_clean
 
-from app.pool.effects import Effect, effect_of, known_clean
 from tests.pool.statements import CHANGES, CLEAN, DISGUISES, WRITES, lower
 from tests.servers import PostgresServer
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifeguard.pool.stats import BOUNDS, Histogram
 
-from app.pool.stats import BOUNDS, Histogram
 from tests.pool.balance import assert_balanced
 from tests.pool.borrowers import borrow_all, pid_of_next
 from tests.pool.conftest import MakePool

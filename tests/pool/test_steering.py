@@ -5,8 +5,8 @@ import random
 from time import monotonic
 
 import pytest
+from lifeguard.pool import Pool, PoolSaturated, PoolTimeout
 
-from app.pool import Pool, PoolSaturated, PoolTimeout
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import borrow_all, link_of, pid_of_next
 from tests.pool.conftest import MakePool
@@ -280,7 +280,7 @@ class TestProbes:
     async def test_a_silent_connection_is_noticed_and_replaced(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.pool.tasks.CHECK_BOUND", 0.2)
+        monkeypatch.setattr("lifeguard.pool.tasks.CHECK_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, health_check_interval=0.1)
         proxy.silence()
         await eventually(lambda: pool.stats().closed.get("failed_check") == 1)
@@ -291,7 +291,7 @@ class TestProbes:
     async def test_one_that_is_silent_in_one_direction_as_well(
         self, make_pool: MakePool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, way: str
     ) -> None:
-        monkeypatch.setattr("app.pool.tasks.CHECK_BOUND", 0.2)
+        monkeypatch.setattr("lifeguard.pool.tasks.CHECK_BOUND", 0.2)
         pool = await make_pool(proxy.dsn, health_check_interval=0.1)
         proxy.silence(questions=way == "questions", answers=way == "answers")
         await eventually(lambda: pool.stats().closed.get("failed_check") == 1)

@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from lifeguard.pool import Pool, PoolError, PoolEvent, PoolUnavailable
 
-from app.pool import Pool, PoolError, PoolEvent, PoolUnavailable
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool
 from tests.pool.test_ending import tasks_of

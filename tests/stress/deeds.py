@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from app.pool import Lease
+from lifeguard.pool import Lease
+
 from tests.stress.world import CHANNEL, OwnFailureError, World
 
 Deed = Callable[[World, Lease], Awaitable[None]]

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from app.pool import Lease, Pool, PoolError
+from lifeguard.pool import Lease, Pool, PoolError
+
 from tests.pool.balance import assert_balanced, at_rest
 from tests.proxy import Proxy
 from tests.servers import PostgresServer

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+from lifeguard.pool import Pool, PoolClosing, PoolError
 
-from app.pool import Pool, PoolClosing, PoolError
 from tests.proxy import Proxy
 from tests.servers import PostgresServer
 

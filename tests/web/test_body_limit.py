@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request
+from lifeguard.settings import LARGEST_BODY
+from lifeguard.web import max_body
 
-from app.settings import LARGEST_BODY
-from app.web import max_body
 from tests.inside import Service, service, settings_for
 
 LIMIT = 1000

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 import pytest
 from fastapi import APIRouter, Body, Cookie, Header, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
+from lifeguard.settings import LARGEST_BODY
+from lifeguard.web import PlainInt, ReadConnectionDep, heading, max_body, problems
+from lifeguard.web.fitting import fitted
+from lifeguard.web.strict_json import LARGEST_DOCUMENT, MOST_CONTAINERS, MOST_DEPTH, MOST_VALUES
+from lifeguard.web.validation import LONGEST_WORDS, MOST_LISTED
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
-from app.settings import LARGEST_BODY, Settings
-from app.web import PlainInt, ReadConnectionDep, heading, max_body, problems
-from app.web.fitting import fitted
-from app.web.strict_json import LARGEST_DOCUMENT, MOST_CONTAINERS, MOST_DEPTH, MOST_VALUES
-from app.web.validation import LONGEST_WORDS, MOST_LISTED
+from app.settings import Settings
 from tests.inside import Service
 from tests.processes import ROOT
 

@@ -11,14 +11,14 @@ import pytest
 import uvicorn
 from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import StreamingResponse
+from lifeguard.server import framing, protocol, socket_protocol
+from lifeguard.server.protocol import Protocol
+from lifeguard.server.socket_protocol import SocketProtocol
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from app.web import framing, protocol, socket_protocol
-from app.web.protocol import Protocol
-from app.web.socket_protocol import SocketProtocol
 from tests.inside import Service
 from tests.waiting import eventually
 from tests.web.test_protocol import Wire

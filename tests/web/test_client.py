@@ -4,9 +4,9 @@ import asyncio
 from urllib.parse import urlsplit
 
 import pytest
+from lifeguard.server import protocol
+from lifeguard.web.heading import LONGEST_PATH
 
-from app.web import protocol
-from app.web.heading import LONGEST_PATH
 from tests.inside import Service
 from tests.waiting import eventually
 from tests.web import test_gate

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from lifeguard.server.protocol import Protocol
 
-from app.web.protocol import Protocol
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
 from tests.web.test_gate import PLACES, saturated

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 from fastapi import APIRouter, BackgroundTasks
 from fastapi.responses import StreamingResponse
+from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep
 
-from app.web import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep
 from tests.inside import Service
 from tests.waiting import eventually
 

@@ -5,9 +5,9 @@ import time
 
 import httpx
 from fastapi import APIRouter
+from lifeguard.web import TransactionDep
+from lifeguard.web.drain import Drain
 
-from app.web import TransactionDep
-from app.web.drain import Drain
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
 

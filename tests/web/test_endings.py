@@ -11,9 +11,9 @@ import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
+from lifeguard.database import DatabaseUnavailable, call_scope
+from lifeguard.web import DatabaseDep, DrainDep, hangup
 
-from app.database import DatabaseUnavailable, call_scope
-from app.web import DatabaseDep, DrainDep, hangup
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
 from tests.web.conftest import Log

@@ -15,8 +15,9 @@ from tests.web.wires import Answer, answers_to
 SERVICE = """
 from fastapi import Request
 
-from app import commands
-from app.web import middleware, protocol
+from lifeguard import commands
+from lifeguard.web import middleware
+from lifeguard.server import protocol
 
 protocol.PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = 0.4
 create_app = commands.create_app

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
+from lifeguard.pool import PoolSaturated
+from lifeguard.web import problems
 
-from app.pool import PoolSaturated
-from app.web import problems
 from tests.inside import Service
 from tests.waiting import eventually
 from tests.web.conftest import Log

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from fastapi import APIRouter, Request
+from lifeguard.server import protocol
+from lifeguard.server import serving as server
+from lifeguard.web import hangup, middleware
 
-from app import serving as server
-from app.web import hangup, middleware, protocol
 from tests.inside import Service
 from tests.processes import ROOT
 from tests.waiting import eventually

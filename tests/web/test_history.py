@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app.observability import BreakerNumbers, PoolNumbers, ReplicaNumbers
-from app.pool import HistogramSnapshot, Pool, PoolStats
-from app.pool.stats import BOUNDS, Histogram
-from app.web.history import LENGTH, History, quantile
+from lifeguard.observability import BreakerNumbers, PoolNumbers, ReplicaNumbers
+from lifeguard.operations.history import LENGTH, History, quantile
+from lifeguard.pool import HistogramSnapshot, Pool, PoolStats
+from lifeguard.pool.stats import BOUNDS, Histogram
 
 STATS = Pool(max_size=7).stats()
 

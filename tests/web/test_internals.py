@@ -1,4 +1,4 @@
-"""What app/web and app/serving.py use of uvicorn, FastAPI and Starlette beyond their documentation.
+"""What lifeguard.web and lifeguard.server use of uvicorn, FastAPI and Starlette beyond their documentation.
 
 The one list of it. These packages are pinned below their next minor in pyproject.toml; whoever raises a
 pin runs this first. A name that moves fails here, with the name, and not under load.

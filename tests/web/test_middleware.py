@@ -8,8 +8,8 @@ import httpx
 import pytest
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from lifeguard.web import ReadConnectionDep, TransactionDep
 
-from app.web import ReadConnectionDep, TransactionDep
 from tests.inside import Service
 from tests.web.conftest import Log
 
@@ -183,7 +183,7 @@ class TestNotes:
             "problem": "not-found",
             "request_id": "r1",
             "level": "info",
-            "logger": "app.request",
+            "logger": "lifeguard.request",
             "service": "ledger",
         }
 

@@ -6,12 +6,12 @@ from typing import Annotated
 import httpx
 import pytest
 from fastapi import APIRouter, Body, FastAPI, Request, Response
+from lifeguard.database import BreakerState
+from lifeguard.web import ReadConnectionDep, problems
+from lifeguard.web import app as web
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 
-from app.database import BreakerState
-from app.web import ReadConnectionDep, problems
-from app.web import service as web
 from tests.inside import Service
 from tests.waiting import eventually
 
@@ -117,7 +117,7 @@ async def test_a_mounted_app_may_have_errors_of_its_own() -> None:
     async def own(request: Request, error: Exception) -> Response:
         return Response("mine", 418)
 
-    inner, service = FastAPI(exception_handlers={HTTPException: own}), web.Service()
+    inner, service = FastAPI(exception_handlers={HTTPException: own}), web.App()
     service.mount("/inner", inner)
     transport = httpx.ASGITransport(service)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

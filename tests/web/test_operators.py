@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from lifeguard.server.listening import CannotListen
 
 from app.main import create_app
 from app.settings import Settings
-from app.web.operators import CannotListen
 from tests.inside import Service, service, settings_for, until_ready
 from tests.processes import running
 from tests.servers import unused_port

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep
 
-from app.web import ConnectionDep, DatabaseDep, ReadConnectionDep
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
 from tests.web.conftest import Log

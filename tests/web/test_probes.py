@@ -3,14 +3,15 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+from lifeguard.database import PoolOversized, ReadConnection, schema
+from lifeguard.database.migrations import upgrade
 
-from app.database import PoolOversized, ReadConnection, schema
-from app.database.migrations import upgrade
 from app.settings import Settings
 from tests.conftest import ServerFactory
 from tests.inside import Service, service, settings_for, until_ready
@@ -155,7 +156,7 @@ def _texts(metrics: str) -> str:
     )
 
 
-@pytest.mark.skipif(schema.head_revision() is None, reason="there is no schema yet")
+@pytest.mark.skipif(schema.head_revision(Settings.migrations) is None, reason="there is no schema yet")
 class TestSchema:
     async def test_that_is_behind_is_not_ready_until_it_is_migrated(self, database_url: str) -> None:
         settings = settings_for(database_url)
@@ -207,9 +208,9 @@ class TestWatch:
     ) -> None:
         original, failed = schema.schema_state, asyncio.Event()
 
-        async def fail_once(connection: ReadConnection) -> schema.SchemaState:
+        async def fail_once(connection: ReadConnection, migrations: Path) -> schema.SchemaState:
             if failed.is_set():
-                return await original(connection)
+                return await original(connection, migrations)
             failed.set()
             raise ZeroDivisionError
 

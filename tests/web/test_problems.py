@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
+from lifeguard.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded
+from lifeguard.pool import Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from lifeguard.web import ReadConnectionDep, problems
 from pydantic import BaseModel, SecretStr
 from starlette.exceptions import HTTPException
 
-from app.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded
-from app.pool import Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from app.web import ReadConnectionDep, problems
 from tests.inside import Service
 
 STATS = Pool().stats()

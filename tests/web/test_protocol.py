@@ -12,9 +12,9 @@ import httpx
 import pytest
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
+from lifeguard.server import protocol
 from uvicorn.protocols.http import httptools_impl
 
-from app.web import protocol
 from tests.inside import Service
 from tests.waiting import eventually
 from tests.web import test_gate

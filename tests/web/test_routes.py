@@ -7,10 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from lifeguard.web.routes import Routing
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route
-
-from app.web.routes import Routing
 
 Entry = tuple[str, str, Any]
 """("api" or "plain", path, methods), or ("include", "router", "app" or "host", prefix, table)"""

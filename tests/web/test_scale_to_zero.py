@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from lifeguard.database import ReplicaGuard
+from lifeguard.operations import readiness
 
-from app.database import ReplicaGuard
-from app.web import readiness
 from tests.inside import Service, service, settings_for, until_ready
 from tests.proxy import Proxy
 from tests.waiting import eventually

@@ -7,8 +7,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from fastapi import APIRouter
+from lifeguard.web import ConnectionDep
 
-from app.web import ConnectionDep
 from tests.inside import Service, service, settings_for, until_ready
 from tests.processes import running
 from tests.servers import PostgresServer

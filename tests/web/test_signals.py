@@ -16,10 +16,10 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
+from lifeguard.database import CallScope, call_scope
+from lifeguard.server.signals import ECHO, StopSignals
+from lifeguard.web.drain import Drain
 
-from app.database import CallScope, call_scope
-from app.web.drain import Drain
-from app.web.signals import ECHO, StopSignals
 from tests.processes import ROOT, ServiceProcess, running
 from tests.servers import PostgresServer
 from tests.waiting import eventually
@@ -29,23 +29,23 @@ pytestmark = pytest.mark.slow  # real processes, real delays
 # `tests.held` as `python -m app serve`, `uvicorn` and `fastapi run` start it, without a shell in
 # between that would swallow signals.
 SERVE = (
-    "from app import commands; from tests import held\n"
-    "commands.create_app = lambda settings: held.app\n"
-    "commands.cli(['serve'])"
+    "from app.settings import Settings; from lifeguard.commands import command_line; from tests import held\n"
+    "command_line(lambda settings: held.app, Settings)(['serve'])"
 )
 DEV = """
-from app import commands, development
+from app.main import create_app
+from app.settings import Settings
+from lifeguard.commands import command_line
+from lifeguard.development import develop
 from tests import held
 
-make = development.create_app
-
 def with_held(settings):
-    service = make(settings)
+    service = create_app(settings)
     service.post("/test/held")(held.held)
     return service
 
-development.create_app, development.LONGEST_DRAIN = with_held, 0.3
-commands.cli(["dev"])
+develop.LONGEST_DRAIN = 0.3
+command_line(with_held, Settings)(["dev"])
 """
 UVICORN = "import os, uvicorn; uvicorn.main(['tests.held:app', '--port', os.environ['PORT']])"
 FASTAPI = f"from fastapi_cli.cli import app; app(['run', {str(ROOT / 'tests/held.py')!r}])"
@@ -311,8 +311,8 @@ class TestHandlers:
     def test_end_the_process_where_no_server_handles_them(self) -> None:
         program = (
             "import asyncio, signal\n"
-            "from app.web.drain import Drain\n"
-            "from app.web.signals import StopSignals\n"
+            "from lifeguard.web.drain import Drain\n"
+            "from lifeguard.server.signals import StopSignals\n"
             "async def main():\n"
             "    with StopSignals(Drain(1), 0):\n"
             "        signal.raise_signal(signal.SIGTERM)\n"

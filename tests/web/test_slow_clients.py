@@ -8,8 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from lifeguard.server import protocol
+from lifeguard.web import middleware
 
-from app.web import middleware, protocol
 from tests.inside import service, settings_for
 from tests.processes import ServiceProcess, running
 from tests.servers import unused_port
@@ -20,7 +21,8 @@ CLIENTS = 10  # of each kind
 LONG = 50.0
 SERVICE = f"""
 from app.commands import cli
-from app.web import middleware, protocol
+from lifeguard.web import middleware
+from lifeguard.server import protocol
 
 protocol.PATIENCE = protocol.WRITE_PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = {PATIENCE}
 cli(["serve"])

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from lifeguard.database import DatabaseUnavailable, call_scope
+from lifeguard.web import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep, problems
+from lifeguard.web.dependencies import PinsConnection
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 
-from app.database import DatabaseUnavailable, call_scope
 from app.main import create_app
-from app.web import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep, problems
-from app.web.dependencies import PinsConnection
 from tests.inside import Service, service, settings_for, until_ready
 from tests.waiting import eventually
 from tests.web.conftest import Log
@@ -101,7 +101,9 @@ async def close_code(socket: ClientConnection) -> int | None:
 
 def faults_in(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Warnings and errors, but for the gate's, which sums up a second that may be another test's."""
-    return [line for line in lines if line["level"] in {"warning", "error"} and line["logger"] != "app.gate"]
+    return [
+        line for line in lines if line["level"] in {"warning", "error"} and line["logger"] != "lifeguard.gate"
+    ]
 
 
 class TestOpen:

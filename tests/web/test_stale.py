@@ -7,12 +7,12 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import StreamingResponse
+from lifeguard.database import BreakerState
+from lifeguard.pool import PoolUnavailable
+from lifeguard.web import DatabaseDep, problems, stale_if_error
+from lifeguard.web.routes import Routing
+from lifeguard.web.stale import LARGEST_ANSWER, StaleIfError
 
-from app.database import BreakerState
-from app.pool import PoolUnavailable
-from app.web import DatabaseDep, problems, stale_if_error
-from app.web.routes import Routing
-from app.web.stale import LARGEST_ANSWER, StaleIfError
 from tests.inside import Service
 from tests.waiting import eventually
 from tests.web.conftest import Log

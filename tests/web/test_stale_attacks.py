@@ -15,16 +15,15 @@ from fastapi.security import (
     HTTPBearer,
     OAuth2PasswordBearer,
 )
+from lifeguard.web import DatabaseDep, ReadConnectionDep, stale_if_error
+from lifeguard.web.dependencies import ConnectionDep, DrainDep
+from lifeguard.web.reads import reads_of
+from lifeguard.web.routes import Routing
+from lifeguard.web.stale import StaleIfError, may_be_stale
 from pydantic import AliasChoices, BaseModel
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
-
-from app.web import DatabaseDep, ReadConnectionDep, stale_if_error
-from app.web.dependencies import ConnectionDep, DrainDep
-from app.web.reads import reads_of
-from app.web.routes import Routing
-from app.web.stale import StaleIfError, may_be_stale
 
 KEEP = [stale_if_error(seconds=60)]
 

@@ -6,9 +6,7 @@ import tracemalloc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.exceptions import HTTPException
-
-from app.web.strict_json import (
+from lifeguard.web.strict_json import (
     LARGEST_DOCUMENT,
     MOST_CONTAINERS,
     MOST_DEPTH,
@@ -16,6 +14,7 @@ from app.web.strict_json import (
     JSONRefused,
     read,
 )
+from starlette.exceptions import HTTPException
 
 MOST_MEMORY = 16 * 2**20
 OBJECT = b'{"a":"'

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Body, Request, WebSocket
+from lifeguard.web import strict_json
+from lifeguard.web.turns import Turns
 
-from app.web import strict_json
-from app.web.turns import Turns
 from tests.inside import Service
 
 LARGE = b"[" + b"1," * 4000 + b"1]"

@@ -1,0 +1,47 @@
+"""This service's databases: pools, transactions, schema."""
+
+from pathlib import Path
+
+from lifeguard.database.breaker import Breaker, BreakerState
+from lifeguard.database.database import Database
+from lifeguard.database.errors import (
+    CommitUnknown,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    MigrationError,
+    PoolOversized,
+    SchemaChanged,
+    TransactionAborted,
+)
+from lifeguard.database.guard import Guard
+from lifeguard.database.replica import ReplicaGuard
+from lifeguard.database.retries import retry_idempotent
+from lifeguard.database.scope import CallScope, call_scope
+from lifeguard.database.transactions import confirm_reads
+from lifeguard.database.types import Connection, Isolation, ReadConnection, Transaction
+from lifeguard.pool import look_through
+
+__all__ = [
+    "Breaker",
+    "BreakerState",
+    "CallScope",
+    "CommitUnknown",
+    "Connection",
+    "Database",
+    "DatabaseUnavailable",
+    "DeadlineExceeded",
+    "Guard",
+    "Isolation",
+    "MigrationError",
+    "PoolOversized",
+    "ReadConnection",
+    "ReplicaGuard",
+    "SchemaChanged",
+    "Transaction",
+    "TransactionAborted",
+    "call_scope",
+    "confirm_reads",
+    "retry_idempotent",
+]
+
+look_through(str(Path(__file__).parent))  # who borrows through this layer is the borrower

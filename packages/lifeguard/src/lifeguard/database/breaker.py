@@ -1,0 +1,334 @@
+"""The circuit breaker of one pool: when the database is gone, say so at once and ask it in the background.
+
+pybreaker keeps the states and counts the failures. What it leaves to every caller is kept here:
+
+- admission: nobody's request is the probe. Open and half-open refuse everyone; one background task per
+  half-open period asks the database.
+- what counts: errors that say the database is gone, by `isinstance`. A cancelled caller, a shed one, an
+  error of the application's own say nothing.
+- suspicion: waits for a connection that used the whole time to wait may as well mean that everybody is
+  busy, or that this process was stopped. They open the circuit only after the database was asked on a
+  session outside the pool, and did not answer either.
+- staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
+  caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
+- time: the open period doubles with jitter, on the event loop's clock, which no one can set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+from enum import Enum
+from typing import Protocol
+
+import asyncpg
+import pybreaker
+import structlog
+
+from lifeguard.database.errors import DatabaseUnavailable
+from lifeguard.pool import PoolTimeout, PoolUnavailable
+
+# Seconds; the first open period is BREAKER_RESET_TIMEOUT.
+LONGEST_OPEN = 10.0
+# A probe that has no answer by then has failed.
+PROBE_PATIENCE = 2.0
+# Seconds: a timer that rings so much too late says that this process stood still, and nothing of the server.
+_STOOD_STILL = 0.5
+
+_GONE = (
+    PoolUnavailable,
+    asyncpg.AdminShutdownError,  # 57P01
+    asyncpg.CrashShutdownError,  # 57P02
+    asyncpg.CannotConnectNowError,  # 57P03
+    asyncpg.PostgresConnectionError,  # 08*: the session broke off
+    asyncpg.InvalidAuthorizationSpecificationError,  # 28*
+)
+
+_log = structlog.get_logger("lifeguard.database.breaker")
+
+
+class BreakerState(Enum):
+    """The value is that of the metric `db_pool_breaker_state`."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+class Clock(Protocol):
+    """The part of an event loop that a breaker needs; tests bring their own."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> asyncio.TimerHandle: ...
+
+
+def says_gone(error: BaseException) -> bool:
+    """Whether the error means that the database is gone, not that this piece of work went wrong."""
+    return isinstance(error, _GONE)
+
+
+def answers(error: BaseException) -> bool:
+    """Whether the error is the word of a server that is there: it is full, it does not know the database."""
+    return isinstance(error, asyncpg.PostgresError) and not says_gone(error)
+
+
+class Breaker:
+    """One circuit.
+
+    ticket = breaker.admit()          raises DatabaseUnavailable unless closed
+    breaker.succeeded(ticket)         what was admitted went well
+    breaker.failed(ticket, error)     it did not; errors that do not say "gone" are ignored
+    breaker.stalled(ticket, error)    it waited for the whole POOL_ACQUIRE_TIMEOUT, in which nobody was served
+    breaker.look_now()                there is reason to hope: probe before the open period is over
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        fail_max: int,
+        reset_timeout: float,
+        probe: Callable[[], Awaitable[object]],
+        ask_aside: Callable[[], Awaitable[object]],
+        on_open: Callable[[], object],
+        clock: Clock | None = None,
+    ) -> None:
+        """`probe` asks the database and raises if it does not answer; `ask_aside` does so on a session that
+        is none of the pool's; `on_open` turns waiters away."""
+        self.name = name
+        self._fail_max = fail_max
+        self._reset_timeout = reset_timeout
+        self._probe = probe
+        self._ask_aside = ask_aside
+        self._on_open = on_open
+        self._clock = clock
+        self._circuit = pybreaker.CircuitBreaker(
+            fail_max=fail_max,
+            listeners=[_Relay(self)],
+            throw_new_error_on_trip=False,
+            name=name,
+        )
+        self._epoch = 0
+        self._moved_in = 0
+        self._trips = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
+        self._probing: asyncio.Task[None] | None = None
+        self._stalls = 0
+        self._checking: asyncio.Task[None] | None = None
+        self._stopped = False
+        self.state = BreakerState.CLOSED
+        self.transitions: Counter[str] = Counter()
+        """How often each state was entered, by its label."""
+
+    # -- callers -----------------------------------------------------------------------------------
+
+    def admit(self) -> int:
+        """A ticket for one piece of work. Raises DatabaseUnavailable unless the circuit is closed."""
+        if self.state is not BreakerState.CLOSED:
+            raise DatabaseUnavailable("the circuit breaker is open", retry_after=self.retry_after())
+        return self._epoch
+
+    def succeeded(self, ticket: int) -> None:
+        if ticket == self._epoch:
+            self._stalls = 0
+            if self._circuit.fail_counter:
+                self._settle(_nothing)
+
+    def failed(self, ticket: int, error: BaseException) -> None:
+        if ticket >= self._moved_in and says_gone(error):
+            self._count_failure()
+
+    def stalled(self, ticket: int, error: PoolTimeout) -> None:
+        """Count a wait of the whole time to wait; enough of them have the database asked outside the pool."""
+        if ticket < self._moved_in or not error.stalled or self.state is not BreakerState.CLOSED:
+            return
+        self._epoch += 1
+        self._stalls += 1
+        enough = self._stalls + self._circuit.fail_counter >= self._fail_max
+        if enough and self._checking is None and not self._stopped:
+            self._checking = asyncio.get_running_loop().create_task(
+                self._check(), name=f"breaker {self.name} check", context=Context()
+            )
+
+    def cannot_connect(self) -> None:
+        """The pool, left without any connection, could not open one either."""
+        self._count_failure()
+
+    def retry_after(self) -> float:
+        """Seconds until the database is asked again; 0 while it is being asked."""
+        if self.state is BreakerState.OPEN:
+            return max(0.0, self._look_at - self._now().time())
+        return 0.0
+
+    def look_now(self) -> None:
+        """End the open period early: something suggests that the database is back."""
+        if self.state is BreakerState.OPEN:
+            self._half_open()
+
+    async def stop(self) -> None:
+        """End the timer and the probe; the state stays."""
+        self._stopped = True
+        self._cancel_timer()
+        tasks = {task for task in (self._probing, self._checking) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- the circuit -------------------------------------------------------------------------------
+
+    def entered(self, state: BreakerState) -> None:
+        """pybreaker has moved the circuit."""
+        before, self.state = self.state, state
+        self._epoch += 1
+        self._moved_in = self._epoch
+        self._stalls = 0
+        self.transitions[state.label] += 1
+        self._cancel_timer()
+        if state is BreakerState.OPEN:
+            self._trips += 1
+            period = self._open_period()
+            self._look_at = self._now().time() + period
+            if not self._stopped:
+                self._timer = Context().run(self._now().call_later, period, self._half_open)
+        elif state is BreakerState.CLOSED:
+            self._trips = 0
+        _log.log(
+            logging.DEBUG if self._trips > 1 else _LEVELS[state],  # after the first probe nothing is news
+            "breaker_moved",
+            pool=self.name,
+            before=before.label,
+            now=state.label,
+            retry_after=round(self.retry_after(), 3),
+        )
+        if state is BreakerState.OPEN:
+            self._on_open()
+
+    def _count_failure(self) -> None:
+        if self.state is BreakerState.CLOSED:
+            self._epoch += 1
+            self._settle(_fail)
+
+    def _open_period(self) -> float:
+        """Doubling from the first one; half of it is drawn, so that replicas do not ask in step."""
+        longest = max(LONGEST_OPEN, self._reset_timeout)
+        period = min(longest, self._reset_timeout * 2 ** min(self._trips - 1, 30))
+        return period if self._trips == 1 else random.uniform(period / 2, period)  # noqa: S311
+
+    def _half_open(self) -> None:
+        if self._stopped or self._probing is not None:
+            return
+        self._circuit.half_open()
+        self._probing = asyncio.get_running_loop().create_task(
+            self._ask(), name=f"breaker {self.name}", context=Context()
+        )
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_PATIENCE):
+                await self._probe()
+        except Exception:  # noqa: BLE001 - whatever keeps the probe from an answer
+            outcome = _fail
+        else:
+            outcome = _nothing
+        finally:
+            self._probing = None
+        self._settle(outcome)
+
+    async def _check(self) -> None:
+        """Ask outside the pool whether the waits mean that the database is gone; if so, let them count."""
+        try:
+            while await self._stood_still_while_asking():
+                pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
+            if not answers(error):
+                self._believe()
+        finally:
+            self._stalls = 0
+            self._checking = None
+
+    async def _stood_still_while_asking(self) -> bool:
+        """Ask once. True: no answer came, but this process did not run in that time. Raises TimeoutError when
+        none came, and what the server or the network said."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + PROBE_PATIENCE
+        try:
+            async with asyncio.timeout_at(due):
+                await self._ask_aside()
+        except TimeoutError:
+            if loop.time() - due < _STOOD_STILL:
+                raise
+            return True
+        return False
+
+    def _believe(self) -> None:
+        """Count the waits, unless somebody has been served in the meantime."""
+        for _ in range(self._stalls):
+            self._count_failure()
+
+    def _settle(self, outcome: Callable[[], None]) -> None:
+        """Let pybreaker count a failure or a success.
+
+        It is told of a failure by raising. The error itself is not for it: to raise that once more would add
+        to its traceback and its context, which somebody reads.
+        """
+        with suppress(_Failed):
+            self._circuit.call(outcome)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _now(self) -> Clock:
+        return self._clock or asyncio.get_running_loop()
+
+
+class _Relay(pybreaker.CircuitBreakerListener):
+    """Tells a breaker where pybreaker has moved its circuit."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def state_change(
+        self,
+        cb: pybreaker.CircuitBreaker,  # noqa: ARG002
+        old_state: pybreaker.CircuitBreakerState | None,  # noqa: ARG002
+        new_state: pybreaker.CircuitBreakerState,
+    ) -> None:
+        self._breaker.entered(_STATES[new_state.name])
+
+
+_STATES = {
+    pybreaker.STATE_CLOSED: BreakerState.CLOSED,
+    pybreaker.STATE_HALF_OPEN: BreakerState.HALF_OPEN,
+    pybreaker.STATE_OPEN: BreakerState.OPEN,
+}
+_LEVELS = {
+    BreakerState.CLOSED: logging.INFO,
+    BreakerState.HALF_OPEN: logging.INFO,
+    BreakerState.OPEN: logging.WARNING,
+}
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Failed(Exception):
+    """What was counted as a failure."""
+
+
+def _fail() -> None:
+    raise _Failed

@@ -1,0 +1,221 @@
+"""How this service reaches its databases: the arguments of every connection it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote_plus, urlsplit
+
+import asyncpg
+from pydantic import SecretStr
+
+from lifeguard.database import tls
+from lifeguard.database.given import Given
+from lifeguard.pool import Connector, PoolConfig
+from lifeguard.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
+from lifeguard.settings import Settings, SettingsError
+from lifeguard.settings.dsn import server_settings, without_server_settings
+from lifeguard.settings.environment import read_secret
+
+Role = Literal["primary", "replica"]
+
+# Whom to talk to when a URL does not say: writes need the primary, also where one name stands before a
+# failover; of several hosts, reads rather leave it alone.
+_WANTED = {"primary": "read-write", "replica": "prefer-standby"}
+
+# Milliseconds. A busy backend looks this often whether its client is still there, so that a killed
+# service does not keep its locks until the statement ends.
+_CLIENT_CHECK_INTERVAL = 1000
+_CLIENT_CHECK_SINCE = 14  # PostgreSQL
+_USER_TIMEOUT_SINCE = 12
+
+_REFUSES_STARTUP_PARAMETERS = "unsupported startup parameter"
+_REMEDY = "a pooler is in between: POOL_PGBOUNCER=on sends nothing that it refuses"
+
+
+def dsn(settings: Settings, role: Role = "primary") -> str:
+    """The URL of a database, as the driver is to get it. Raises SettingsError when it is not set."""
+    secret: SecretStr | None = getattr(settings, _variable(role).lower())
+    if secret is None:
+        raise SettingsError(f"{_variable(role)}: required here")
+    url = secret.get_secret_value()
+    return without_server_settings(url) if settings.pool_pgbouncer == "on" else url
+
+
+def check(settings: Settings) -> None:
+    """Raise SettingsError, a line for each fault, if no connection could ever be made with them.
+
+    That is what a look at the variables alone cannot find: files that they name, and what asyncpg takes from
+    elsewhere (`PG*` variables, service and password files, HOME).
+    """
+    faults = list(_faults_of(settings, "primary"))
+    if settings.database_replica_url is not None:
+        faults += _faults_of(settings, "replica")
+    if faults:
+        raise SettingsError("\n".join(dict.fromkeys(faults)))
+
+
+def _faults_of(settings: Settings, role: Role) -> Iterator[str]:
+    variable = _variable(role)
+    url = dsn(settings, role)
+    if settings.pool_pgbouncer == "on" and "options" in _settings_in_url(settings, role):
+        yield f"{variable}: must not have options with POOL_PGBOUNCER=on; write ?name=value"
+    try:
+        given = Given(url, variable)
+    except SettingsError as error:
+        yield str(error)
+        return
+    faults = list(given.faults(password_from_elsewhere=settings.database_password_file is not None))
+    faults += tls.faults(given)
+    yield from faults
+    if not faults:
+        try:
+            Connector(url, 1, None, connect_options(settings, role), keepalive=1)
+        except Exception as error:  # noqa: BLE001 - asyncpg lets through whatever it meets
+            # Its own words may hold a secret.
+            yield f"{variable}: cannot be used by asyncpg ({type(error).__name__})"
+
+
+def _variable(role: Role) -> str:
+    return "DATABASE_URL" if role == "primary" else "DATABASE_REPLICA_URL"
+
+
+def _settings_in_url(settings: Settings, role: Role) -> dict[str, str]:
+    secret: SecretStr | None = getattr(settings, _variable(role).lower())
+    return server_settings(secret.get_secret_value()) if secret else {}
+
+
+def connect_options(
+    settings: Settings, role: Role = "primary", *, other: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What `asyncpg.connect()` takes besides the URL (typed Any there as well); `other` settings of the
+    session win over the service's.
+
+    The timeouts go with the connection's first packet, so not even its first statement runs without. Where
+    a pooler takes none (POOL_PGBOUNCER=on), `prepare_session()` sets them.
+    """
+    options: dict[str, Any] = {"command_timeout": settings.command_timeout}
+    if settings.pool_pgbouncer != "on":
+        options["server_settings"] = _own_settings(settings, other)
+    if (context := tls.context(Given(dsn(settings, role), _variable(role)))) is not None:
+        options["ssl"] = context
+    url = dsn(settings, role)
+    if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
+        options["target_session_attrs"] = _WANTED[role]
+    if settings.database_password_file is not None:
+        # Called at every connect, so that a rotated password is picked up.
+        options["password"] = partial(read_secret, settings.database_password_file)
+    return options
+
+
+def pool_config(settings: Settings, role: Role = "primary") -> PoolConfig:
+    """The settings of a pool: `pool_max_size` is its `max_size`, and so on by name."""
+    named = {
+        setting.name: getattr(settings, f"pool_{setting.name}")
+        for setting in fields(PoolConfig)
+        if f"pool_{setting.name}" in type(settings).model_fields
+    }
+    if named["max_size"] == "auto":  # it grows once the server has said how many sessions it has
+        named["max_size"] = settings.pool_min_size
+    own = {"name": role, "max_size": max(1, named["max_size"]), "init": prepare_session(settings, role)}
+    return PoolConfig(**{**named, **own})
+
+
+def session_limits(settings: Settings) -> dict[str, float]:
+    """What the server itself puts an end to, in seconds.
+
+    Not among them: `transaction_timeout` (17+) and `idle_session_timeout` (14+) end the session and
+    not the statement; every step of a transaction has its bound already, and the pool ages idle ones.
+    """
+    return {
+        "statement_timeout": settings.statement_timeout,
+        "lock_timeout": settings.lock_timeout,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
+    }
+
+
+def milliseconds(seconds: float) -> int:
+    """As the server wants it, to whom 0 would mean no limit at all."""
+    return max(1, round(seconds * 1000))
+
+
+def prepare_session(
+    settings: Settings, role: Role = "primary", *, other: Mapping[str, str] | None = None
+) -> Callable[[asyncpg.Connection], Awaitable[None]]:
+    """What is done with every new session and after each reset (the pool's `init`): one round trip.
+
+    The server is told to notice when its client is gone. Through a pooler (POOL_PGBOUNCER=on) its client is
+    the pooler, which has settings of its own for that; the session is told its limits and its name instead.
+    """
+    if settings.pool_pgbouncer == "on":
+        values = {**_settings_in_url(settings, role), **_own_settings(settings, other)}
+        calls = (
+            f"pg_catalog.set_config({quoted(name)}, {quoted(value)}, false)" for name, value in values.items()
+        )
+        statement = f"SELECT {', '.join(calls)}"
+
+        async def set_up(connection: asyncpg.Connection) -> None:
+            await connection.execute(statement)
+
+        return set_up
+
+    async def look_after_client(connection: asyncpg.Connection) -> None:
+        statements = looking_after_client(connection.get_server_version().major, settings.pool_keepalive)
+        try:
+            await connection.execute(statements)
+        except asyncpg.PostgresError:
+            # On Windows and old macOS a server cannot look; what resembles PostgreSQL may know none of it.
+            if connection.is_closed():
+                raise
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+
+    return look_after_client
+
+
+def looking_after_client(server: int, keepalive: int) -> str:
+    """Statements that have the server end a session whose client fell silent, idle or in a statement.
+
+    Not given at connect: an older server would refuse the connection. Over a unix socket PostgreSQL takes
+    and ignores them. The last may fail on some platforms, when the others are committed already.
+    """
+    settings = {
+        "tcp_keepalives_idle": keepalive,
+        "tcp_keepalives_interval": KEEPALIVE_INTERVAL,
+        "tcp_keepalives_count": KEEPALIVE_PROBES,
+    }
+    if server >= _USER_TIMEOUT_SINCE:
+        settings["tcp_user_timeout"] = TCP_USER_TIMEOUT * 1000
+    statements = ["BEGIN", *(f"SET {name} = {value}" for name, value in settings.items()), "COMMIT"]
+    if server >= _CLIENT_CHECK_SINCE:
+        statements.append(f"SET client_connection_check_interval = {_CLIENT_CHECK_INTERVAL}")
+    return "; ".join(statements)
+
+
+def with_remedy(reason: str) -> str:
+    """Why no connection can be made and, where a variable would help, which."""
+    return f"{reason} ({_REMEDY})" if _REFUSES_STARTUP_PARAMETERS in reason else reason
+
+
+def quoted(text: str) -> str:
+    """`text` as an SQL literal, right under any `standard_conforming_strings` (as PQescapeLiteral)."""
+    literal = "'" + text.replace("'", "''") + "'"
+    return " E" + literal.replace("\\", "\\\\") if "\\" in text else literal
+
+
+def _own_settings(settings: Settings, other: Mapping[str, str] | None) -> dict[str, str]:
+    limits = {name: str(milliseconds(limit)) for name, limit in session_limits(settings).items()}
+    return {"application_name": settings.service_name, **limits, **(other or {})}
+
+
+def _names_a_role(url: str) -> bool:
+    """Whether the URL says which servers will do, or that this service shall not write anyway."""
+    query = unquote_plus(urlsplit(url).query)
+    return "target_session_attrs=" in query or "default_transaction_read_only=" in query
+
+
+def _names_several_hosts(url: str) -> bool:
+    parts = urlsplit(url)
+    return "," in (parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", [""])[-1])

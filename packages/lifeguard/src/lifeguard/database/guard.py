@@ -1,0 +1,163 @@
+"""A pool and the circuit breaker in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import Context
+
+import asyncpg
+
+from lifeguard.database.breaker import Breaker, BreakerState
+from lifeguard.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
+from lifeguard.database.scope import current_caller
+from lifeguard.pool import (
+    Lease,
+    Pool,
+    PoolError,
+    PoolEvent,
+    PoolTimeout,
+    StatementNotSent,
+    says_schema_changed,
+)
+from lifeguard.settings import Settings
+
+PoolMaker = Callable[[Callable[[PoolEvent], None]], Pool]
+
+
+class Guard:
+    """Lends the pool's connections while its breaker allows, and tells the breaker how that went."""
+
+    def __init__(
+        self,
+        make_pool: PoolMaker,
+        settings: Settings,
+        on_event: Callable[[PoolEvent], None] | None,
+    ) -> None:
+        """`make_pool` gets what the pool is to call with its events; `on_event` hears of them too."""
+        self._on_event = on_event
+        self._acquire_timeout = settings.pool_acquire_timeout
+        self.pool = make_pool(self._hear)
+        self.breaker = Breaker(
+            self.pool.name,
+            fail_max=settings.breaker_fail_max,
+            reset_timeout=settings.breaker_reset_timeout,
+            probe=self._probe,
+            ask_aside=self.pool.ask_aside,
+            on_open=self.pool.refuse_waiting,
+        )
+        self._waking: asyncio.Task[None] | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a connection and no reason to doubt it."""
+        return self.breaker.state is BreakerState.CLOSED and self.pool.get_size() > 0
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether there is no connection because nobody wanted one (POOL_MIN_SIZE=0)."""
+        pool = self.pool
+        nothing_kept = pool.get_min_size() == 0 == pool.get_size()
+        return nothing_kept and self.breaker.state is BreakerState.CLOSED and pool.stats().last_error is None
+
+    def wake(self) -> None:
+        """Have a pool that keeps no connections, and has none, open one in the background."""
+        if self.pool.get_min_size() == 0 == self.pool.get_size() and self._waking is None:
+            self._waking = asyncio.create_task(
+                self._open_one(), name=f"wake {self.pool.name}", context=Context()
+            )
+
+    @asynccontextmanager
+    async def lend(self, timeout: float | None) -> AsyncIterator[Lease]:
+        """A lease for the block; `timeout` as in `Pool.acquire()`.
+
+        Raises DatabaseUnavailable while the breaker is not closed and when the session is lost in the
+        block, SchemaChanged, and the pool's errors.
+
+        The breaker is charged with what happened here and nowhere else: errors of this pool, and the end
+        of this very session. What another database raised inside the block is that one's affair.
+        """
+        ticket = self.breaker.admit()
+        try:
+            lease = await self.pool.acquire(timeout=timeout, caller=current_caller())
+        except PoolTimeout as error:
+            if timeout is None or timeout >= self._acquire_timeout:
+                self.breaker.stalled(ticket, error)  # a shorter wait was the caller's haste
+            raise
+        except Exception as error:
+            self.breaker.failed(ticket, error)
+            raise
+        try:
+            yield lease
+        except Exception as error:
+            if lease.is_closed() and _ends_with_the_session(error):
+                raise self._lost(ticket, error) from error
+            if says_schema_changed(error):
+                raise SchemaChanged(f"the schema changed under the work: {error}") from error
+            raise
+        else:
+            self.breaker.succeeded(ticket)
+        finally:
+            lease.end()
+
+    def _lost(self, ticket: int, error: Exception) -> DatabaseUnavailable:
+        """The lease's session has ended; what it tells of the database."""
+        reason = _last_words(error)
+        if _was_waited_on(error):
+            self.breaker.failed(ticket, reason)
+        repeatable = not isinstance(reason, OVERSTAYED)
+        return DatabaseUnavailable(f"the connection was lost: {reason}", repeatable=repeatable)
+
+    async def stop(self) -> None:
+        await self.breaker.stop()
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.wait({self._waking})
+
+    async def _open_one(self) -> None:
+        try:
+            await self.pool.wait_ready(self._acquire_timeout)
+        except PoolError:
+            pass  # the pool's events say why, and the next borrower asks again
+        finally:
+            self._waking = None
+
+    async def _probe(self) -> None:
+        """Ask over the pool, or beside it while all of its connections are in use, which says nothing."""
+        if self.pool.get_idle_size() == 0 and self.pool.get_size() >= self.pool.get_max_size():
+            await self.pool.ask_aside()
+            return
+        async with self.pool.acquire() as lease:
+            await lease.execute("SELECT 1")
+
+    def _hear(self, event: PoolEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+        if event.name == "open_failed" and event.stats.size == 0:
+            self.breaker.cannot_connect()
+        elif event.name == "connection_opened" and self.breaker.state is BreakerState.OPEN:
+            self.breaker.look_now()
+
+
+def _ends_with_the_session(error: Exception) -> bool:
+    """Whether the error is that of a call on a session that has ended. Who was waiting for an answer gets
+    one of SESSION_ENDED; whoever comes after is told no more than that the connection is closed."""
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return not isinstance(error, PoolError)
+    return isinstance(error, SESSION_ENDED)
+
+
+def _was_waited_on(error: Exception) -> bool:
+    """Whether somebody waited for an answer when the session ended, and so knows why it did.
+
+    A session that ended between two statements may have been ended for idling. If the database is gone,
+    the pool finds out when it opens the next one.
+    """
+    return not isinstance(error, (asyncpg.InterfaceError, StatementNotSent))
+
+
+def _last_words(error: Exception) -> Exception:
+    """What the server said when it ended the session: to asyncpg that is the cause of a lost connection."""
+    cause = error.__cause__
+    return cause if isinstance(cause, asyncpg.PostgresError) else error

@@ -1,0 +1,52 @@
+"""The replica's pool, which serves while the replica is not too far behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from typing_extensions import override
+
+from lifeguard.database.guard import Guard, PoolMaker
+from lifeguard.database.lag import LagWatch
+from lifeguard.pool import Pool, PoolEvent
+from lifeguard.settings import Settings
+
+
+class ReplicaGuard(Guard):
+    """Lends connections to the replica, and knows whether it is to be read."""
+
+    def __init__(
+        self,
+        make_pool: PoolMaker,
+        settings: Settings,
+        on_event: Callable[[PoolEvent], None] | None,
+        *,
+        primary: Pool,
+    ) -> None:
+        super().__init__(make_pool, settings, on_event)
+        self.lag = LagWatch(settings, primary=primary, replica=self.pool)
+
+    @property
+    @override
+    def serves(self) -> bool:
+        return super().serves and self.lag.allows_reading
+
+    @property
+    def obstacle(self) -> str:
+        """Why it is not read; empty while it is, and as long as nobody knows: nobody has wanted a connection,
+        or the servers have not been asked yet."""
+        if super().serves or self.sleeps:
+            return self.lag.reason
+        nothing_is_known = self.lag.standing == "unknown" and self.pool.stats().last_error is None
+        return "" if nothing_is_known else "there is no connection to it"
+
+    @override
+    async def stop(self) -> None:
+        await self.lag.stop()
+        await super().stop()
+
+    @override
+    def _hear(self, event: PoolEvent) -> None:
+        super()._hear(event)
+        if event.name == "connection_opened":
+            self.lag.look_soon()

@@ -1,0 +1,103 @@
+"""Repeating work that failed for no fault of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+import structlog
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_any,
+    wait_random_exponential,
+)
+from tenacity.stop import stop_base
+from typing_extensions import override
+
+from lifeguard.database.errors import DatabaseUnavailable
+from lifeguard.database.scope import current_deadline
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+
+# 40001 and 40P01: nothing was written, and the same work may succeed the next time.
+CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+# Seconds. Full jitter (Brooker, "Exponential backoff and jitter", AWS 2015): each pause is drawn from
+# zero to a ceiling that doubles up to the highest. A conflict lasts as long as a transaction does, so
+# the first ceiling is that of a few short ones.
+_FIRST_CEILING = 0.02
+_HIGHEST_CEILING = 0.5
+
+_log = structlog.get_logger("lifeguard.database")
+
+
+def is_repeatable(error: BaseException) -> bool:
+    """Whether the error leaves nothing behind and may not come again: a conflict, a lost session, a server
+    that has just become read-only (the pool leaves it for the writable one), a changed schema.
+
+    Not CommitUnknown, nor the refusals of a pool or a breaker: those have waited, or know that it is no use.
+    """
+    if isinstance(error, DatabaseUnavailable):
+        return error.repeatable
+    return isinstance(error, (*CONFLICTS, asyncpg.ReadOnlySQLTransactionError))
+
+
+async def retry_idempotent(work: Callable[[], Awaitable[T]], *, attempts: int = ATTEMPTS) -> T:
+    """The result of `work`, which is called up to `attempts` times: again after what `is_repeatable`, with
+    full jitter, and not past the call's deadline. Raises the last error.
+
+        async def read() -> list[Record]:
+            async with database.read() as connection:
+                return await connection.fetch(...)
+
+        rows = await retry_idempotent(read)
+
+    For reads, and for what does no harm when it is done twice: outside of a transaction nobody knows
+    whether a statement ran on a session that was lost. Each call has to borrow its own connection.
+    """
+    result: T = await retrying(attempts)(work)
+    return result
+
+
+def retrying(attempts: int) -> AsyncRetrying:
+    """Calls what it is given up to `attempts` times while its error `is_repeatable`; raises the last one.
+
+    It stops earlier when the call's deadline would pass during the pause.
+    """
+    return AsyncRetrying(
+        retry=retry_if_exception(is_repeatable),
+        stop=stop_any(stop_after_attempt(attempts), TooLate()),
+        wait=wait_random_exponential(multiplier=_FIRST_CEILING, max=_HIGHEST_CEILING),
+        sleep=asyncio.sleep,
+        before_sleep=_report,
+        reraise=True,
+    )
+
+
+class TooLate(stop_base):
+    """The call's deadline would pass before the next attempt."""
+
+    @override
+    def __call__(self, state: RetryCallState) -> bool:
+        deadline = current_deadline()
+        if deadline is None:
+            return False
+        return asyncio.get_running_loop().time() + state.upcoming_sleep >= deadline
+
+
+def _report(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.info(
+        "work_repeated",
+        attempt=state.attempt_number,
+        error=type(error).__name__,
+        sqlstate=getattr(error, "sqlstate", None) or getattr(error and error.__cause__, "sqlstate", None),
+        pause=round(state.upcoming_sleep, 4),
+    )

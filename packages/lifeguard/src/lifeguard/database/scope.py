@@ -1,0 +1,76 @@
+"""What the database layer knows of the call it works for: its tag and its deadline.
+
+The web middleware sets a scope per request; a job or a script may set one of its own:
+
+    token = call_scope.set(CallScope(tag="nightly-report", deadline=loop.time() + 60))
+    try: ...
+    finally: call_scope.reset(token)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lifeguard.database.errors import DeadlineExceeded
+from lifeguard.pool import Caller
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class CallScope:
+    """One call from outside, for instance an HTTP request."""
+
+    tag: str
+    """Shown in `pg_stat_activity.application_name`, after the service's name."""
+    deadline: float | None = None
+    """Event-loop time after which nobody waits for the answer."""
+    caller: Caller | None = None
+    """Who is named in reports of leaks."""
+
+
+call_scope: ContextVar[CallScope | None] = ContextVar("call_scope", default=None)
+
+
+def current_tag() -> str:
+    """The tag of the current call; empty outside of one."""
+    scope = call_scope.get()
+    return scope.tag if scope else ""
+
+
+def current_caller() -> Caller | None:
+    """On whose behalf the current call works, if it says so."""
+    scope = call_scope.get()
+    return scope.caller if scope else None
+
+
+def current_deadline() -> float | None:
+    """Event-loop time at which the current call ends; None if nothing ends it."""
+    scope = call_scope.get()
+    return scope.deadline if scope else None
+
+
+def time_left(deadline: float) -> float:
+    """Seconds until `deadline`. Raises DeadlineExceeded when there are none."""
+    left = deadline - asyncio.get_running_loop().time()
+    if left <= 0:
+        raise DeadlineExceeded("the call's time was up before the statement could be sent")
+    return left
+
+
+async def within_deadline(work: Awaitable[T]) -> T:
+    """Await what precedes the call's own statements, a BEGIN for instance, until its deadline.
+
+    Raises DeadlineExceeded then, which says that it was the call's time that was up.
+    """
+    try:
+        async with asyncio.timeout_at(current_deadline()) as bound:
+            return await work
+    except TimeoutError as error:
+        if bound.expired():
+            raise DeadlineExceeded("the call's time was up before the statement could be sent") from error
+        raise

@@ -1,0 +1,21 @@
+"""Logs, metrics, traces: what the service says about itself."""
+
+from lifeguard.observability.events import log_pool_event
+from lifeguard.observability.logs import AlreadyLogged
+from lifeguard.observability.loop_lag import LoopLag
+from lifeguard.observability.metrics import Metrics
+from lifeguard.observability.numbers import BreakerNumbers, PoolNumbers, ReplicaNumbers, numbers, rounded
+from lifeguard.observability.scrub import Scrubber
+
+__all__ = [
+    "AlreadyLogged",
+    "BreakerNumbers",
+    "LoopLag",
+    "Metrics",
+    "PoolNumbers",
+    "ReplicaNumbers",
+    "Scrubber",
+    "log_pool_event",
+    "numbers",
+    "rounded",
+]

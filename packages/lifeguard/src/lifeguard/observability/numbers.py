@@ -1,0 +1,84 @@
+"""The service's numbers at one moment, for `/metrics` and for the pool pages alike. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from lifeguard.database import Breaker, BreakerState, Database, Guard, ReplicaGuard
+from lifeguard.pool import PoolStats
+
+BREAKER_STATES = tuple(state.label for state in BreakerState)
+"""In the order of the metric's numbers: 0, 1, 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerNumbers:
+    """State and history of the breaker in front of one pool."""
+
+    state: str = BreakerState.CLOSED.label
+    """One of `BREAKER_STATES`."""
+    transitions: Mapping[str, int] = field(default_factory=dict)
+    """How often each state was entered."""
+
+    @classmethod
+    def of(cls, breaker: Breaker) -> BreakerNumbers:
+        return cls(breaker.state.label, dict(breaker.transitions))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaNumbers:
+    """What is known of a replica besides its pool."""
+
+    serves: bool
+    """Whether reads go there."""
+    standing: str
+    """What it was found to be when it was last asked: one of `lifeguard.database.lag.Standing`."""
+    lag_seconds: float | None = None
+    """How far it is behind the primary; None while that is not known."""
+    lag_bytes: int | None = None
+
+    @classmethod
+    def of(cls, guard: ReplicaGuard) -> ReplicaNumbers:
+        lag, standing = guard.lag.lag, guard.lag.standing
+        if lag is None:
+            return cls(guard.serves, standing)
+        return cls(guard.serves, standing, lag.seconds if isfinite(lag.seconds) else None, lag.size)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNumbers:
+    """One pool, and the breaker in front of it."""
+
+    stats: PoolStats
+    breaker: BreakerNumbers
+    reads: int = 0
+    """How many reads it has served."""
+    replica: ReplicaNumbers | None = None
+    """None of the primary's pool."""
+
+
+def numbers(database: Database) -> Iterator[PoolNumbers]:
+    """Yield the numbers of the primary pool and, where there is one, of the replica's."""
+    for guard in database.guards:
+        stats = guard.pool.stats()
+        yield PoolNumbers(
+            stats, BreakerNumbers.of(guard.breaker), database.reads[stats.name], _replica(guard)
+        )
+
+
+def _replica(guard: Guard) -> ReplicaNumbers | None:
+    return ReplicaNumbers.of(guard) if isinstance(guard, ReplicaGuard) else None
+
+
+def rounded(value: Any, digits: int) -> Any:  # Any: whatever JSON may hold
+    """Give it with every number in it rounded to so many digits: for people, who read past three or four."""
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, Mapping):
+        return {name: rounded(inner, digits) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(inner, digits) for inner in value)
+    return value

@@ -1,0 +1,103 @@
+"""The pools' metrics, as `PoolStats` names them, and those of the breakers in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from lifeguard.observability.numbers import BREAKER_STATES, PoolNumbers
+from lifeguard.pool import HistogramSnapshot, PoolMetric, pool_metrics
+
+_POOL = "db_client_connection_pool_name"
+_KINDS: dict[str, type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+class PoolCollector(Collector):
+    """Reads the pools' statistics when Prometheus scrapes, and keeps nothing in between."""
+
+    def __init__(self, pools: Callable[[], Iterable[PoolNumbers]]) -> None:
+        self._pools = pools
+
+    def describe(self) -> Iterable[Metric]:
+        return _families([])
+
+    def collect(self) -> Iterable[Metric]:
+        return _families(list(self._pools()))
+
+
+def _families(pools: list[PoolNumbers]) -> Iterator[Metric]:
+    families: dict[str, Metric] = {}
+    for attribute, metric in pool_metrics():
+        family = families.setdefault(metric.name, _family(metric))
+        for pool in pools:
+            _add(family, metric, pool.stats.name, getattr(pool.stats, attribute))
+    yield from families.values()
+    yield from _breaker(pools)
+    yield from _reads(pools)
+
+
+def _family(metric: PoolMetric) -> Metric:
+    labels = [_POOL] if metric.label is None else [_POOL, metric.label]
+    return _KINDS[metric.kind](metric.name, metric.text, labels=labels)
+
+
+def _add(family: Metric, metric: PoolMetric, pool: str, number: Any) -> None:  # Any: a field of PoolStats
+    if isinstance(family, HistogramMetricFamily):
+        family.add_metric([pool], _cumulative(number), number.sum)
+        return
+    assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
+    if metric.label is None:
+        family.add_metric([pool], number)
+        return
+    counts = dict.fromkeys(metric.known, 0) | number if metric.value is None else {metric.value: number}
+    for value, count in counts.items():
+        family.add_metric([pool, value], count)
+
+
+def _cumulative(snapshot: HistogramSnapshot) -> list[tuple[str, float]]:
+    bounds = [*map(str, snapshot.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(snapshot.counts), strict=True))
+
+
+def _breaker(pools: list[PoolNumbers]) -> Iterator[Metric]:
+    state = GaugeMetricFamily("db_pool_breaker_state", "0 closed, 1 half-open, 2 open.", labels=[_POOL])
+    transitions = CounterMetricFamily(
+        "db_pool_breaker_transitions", "Times the breaker entered a state.", labels=[_POOL, "to"]
+    )
+    for pool in pools:
+        state.add_metric([pool.stats.name], BREAKER_STATES.index(pool.breaker.state))
+        for to in BREAKER_STATES:
+            transitions.add_metric([pool.stats.name, to], pool.breaker.transitions.get(to, 0))
+    yield state
+    yield transitions
+
+
+def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
+    reads = CounterMetricFamily("db_reads", "Reads by the pool that served them.", labels=["to"])
+    serves = GaugeMetricFamily("db_replica_serves", "1 while reads go to the replica.", labels=[_POOL])
+    lag = GaugeMetricFamily(
+        "db_replica_lag_seconds", "How far the replica is behind the primary.", labels=[_POOL]
+    )
+    for pool in pools:
+        reads.add_metric([pool.stats.name], pool.reads)
+        if pool.replica is None:
+            continue
+        serves.add_metric([pool.stats.name], pool.replica.serves)
+        if pool.replica.lag_seconds is not None:
+            lag.add_metric([pool.stats.name], pool.replica.lag_seconds)
+    yield reads
+    yield serves
+    yield lag

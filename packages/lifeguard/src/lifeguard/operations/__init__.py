@@ -1,0 +1,1 @@
+"""What operators ask: probes, metrics, pool pages, documentation, the doctor."""

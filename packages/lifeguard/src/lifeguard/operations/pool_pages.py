@@ -1,0 +1,161 @@
+"""The pools for people: numbers, the same as a live page, and who holds a connection now."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict
+
+from lifeguard.observability import PoolNumbers, numbers, rounded
+from lifeguard.operations import live_page
+from lifeguard.operations.history import DIGITS, INTERVAL, History
+from lifeguard.operations.state import state_of
+from lifeguard.web import problems
+from lifeguard.web.drain import Drain
+
+router = APIRouter(tags=["pool"])
+
+_bearer = HTTPBearer(auto_error=False, description="OPS_TOKEN")
+
+
+class Breaker(BaseModel):
+    """`transitions` is how often each state was entered."""
+
+    state: str
+    transitions: Mapping[str, int]
+
+
+class Replica(BaseModel):
+    """`serves` is whether reads go there; `standing` what it was found to be when it was last asked:
+    `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is) or `unknown` (not asked yet, or
+    asleep)."""
+
+    serves: bool
+    standing: str
+    lag_seconds: float | None
+    lag_bytes: int | None
+
+
+class GuardedPool(BaseModel):
+    """A pool's statistics, as `lifeguard.pool.PoolStats` describes them, the breaker in front of it, how many
+    reads it has served, and, of a replica's, how far that is behind."""
+
+    stats: dict[str, object]
+    breaker: Breaker
+    reads: int
+    replica: Replica | None
+
+
+class PoolsReport(BaseModel):
+    draining: bool
+    in_flight: int
+    event_loop_lag: float
+    pools: list[GuardedPool]
+
+
+class Lease(BaseModel):
+    """One connection in use. `task` is the request it serves: method, path, id. Places are
+    `file:line in function`, those of `stands_at` innermost first."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    backend_pid: int
+    client_address: str | None
+    held_for: float
+    borrowed_at: str | None
+    route: str | None
+    task: str | None
+    stands_at: tuple[str, ...]
+    overdue: bool
+
+
+class LeasesReport(BaseModel):
+    leases: dict[str, list[Lease]]
+
+
+@router.get("/pool")
+async def pool(request: Request) -> PoolsReport:
+    """The pools, the breaker and the queue: numbers and states only."""
+    state = state_of(request)
+    return PoolsReport(
+        draining=state["drain"].draining,
+        in_flight=state["drain"].in_flight,
+        event_loop_lag=rounded(state["loop_lag"].seconds, DIGITS),
+        pools=[_guarded(pool) for pool in numbers(state["database"])],
+    )
+
+
+def _guarded(pool: PoolNumbers) -> GuardedPool:
+    stats = rounded(asdict(pool.stats), DIGITS)
+    del stats["last_error"]  # the only text in it; /readyz and the log say it
+    breaker = Breaker(state=pool.breaker.state, transitions=pool.breaker.transitions)
+    replica = Replica(**rounded(asdict(pool.replica), DIGITS)) if pool.replica else None
+    return GuardedPool(stats=stats, breaker=breaker, reads=pool.reads, replica=replica)
+
+
+@router.get("/pool/live", response_class=HTMLResponse)
+async def live() -> HTMLResponse:
+    """The same as a page that draws the last minutes and goes on."""
+    return HTMLResponse(live_page.HTML, headers=live_page.HEADERS)
+
+
+@router.get("/pool/live/events", include_in_schema=False)
+async def live_events(request: Request) -> StreamingResponse:
+    """The page's data as server-sent events: the last minutes at once, then a sample a second."""
+    state = state_of(request)
+    return StreamingResponse(
+        _events(state["history"], state["drain"]),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(history: History, drain: Drain) -> AsyncIterator[str]:
+    """Yield until the service drains: a stream that did not end would hold the shutdown up."""
+    yield "retry: 2000\n\n"
+    latest = 0
+    while True:
+        if samples := history.since(latest):
+            latest = samples[-1]["number"]
+            yield f"data: {json.dumps(samples, separators=(',', ':'))}\n\n"
+        if await drain.wait(INTERVAL):
+            return
+
+
+async def operator(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Let nobody through but the holder of `OPS_TOKEN`; in development everybody.
+
+    Raises Unauthorized without a token, Forbidden with a wrong one or where none is set.
+    """
+    settings = state_of(request)["settings"]
+    if not settings.in_production:
+        return
+    if credentials is None:
+        raise problems.Unauthorized("Send OPS_TOKEN as a bearer token.")
+    if settings.ops_token is None:
+        raise problems.Forbidden("OPS_TOKEN is not set, so nobody may see this.")
+    expected = settings.ops_token.get_secret_value().encode()
+    if not hmac.compare_digest(credentials.credentials.encode(), expected):
+        raise problems.Forbidden("That is not the token.")
+
+
+@router.get(
+    "/pool/leases",
+    dependencies=[Depends(operator)],
+    responses=problems.documented(problems.Unauthorized, problems.Forbidden),
+)
+async def leases(request: Request) -> LeasesReport:
+    """Who holds a connection now, since when, where it was borrowed and where that task stands."""
+    database = state_of(request)["database"]
+    pools = [pool for pool in (database.primary, database.replica) if pool is not None]
+    held = {pool.stats().name: [asdict(lease) for lease in pool.leases()] for pool in pools}
+    return LeasesReport.model_validate({"leases": rounded(held, DIGITS)})

@@ -1,0 +1,86 @@
+"""The one place that touches what asyncpg keeps to itself.
+
+Each function says which private names it needs; `tests/pool/test_driver.py` fails when one of them
+moves. Read for asyncpg 0.32.
+"""
+
+from lifeguard.pool.driver.copying import copy
+from lifeguard.pool.driver.sessions import (
+    NOT_SENT,
+    Session,
+    check_transaction_ended,
+    cut,
+    drop_cancel_once_answered,
+    executed,
+    finish_cancelling,
+    forget_listeners,
+    is_cancelling,
+    is_in_transaction,
+    last_words,
+    left_open,
+    lost_its_place,
+    never_sent,
+    roll_back,
+    settle,
+)
+from lifeguard.pool.driver.sockets import (
+    KEEPALIVE_INTERVAL,
+    KEEPALIVE_PROBES,
+    TCP_USER_TIMEOUT,
+    belong_to,
+    client_address,
+    reading,
+    targets_of,
+    tune_socket,
+)
+from lifeguard.pool.driver.statements import (
+    ask_parameters,
+    close_forgotten_statements,
+    forget_caches,
+    is_cached,
+    is_unresolved,
+    parameters,
+    run_statement,
+    statement_at_hand,
+)
+from lifeguard.pool.driver.transactions import Isolation, Transaction, begin, commit
+
+__all__ = [
+    "KEEPALIVE_INTERVAL",
+    "KEEPALIVE_PROBES",
+    "NOT_SENT",
+    "TCP_USER_TIMEOUT",
+    "Isolation",
+    "Session",
+    "Transaction",
+    "ask_parameters",
+    "begin",
+    "belong_to",
+    "check_transaction_ended",
+    "client_address",
+    "close_forgotten_statements",
+    "commit",
+    "copy",
+    "cut",
+    "drop_cancel_once_answered",
+    "executed",
+    "finish_cancelling",
+    "forget_caches",
+    "forget_listeners",
+    "is_cached",
+    "is_cancelling",
+    "is_in_transaction",
+    "is_unresolved",
+    "last_words",
+    "left_open",
+    "lost_its_place",
+    "never_sent",
+    "parameters",
+    "reading",
+    "roll_back",
+    "run_statement",
+    "settle",
+    "statement_at_hand",
+    "targets_of",
+    "tune_socket",
+]

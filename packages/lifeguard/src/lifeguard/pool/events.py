@@ -1,0 +1,109 @@
+"""The pool's events, and how they reach its listener; what it says of leases and of a drain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lifeguard.pool.connection import PooledConnection
+from lifeguard.pool.faults import describe_error, sqlstate_of
+from lifeguard.pool.stats import PoolStats
+
+Level = Literal["debug", "info", "warning", "error"]
+
+_log = logging.getLogger("lifeguard.pool")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """Something that an operator may want to know, with the pool's numbers of that moment.
+
+    `details` of an event about a connection have its `backend_pid` and `client_address`, those of an error of
+    the server its `sqlstate`: with these the session is found in the server's log.
+    """
+
+    name: str
+    level: Level
+    details: Mapping[str, object]
+    stats: PoolStats
+
+
+Listener = Callable[[PoolEvent], None]
+
+
+def log_event(event: PoolEvent) -> None:
+    """The listener of a pool that was given none: a line of standard logging."""
+    _log.log(
+        logging.getLevelNamesMapping()[event.level.upper()],
+        "pool %s: %s %s (%s)",
+        event.stats.name,
+        event.name,
+        dict(event.details),
+        event.stats.summary(),
+    )
+
+
+class Reporter:
+    """Tells the listener of one pool; its failure is logged and goes no further."""
+
+    def __init__(self, listener: Listener, stats: Callable[[], PoolStats]) -> None:
+        self._listener = listener
+        self._stats = stats
+
+    def __call__(
+        self,
+        level: Level,
+        event: str,
+        /,
+        *,
+        about: PooledConnection | None = None,
+        error: BaseException | None = None,
+        **details: object,
+    ) -> None:
+        """`about` is the connection that it concerns and `error` what was raised: they become the process id,
+        the client address and the SQLSTATE by which the session is found in the server's log."""
+        if error is not None:
+            details["error"] = describe_error(error)
+        if about is not None:
+            details |= {"backend_pid": about.backend_pid, "client_address": about.client_address}
+        if code := (error and sqlstate_of(error)) or (about and about.sqlstate):
+            details["sqlstate"] = code
+        try:
+            self._listener(PoolEvent(event, level, details, self._stats()))
+        except Exception:
+            logging.getLogger("lifeguard.pool").exception("the listener of pool events failed")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """One connection in use."""
+
+    backend_pid: int
+    client_address: str | None
+    """`host:port` of this end; None over a Unix socket."""
+    held_for: float
+    """Seconds."""
+    borrowed_at: str | None
+    """`file:line in function` of the first code that is neither the engine's nor a library's; of the
+    endpoint, if a dependency of the engine borrowed for it."""
+    route: str | None
+    """Method and path template of the request it serves, if it serves one."""
+    task: str | None
+    """Name of the task that borrowed; None when that task has ended."""
+    stands_at: tuple[str, ...]
+    """Where that task waits now, innermost first."""
+    overdue: bool
+    """Held longer than the leak threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """How a drain went."""
+
+    seconds: float
+    cut_off: tuple[LeaseInfo, ...]
+    """Leases that were not returned in time: their connections were cut."""
+    refused: int
+    """Waiters that were still in the queue at the end."""

@@ -1,0 +1,329 @@
+"""What a borrower holds: an asyncpg connection in everything but ownership."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import current_task, sleep
+from collections.abc import Awaitable, Callable, Generator
+from functools import update_wrapper
+from sys import _getframe
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import ref
+
+import asyncpg
+
+from lifeguard.pool import driver
+from lifeguard.pool.callsite import Caller, borrowers, call_site_of
+from lifeguard.pool.connection import PooledConnection
+from lifeguard.pool.effects import Effect, effect_of, known_clean
+from lifeguard.pool.errors import PoolError
+from lifeguard.pool.lending import Lending
+from lifeguard.pool.recovery import Attempt, ReadOnce, note_failure, readable, recover
+from lifeguard.pool.session_methods import SessionMethods, returned
+
+T = TypeVar("T")
+
+_ALL, _ROW = object(), object()  # parts of a result, besides a column's number or name
+_METHOD_OF = {_ALL: "fetch", _ROW: "fetchrow"}
+_TAKING_MANY = frozenset(["executemany", "fetchmany"])
+
+
+class Lease(SessionMethods):
+    """A borrowed connection: has all of `asyncpg.Connection`. Before it is lent and after it is returned
+    every call raises asyncpg.InterfaceError.
+
+    `Pool.acquire()` gives one. It is used once: `async with` it, or `await` it and `Pool.release()` it.
+    If it is dropped without being returned, the connection is reclaimed and that is reported.
+    """
+
+    __slots__ = ("_caller", "_spent", "_timeout")
+
+    def __init__(self, lending: Lending, timeout: float | None, caller: Caller | None = None) -> None:
+        self._lending = lending
+        self._timeout = timeout
+        self._caller = caller
+        self._spent = False
+        self._con = None
+
+    # -- borrowing and returning; these lines run for every request ---------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._spent:
+            raise asyncpg.InterfaceError("a connection is already acquired")
+        lending = self._lending
+        state = lending.state
+        asked_at = 0.0
+        pooled = lending.lend_idle() if state.idle else None
+        if pooled is None:
+            if state.has_setup:
+                asked_at = monotonic()
+            try:
+                waiter = lending.line_up(self._timeout)
+            except PoolError:
+                await sleep(0)  # a caller that tries again at once must let the loop mend the cause
+                raise
+            self._spent = True
+            try:
+                pooled = await waiter
+            except BaseException:
+                self._spent = False
+                lending.give_up(waiter)
+                raise
+        task = current_task(state.loop)
+        pooled.task = held_by = ref(task) if task is not None else None
+        pooled.caller = self._caller
+        frame = _getframe(1)
+        code = frame.f_code
+        pooled.call_site = (code, frame.f_lasti) if code in borrowers else call_site_of(frame)
+        if state.holders.setdefault(held_by, pooled) is not pooled:
+            lending.leaks.nested(pooled)
+        self._pooled = pooled
+        self._con = pooled.connection
+        self._spent = True
+        if state.has_setup:
+            await self._set_up(asked_at or pooled.borrowed_at, self._timeout)
+        return self
+
+    # Any, because a finished future is no Coroutine, as AbstractAsyncContextManager has it.
+    def __aexit__(self, kind: object, error: object, trace: object) -> Any:
+        lending = self._lending
+        if self._con is not None:
+            self._con = None
+            lending.take_back(self._pooled)
+        return lending.state.done  # there is nothing to wait for
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self.__aenter__().__await__()
+
+    def end(self) -> None:
+        """Return it; a second time does nothing."""
+        if self._con is not None:
+            self._con = None
+            self._lending.take_back(self._pooled)
+
+    def belongs_to(self, lending: Lending) -> bool:
+        return self._lending is lending
+
+    def __del__(self) -> None:
+        if self._con is not None:
+            self._lending.reclaim(self._pooled)
+
+    async def _set_up(self, asked_at: float, timeout: float | None) -> None:
+        """Run the `setup` hook within what the wait has left of the budget. What it does to the session is
+        not undone: it does so for every borrower."""
+        pooled = self._pooled
+        config = self._lending.state.config
+        assert config.setup is not None
+        budget = config.acquire_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(asked_at + budget - monotonic()):
+                await config.setup(self)
+            driver.check_transaction_ended(pooled.connection, "setup")
+        except BaseException:
+            pooled.retire("setup_failed")  # it is not known what state the session is in
+            self.end()
+            raise
+        pooled.forget_borrower()
+
+    async def _replace(self, dead: PooledConnection, timeout: float | None) -> PooledConnection:
+        """Go on with the next connection that is free, in place of one that had ended before it was used.
+        Waits for `timeout` seconds, `acquire_timeout` at most.
+
+        Raises PoolError, InterfaceError if the lease was returned meanwhile, and what `setup` raises.
+        """
+        lending = self._lending
+        waiter = lending.line_up_again(dead, timeout)
+        try:
+            fresh = await waiter
+        except BaseException:
+            lending.give_up(waiter)
+            raise
+        if self._con is None:
+            lending.take_back(fresh)
+            raise asyncpg.InterfaceError("the connection has been released back to the pool")
+        lending.hand_over(dead, fresh)
+        self._pooled = fresh
+        self._con = fresh.connection
+        if lending.state.has_setup:
+            await self._set_up(monotonic(), None)
+        return fresh
+
+    # -- statements ---------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # typed by the base class
+        # Not coroutines themselves: each layer of them costs a twentieth of a small query's time. `own` are
+        # parameters that only a `connection_class` knows.
+        def fetch(self, query, *args, timeout=None, record_class=None, **own):
+            if self._con is None:
+                raise returned("fetch")
+            if record_class is not None or own:
+                return self._watch("fetch", query, *args, timeout=timeout, record_class=record_class, **own)
+            return self._run(query, args, timeout, _ALL)
+
+        def fetchrow(self, query, *args, timeout=None, record_class=None, **own):
+            if self._con is None:
+                raise returned("fetchrow")
+            if record_class is not None or own:
+                return self._watch(
+                    "fetchrow", query, *args, timeout=timeout, record_class=record_class, **own
+                )
+            return self._run(query, args, timeout, _ROW)
+
+        def fetchval(self, query, *args, column=0, timeout=None, **own):
+            if self._con is None:
+                raise returned("fetchval")
+            if own:
+                return self._watch("fetchval", query, *args, column=column or None, timeout=timeout, **own)
+            return self._run(query, args, timeout, column)
+
+        def execute(self, query, *args, timeout=None, **own):
+            self._lent("execute")
+            return self._watch("execute", query, *args, timeout=timeout, **own)
+
+        def executemany(self, command, args, *, timeout=None):
+            return self._watch("executemany", command, readable(args), timeout=timeout)
+
+        def fetchmany(self, query, args, *, timeout=None, record_class=None):
+            return self._watch("fetchmany", query, readable(args), timeout=timeout, record_class=record_class)
+
+        async def prepare(self, query, *, name=None, **kwargs):
+            pooled = self._lent("prepare")
+            bore_traces = pooled.bears_traces
+            pooled.loosened()
+            if isinstance(name, str):
+                # The next borrower to use the name would find it taken, or lose its statement when asyncpg
+                # closes this one late.
+                pooled.changed_by(Effect.RUINOUS)
+            return await self._watch("prepare", query, name=name, bore_traces=bore_traces, **kwargs)
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    async def _run(self, query: str, args: tuple[object, ...], timeout: float | None, part: Any) -> Any:
+        """Run a statement the short way, if asyncpg has prepared it before on this connection."""
+        connection = self._con
+        if connection is None:
+            raise returned(_METHOD_OF.get(part, "fetchval"))
+        pooled = self._pooled
+        bore_traces = None
+        if query not in known_clean:
+            bore_traces = pooled.bears_traces
+            pooled.changed_by(effect_of(query))
+        statement = driver.statement_at_hand(connection, query)
+        if statement is None:
+            return await self._run_the_long_way(query, args, timeout, part, bore_traces)
+        pooled.busy += 1
+        try:
+            rows = await driver.run_statement(connection, statement, args, 0 if part is _ALL else 1, timeout)
+        except BaseException as error:
+            if bore_traces is None:
+                bore_traces = pooled.bears_traces
+            attempt = Attempt(query, bore_traces, cached=True, timeout=timeout)
+            if not await self._may_repeat(pooled, error, attempt):
+                raise
+        else:
+            pooled.heard_of_at = monotonic()
+            if part is _ALL:
+                return rows
+            if not rows:
+                return None
+            return rows[0] if part is _ROW else rows[0][part]
+        finally:
+            pooled.busy -= 1
+        return await self._run_the_long_way(query, args, timeout, part, bore_traces, repeated=True)
+
+    def _run_the_long_way(
+        self,
+        query: str,
+        args: tuple[object, ...],
+        timeout: float | None,
+        part: Any,
+        bore_traces: bool | None,
+        *,
+        repeated: bool = False,
+    ) -> Awaitable[Any]:
+        known: dict[str, Any] = {"timeout": timeout, "bore_traces": bore_traces, "repeated": repeated}
+        if part is _ALL:
+            return self._watch("fetch", query, *args, **known)
+        if part is _ROW:
+            return self._watch("fetchrow", query, *args, **known)
+        if part:  # only what was asked for, as in `_watch`
+            known["column"] = part
+        return self._watch("fetchval", query, *args, **known)
+
+    async def _watch(
+        self,
+        name: str,
+        query: str,
+        /,
+        *args: Any,
+        bore_traces: bool | None = None,
+        repeated: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the connection's method `name`: read its statement, count the call, look at its error.
+        `bore_traces` is how the session was before, if the statement was read already; `repeated` says that
+        this is the second time."""
+        pooled = self._lent(name)
+        repeatable = not (repeated or (args and isinstance(args[0], ReadOnce)))
+        attempt = self._attempt(pooled, query, repeatable=repeatable)
+        attempt.timeout = kwargs.get("timeout")
+        attempt.many = name in _TAKING_MANY
+        attempt.cached = bool(args or name != "execute") and driver.is_cached(pooled.connection, query)
+        if attempt.many and not (isinstance(args[0], (list, tuple)) and args[0]):
+            pooled.loosened()  # prepared and perhaps not run: see `note_failure`
+        if bore_traces is not None:
+            attempt.bore_traces = bore_traces
+        pooled.changed_by(effect_of(query))
+        # Only what was asked for: the method of a `connection_class` may take less.
+        given = {option: value for option, value in kwargs.items() if value is not None}
+        return await self._call(lambda session: getattr(session, name)(query, *args, **given), attempt)
+
+    async def _call(self, call: Callable[[driver.Session], Awaitable[T]], attempt: Attempt) -> T:
+        """Await `call` of the connection, and once more if that is safe."""
+        pooled = self._pooled
+        pooled.busy += 1
+        try:
+            answer = await call(pooled.connection)
+        except BaseException as error:
+            if not await self._may_repeat(pooled, error, attempt):
+                raise
+        else:
+            pooled.heard_of_at = monotonic()
+            return answer
+        finally:
+            pooled.busy -= 1
+        pooled = self._pooled
+        try:
+            return await _counted(pooled, call)
+        except BaseException as error:
+            note_failure(self._lending, pooled, error)
+            raise
+
+    async def _may_repeat(self, pooled: PooledConnection, error: BaseException, attempt: Attempt) -> bool:
+        """Let the pool learn from the error. Whether to make the call again, on the connection that the lease
+        has by then. Raises an error that says the same more clearly, if there is one."""
+        if self._con is None:  # returned while the call was under way
+            return False
+        again = await recover(self._lending, pooled, error, attempt, self._replace)
+        if again is None:
+            return False
+        if attempt.query is not None:
+            again.changed_by(effect_of(attempt.query))
+        return True
+
+
+async def _counted(pooled: PooledConnection, call: Callable[[driver.Session], Awaitable[T]]) -> T:
+    pooled.busy += 1
+    try:
+        answer = await call(pooled.connection)
+    finally:
+        pooled.busy -= 1
+    pooled.heard_of_at = monotonic()
+    return answer
+
+
+# Help, names and signatures are those of the methods that these stand for.
+for _name, _method in {**vars(SessionMethods), **vars(Lease)}.items():
+    if callable(_method) and not _name.startswith("_") and hasattr(asyncpg.Connection, _name):
+        update_wrapper(_method, getattr(asyncpg.Connection, _name))

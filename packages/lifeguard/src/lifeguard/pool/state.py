@@ -1,0 +1,217 @@
+"""What one pool knows: its connections by status, its waiters, its counters. It decides nothing: what it does
+is count, and put the numbers of the moment into statistics and into the errors of those it cannot serve.
+
+Everything runs on one event loop, and every decision is made without suspending, so there are no locks:
+between two `await`s the numbers add up. Who writes what:
+
+    Pool       phase, loop, done, suspended, the settings, first_size
+    Lending    idle, checking, queue, holders
+    Opener     members (adds), opening, retry_at, last_error; first_size and read_only_since (ends them)
+    Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, settled
+    recovery   generation
+
+What happens is counted in `tally` where it happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import Counter
+from enum import Enum
+from time import monotonic
+
+from lifeguard.pool.config import PoolConfig
+from lifeguard.pool.connection import PooledConnection, Status
+from lifeguard.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from lifeguard.pool.faults import NO_WRITABLE_SERVER, describe_error, fault_of
+from lifeguard.pool.queue import WaitQueue
+from lifeguard.pool.stats import PoolStats, Tally
+
+Holder = weakref.ref[asyncio.Task[object]]
+
+_SHED_BECAUSE = {
+    "queue_full": "shed: the queue is full",
+    "queue_target": "shed: the wait would exceed queue_target",
+    "deadline": "shed: the wait would exceed its own timeout",
+    "stale": "shed: it has waited for more than twice queue_target",
+}
+"""What the error says, by the reasons of `PoolSaturated`."""
+
+
+class Phase(Enum):
+    """Of a pool's life; the value completes "the pool ..."."""
+
+    NEW = "is not open"
+    OPEN = "is open"
+    DRAINING = "is draining"
+    CLOSED = "is closed"
+
+
+class PoolState:
+    """The state of one pool. Times are monotonic seconds."""
+
+    __slots__ = (
+        "checking",
+        "closing",
+        "config",
+        "done",
+        "first_size",
+        "generation",
+        "has_setup",
+        "holders",
+        "idle",
+        "last_error",
+        "loop",
+        "members",
+        "note_use",
+        "opening",
+        "phase",
+        "queue",
+        "read_only_since",
+        "resets_every_time",
+        "retry_at",
+        "settled",
+        "suspect_since",
+        "suspended",
+        "tally",
+        "validate_after",
+    )
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.configure(config)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.done: asyncio.Future[None]
+        """Awaited where nothing has to be waited for."""
+        self.phase = Phase.NEW
+        self.suspended = False
+        self.first_size = 0
+        """Connections to open at the start; 0 once they are there."""
+        self.members: set[PooledConnection] = set()
+        """Every live connection; its `status` says where it is."""
+        self.idle: list[PooledConnection] = []
+        """Those that can be lent, the one returned last at the end."""
+        self.checking: set[PooledConnection] = set()
+        """Those being checked, as long as the answer is not suspiciously late."""
+        self.closing: set[PooledConnection] = set()
+        """On their way out: the server still counts them, so the pool does too."""
+        self.opening: dict[object, asyncio.Task[None]] = {}
+        """Attempts to open one that have not ended."""
+        self.tally = Tally()
+        self.note_use = self.tally.use.observe
+        self.queue = WaitQueue(
+            config.queue_target, self.tally.wait, time_out=self.timed_out, turn_away=self.stale
+        )
+        """Borrowers without a connection, in order of arrival."""
+        self.holders: dict[Holder | None, PooledConnection] = {}
+        """Which task holds which connection; the last one, if it holds several."""
+        self.retry_at = 0.0
+        """When the next attempt to open a connection is due, after one has failed; 0 when none is put off."""
+        self.last_error: Exception | None = None
+        """Why the last attempt to open a connection failed; None once one has succeeded."""
+        self.generation = 0
+        """Of the schema: how often it was found to have changed."""
+        self.read_only_since: float | None = None
+        """When a server that should take writes was found not to; None once one that does has been found."""
+        self.suspect_since = 0.0
+        """Connections not heard of since then are checked before they are lent."""
+        self.settled = asyncio.Event()
+        """Set while draining, once no connection and no waiter is left."""
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to this event loop."""
+        self.loop = loop
+        self.queue.create_future = loop.create_future
+        self.done = loop.create_future()
+        self.done.set_result(None)
+
+    def configure(self, config: PoolConfig) -> None:
+        """Take new settings; those that every borrow looks at are kept at hand."""
+        self.config = config
+        self.validate_after = config.validate_after
+        self.resets_every_time = config.resets_every_time
+        self.has_setup = config.setup is not None
+
+    # -- counting ----------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> int:
+        """What the server may count: live, opening and closing."""
+        return len(self.members) + len(self.closing) + len(self.opening)
+
+    @property
+    def serving(self) -> int:
+        """How many connections can serve the queue once all are open; 0 while there is none yet."""
+        return self.config.max_size if self.members else 0
+
+    def retry_in(self, now: float) -> float:
+        """Seconds until the next attempt to open a connection; 0 when it is under way or due."""
+        return max(0.0, self.retry_at - now)
+
+    @property
+    def fault(self) -> str | None:
+        """The class of what is wrong with the server, or the way to it; None while nothing is known to be."""
+        if self.read_only_since is not None and self.members:
+            return NO_WRITABLE_SERVER.name
+        return fault_of(self.last_error).name if self.last_error else None
+
+    def stats(self) -> PoolStats:
+        now = monotonic()
+        at = Counter(pooled.status for pooled in self.members)
+        return PoolStats(
+            name=self.config.name,
+            min_size=self.config.min_size,
+            max_size=self.config.max_size,
+            size=len(self.members),
+            idle=at[Status.IDLE],
+            used=at[Status.IN_USE],
+            opening=len(self.opening),
+            closing=len(self.closing),
+            returning=at[Status.RETURNING],
+            validating=at[Status.CHECKING],
+            waiting=self.queue.length,
+            oldest_wait=self.queue.oldest_wait(now),
+            standing_queue=self.queue.standing(now),
+            utilisation=at[Status.IN_USE] / self.config.max_size,
+            suspended=self.suspended,
+            closing_down=self.phase in {Phase.DRAINING, Phase.CLOSED},
+            fault=self.fault,
+            last_error=describe_error(self.last_error) if self.last_error else None,
+            **self.tally.counts(),
+        )
+
+    # -- refusing ----------------------------------------------------------------------------------
+
+    def timed_out(self, stalled: bool) -> PoolTimeout:
+        """The error of a waiter whose budget is used up; counts it."""
+        self.tally.timeouts += 1
+        stats = self.stats()
+        return PoolTimeout(f"no connection became free in time: {stats.summary()}", stats, stalled=stalled)
+
+    def stale(self) -> PoolSaturated:
+        """The error of a waiter that has waited for too long when its turn comes; counts it."""
+        return self.saturated("stale")
+
+    def saturated(self, reason: str) -> PoolSaturated:
+        """The error of a borrower that is turned away; counts it."""
+        self.tally.shed[reason] += 1
+        stats = self.stats()
+        wait = self.queue.expected_wait(monotonic(), self.serving)
+        return PoolSaturated(
+            f"{_SHED_BECAUSE[reason]} ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
+        )
+
+    def unavailable(self) -> PoolUnavailable:
+        """The error of a borrower when no connection can be opened."""
+        stats = self.stats()
+        unavailable = PoolUnavailable(
+            f"no connection can be opened: {stats.summary()}",
+            stats,
+            retry_after=self.retry_in(monotonic()),
+        )
+        unavailable.__cause__ = self.last_error
+        return unavailable
+
+    def refusing(self) -> PoolClosing:
+        """The error of a borrower at a pool that is not open."""
+        return PoolClosing(f"the pool {self.phase.value}", self.stats())

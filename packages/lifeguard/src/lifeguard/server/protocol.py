@@ -1,0 +1,564 @@
+"""uvicorn's HTTP/1.1, and what only the owner of a connection can do: refuse at once, hang up on the idle.
+
+    python -m app serve
+    uvicorn app.main:app --http lifeguard.server.protocol:Protocol
+
+An ASGI app sees a request when its head is complete, in a task of its own. That is late for two things.
+Under ten times the load most requests are refused, and the way to the app costs more than the refusal:
+here it is one write. And a client that sends its head a byte a minute, or takes the answer as slowly,
+never gets to the app or has long left it, and uvicorn bounds neither.
+
+Without this class the service does the same work in the same way, at a higher price (the gate is a
+middleware as well), and whatever stands in front of it must bound slow clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from fastapi_problem.error import StatusProblem
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
+from typing_extensions import override
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from lifeguard.server import framing, wrapped
+from lifeguard.server.framing import Chunked, Malformed, Sized
+from lifeguard.server.socket_protocol import SocketProtocol
+from lifeguard.web import heading, problems
+from lifeguard.web.app import App
+from lifeguard.web.buffered import RETRY_AFTER, Share
+from lifeguard.web.client import forwarded_client
+from lifeguard.web.ready_made import ReadyMade
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+    from lifeguard.web.state import State
+
+PATIENCE = 10.0
+"""Seconds for the head of a request, as HAProxy's `timeout http-request` is usually set, and for what is
+left of a request that is answered already."""
+WRITE_PATIENCE = 30.0
+"""Seconds in which a client must take something of its answer."""
+LINGER = 2.0
+"""Seconds to read on after the last word: closing at once could destroy it on its way."""
+LARGEST_HEADER = framing.LARGEST_HEADER
+MOST_CONNECTIONS = 4096
+"""At once; fewer where the process may not open so many files. HAProxy's `maxconn` in front is 2000."""
+_FILES_FOR_CLIENTS = 0.75  # of those that the process may open: the pools and the log need some
+_MOST_READ_AHEAD = 64 * 1024  # bytes that wait for their turn before no more is read
+_MOST_BLANK_LINES = 4  # before a request line; RFC 9112, section 2.2, asks for one at least
+_MOST_A_TURN = 32  # requests, or pieces of a body, that are looked at before others have their turn
+
+_OVERLOADED = ReadyMade(problems.Overloaded())
+_RETRY_AFTER = b"retry-after: %d\r\n" % RETRY_AFTER
+_TIMEOUT = ReadyMade(problems.RequestTimeout())
+_FAULTS: dict[type[StatusProblem], ReadyMade] = {
+    kind: ReadyMade(kind())
+    for kind in (
+        *(problems.BadRequest, problems.UriTooLong, problems.HeadersTooLarge, problems.ExpectationFailed),
+        *(problems.MethodNotImplemented, problems.VersionNotSupported),
+    )
+}
+_CLOSE = b"connection: close\r\n"
+_ALLOWED = b"HTTP/1.1 204 No Content\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n"
+_MAY_BE_REFUSED = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))  # not HEAD: its answer has no body
+
+
+_log = structlog.get_logger("lifeguard.request")
+
+
+class _Answered:
+    """Stands where uvicorn keeps a connection's request: it is answered, what still comes is ignored."""
+
+    response_complete = True
+    message_event = asyncio.Event()
+    body = b""
+
+
+_ANSWERED = cast("RequestResponseCycle", _Answered())
+
+
+class _Flow(FlowControl):
+    """uvicorn's, which reads on whenever a request is answered or its body is asked for."""
+
+    has_enough = False
+    """Whether what has been read waits for its turn, so that no more shall be read."""
+
+    @override
+    def resume_reading(self) -> None:
+        if not self.has_enough:
+            super().resume_reading()
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection, and on it one request after the other: the next is read when the last is answered."""
+
+    flow: _Flow
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
+        super().__init__(*args, **options)
+        self._parts = cast("State", self.app_state) if "gate" in self.app_state else None
+        """Without them, which another app does not have, nobody is refused."""
+        self._share = Share(self._parts["buffered"] if self._parts else None)
+        self._may_refuse = _meets_requests_first(self.app)
+        if self.ws_protocol_class is not None:
+            self.ws_protocol_class = SocketProtocol
+        self.cycle = _ANSWERED
+        self._unread = bytearray()
+        """What has come and has not been given to the parser."""
+        self._looked_at = 0
+        """Bytes of it that hold no end of a head."""
+        self._in_request = False
+        self._body: Sized | Chunked | None = None
+        """What says where the body ends, while one comes."""
+        self._blank_lines = 0
+        self._in_head = False
+        self._is_answered = False
+        """Whether the request that came last is: what is left of its body is ignored."""
+        self._asks_for_head = False
+        self._deaf = False
+        """Whether the last word is said: what still comes is not read."""
+        self._next_turn: asyncio.Handle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        if len(self.connections) > most_connections():
+            self._write(_OVERLOADED, b"", _CLOSE, _RETRY_AFTER)
+            self._deaf = True
+            transport.close()
+        else:
+            self._await(PATIENCE, self._head_is_late)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._read_no_more()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    @override
+    def shutdown(self) -> None:
+        if self._parts:
+            self._parts["drain"].begin()  # unless a signal has: uvicorn now waits for streams to end
+        super().shutdown()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._is_next_head(data):
+            self._unset_keepalive_if_required()
+            self._parse_head(data)
+            self._look_at_what_is_missing()
+        else:
+            self._unread += data
+            self._go_on()
+
+    def _is_next_head(self, data: bytes) -> bool:
+        """Whether this is a request and nothing else, and it is its turn: most reads are so."""
+        if self._unread or self._in_request or self._is_answering or self.flow.write_paused:
+            return False
+        return data.find(framing.HEAD_END) == len(data) - 4 >= 0 and not data.startswith(b"\r")
+
+    def _go_on(self) -> None:
+        """Give the parser what has its turn; see that the rest is counted, and does not wait for ever."""
+        if self._deaf:
+            return
+        if self._next_turn is None:
+            for _ in range(_MOST_A_TURN):
+                if not self._has_turn or not self._parse_piece():
+                    break
+            else:
+                if self._has_turn:
+                    self._next_turn = self.loop.call_soon(self._take_turn)
+        if not self._deaf:
+            self._settle()
+        self._look_at_what_is_missing()
+
+    def _take_turn(self) -> None:
+        self._next_turn = None
+        self._go_on()
+
+    @property
+    def _has_turn(self) -> bool:
+        if not self._unread or self._deaf or self.transport.is_closing():
+            return False
+        if self._in_request:  # a body, as far as it is used or ignored
+            return not self._is_answering or len(self.cycle.body) <= HIGH_WATER_LIMIT
+        return not self._is_answering and not self.flow.write_paused
+
+    def _parse_piece(self) -> bool:
+        """Give the parser a head, or what there is of a body. False: it takes more bytes for that."""
+        if not self._in_request:
+            head = self._take_head()
+            return bool(head) and self._parse_head(head)
+        assert self._body
+        try:
+            size = self._body.take(self._unread)
+        except Malformed as fault:
+            self._give_up(_FAULTS[fault.problem])
+            return False
+        piece = bytes(self._unread[:size])
+        del self._unread[:size]
+        self._parse(piece)
+        return size > 0
+
+    def _parse_head(self, head: bytes) -> bool:
+        self._asks_for_head = head.startswith(b"HEAD ")
+        try:
+            head, self._body = framing.read_head(head)
+        except Malformed as fault:
+            self._give_up(_FAULTS[fault.problem])
+            return False
+        self._parse(head)
+        return True
+
+    def _parse(self, piece: bytes) -> None:
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+        except HttpParserInvalidMethodError:
+            self._give_up(_FAULTS[problems.MethodNotImplemented])
+        except HttpParserError:
+            self._give_up(_FAULTS[problems.BadRequest])
+
+    def _take_head(self) -> bytes:
+        """Take a head from what is unread; nothing, if it is not whole."""
+        unread = self._unread
+        while unread[:2] == b"\r\n" and self._blank_lines < _MOST_BLANK_LINES:
+            del unread[:2]  # which some clients send behind a body
+            self._blank_lines += 1
+        if not unread or unread == b"\r":
+            return b""
+        self._unset_keepalive_if_required()
+        end = unread.find(framing.HEAD_END, max(0, self._looked_at - len(framing.HEAD_END)))
+        if end < 0:
+            self._look_at_beginning()
+            return b""
+        head = bytes(unread[: end + len(framing.HEAD_END)])
+        del unread[: len(head)]
+        self._looked_at = self._blank_lines = 0
+        return head
+
+    def _look_at_beginning(self) -> None:
+        self._asks_for_head = self._unread.startswith(b"HEAD ")
+        try:
+            framing.check_beginning(bytes(self._unread), self._looked_at)
+        except Malformed as fault:
+            self._give_up(_FAULTS[fault.problem])
+        self._looked_at = len(self._unread)
+
+    def _settle(self) -> None:
+        """Stop reading where enough is there, and have it counted."""
+        unread, flow, body = len(self._unread), self.flow, len(self.cycle.body)
+        if not unread and not body and not flow.read_paused:
+            self._share.hold(0)
+            return
+        flow.has_enough = unread > 0 and (unread > _MOST_READ_AHEAD or flow.write_paused)
+        if flow.has_enough:
+            flow.pause_reading()
+        elif body <= HIGH_WATER_LIMIT:
+            flow.resume_reading()
+        if not self._share.hold(unread + body) and unread and not self._in_request:
+            self._give_up(
+                _OVERLOADED, _RETRY_AFTER
+            )  # bodies that the app reads are the middleware's to refuse
+
+    def _read_no_more(self) -> None:
+        self._deaf = True
+        self._await_no_more()
+        self._unread.clear()
+        self._share.hold(0)
+
+    def _look_at_what_is_missing(self) -> None:
+        """See to it that something ends every wait."""
+        if self._deaf or self._is_answering or self._read_timer is not None or self.transport.is_closing():
+            return
+        if self._next_turn is not None:
+            return
+        if self._in_request:
+            self._await(PATIENCE, self.transport.abort)
+        elif self._unread:
+            self._await(PATIENCE, self._head_is_late)
+        elif self.timeout_keep_alive_task is None:  # uvicorn's, cancelled by what was no request
+            self._keep_alive()
+
+    @override
+    def on_message_begin(self) -> None:
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._in_request = self._in_head = True
+        self._is_answered = False
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # As uvicorn's, but for the white space behind it, which is no part of it (RFC 9112, section 5.1).
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"expect":
+            self.expect_100_continue = True  # anything else would have been refused
+        self.headers.append((name, value))
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._await_no_more()
+        if not self.url.startswith(b"/"):
+            self._read_unusual_target()
+        if self.expect_100_continue and (self._body is None or self.parser.get_http_version() == "1.0"):
+            self.expect_100_continue = False
+        if not self._turns_away():
+            headers, url, expectation = self.headers, self.url, self.expect_100_continue
+            super().on_message_begin()  # which makes the scope: whoever is refused needs none
+            self.scope["headers"] = self.headers = headers
+            self.url, self.expect_100_continue = url, expectation
+            super().on_headers_complete()
+
+    def _read_unusual_target(self) -> None:
+        """Make the usual form of an absolute one, whose host counts (RFC 9112, section 3.2.2)."""
+        if self.url == b"*":
+            self.url = b"/*"  # where no route is: OPTIONS without a resource
+            return
+        self.url, host = framing.origin_form(self.url)
+        self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
+
+    @override
+    def on_message_complete(self) -> None:
+        self._in_request = False
+        self._body = None
+        if not self._deaf:
+            self._await_no_more()
+            super().on_message_complete()
+
+    @override
+    def handle_websocket_upgrade(self) -> None:
+        early = bytes(self._unread)
+        self._read_no_more()  # another protocol has the connection from here on
+        self.flow.has_enough = False
+        self.flow.resume_reading()
+        super().handle_websocket_upgrade()
+        if early:
+            cast("SocketProtocol", self.transport.get_protocol()).data_received(early)
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self._body is not None:
+            app = wrapped.with_body(cycle, app, self._go_on)
+        if self.parser.get_http_version() == "1.0":
+            app = wrapped.without_chunks(cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    # -- refusing ----------------------------------------------------------------------------------
+
+    def _turns_away(self) -> bool:
+        """Answer the request if it could not be served in time. False: it is the app's to answer."""
+        try:
+            return self._asks_the_gate()
+        except Exception:  # the parser would call it the client's fault
+            self.logger.exception("a request could not be judged on arrival")
+            return False
+
+    def _asks_the_gate(self) -> bool:
+        parts = self._parts
+        if parts is None or not self._may_refuse or not self._is_ordinary:
+            return False
+        gate = parts["gate"]
+        method, path = self._method, self.url.partition(b"?")[0].decode("ascii")
+        tag, budget = b"", None
+        for name, value in self.headers:
+            if name == b"x-request-id" and heading.is_valid_id(value):
+                tag = value
+            elif name == b"x-request-timeout":
+                budget = heading.seconds(value)
+                if budget is None:
+                    return False
+        refusal = gate.refusal_on_arrival(method, path, self.headers, budget, self._client)
+        if refusal is None:
+            return False
+        parts["metrics"].count(method, refusal.template, refusal.problem.status)
+        retry_after = b"retry-after: %d\r\n" % refusal.retry_after
+        if parts["drain"].draining or not self.parser.should_keep_alive():
+            self._end(refusal.problem, tag, retry_after)
+        else:
+            self._write(refusal.problem, tag, retry_after)
+            self._is_answered = True
+            self.cycle = _ANSWERED
+            super().on_response_complete()
+        return True
+
+    @property
+    def _is_ordinary(self) -> bool:
+        """Not so: a prefix, a path to be decoded, an expectation, HEAD, HTTP/1.0. The app answers those,
+        where the same gate stands.
+        """
+        return not (
+            self.root_path
+            or self.expect_100_continue
+            or b"%" in self.url
+            or self._method not in _MAY_BE_REFUSED
+            or self.parser.get_http_version() != "1.1"
+            or self.parser.should_upgrade()
+        )
+
+    @property
+    def _is_answering(self) -> bool:
+        return not self.cycle.response_complete
+
+    @property
+    def _method(self) -> str:
+        method: str = self.parser.get_method().decode("ascii")
+        return method
+
+    # -- answering ---------------------------------------------------------------------------------
+
+    def _write(self, problem: ReadyMade, tag: bytes, *headers: bytes) -> None:
+        """Answer the request `tag`, which gets an id if it has none."""
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        told = problem.message(tag or heading.new_id().encode(), *headers)
+        if self._asks_for_head:
+            told = told[: told.index(framing.HEAD_END) + len(framing.HEAD_END)]
+        self.transport.write(STATUS_LINE[problem.status] + b"".join(lines) + told)
+
+    def _give_up(self, problem: ReadyMade, *headers: bytes) -> None:
+        """Tell the client what is wrong with its request, as the last word."""
+        if self._deaf:
+            return
+        cycle = self.cycle
+        if self._in_request and self._is_answering and not cycle.response_started:
+            cycle.disconnected = True  # its body will not come to its end: nobody shall wait for that
+            cycle.message_event.set()
+            self.cycle = _ANSWERED
+        if not self._is_answering and not (self._in_request and self._is_answered):
+            self._note(problem)
+        self._end(problem, b"", *headers)
+
+    def _note(self, problem: ReadyMade) -> None:
+        """Count and log what is refused before anybody else has seen it."""
+        if self._parts:
+            self._parts["metrics"].count("unknown", "none", problem.status)
+        _log.info(
+            "request",
+            method="unknown",
+            route="none",
+            status=problem.status,
+            problem=problem.name,
+            client=self._client(),
+        )
+
+    def _client(self) -> str | None:
+        """Whose request this is. Before its first line it may be anybody's who uses the same proxy."""
+        return forwarded_client(self.app, self.client, self.headers if self._in_request else ())
+
+    def _end(self, problem: ReadyMade, tag: bytes, *headers: bytes) -> None:
+        """Say the last word on this connection: this, unless the request has its answer, or gets it now."""
+        self._read_no_more()
+        self.flow.has_enough = False
+        self.flow.resume_reading()  # to hear of its end
+        if self._is_answering:
+            self.cycle.keep_alive = False
+            return
+        if not (self._in_request and self._is_answered):
+            self._write(problem, tag, _CLOSE, *headers)
+        self.cycle = _ANSWERED
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._await(LINGER, self.transport.abort)
+
+    @override
+    def on_response_complete(self) -> None:
+        self._is_answered = True
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._start_write_timer()
+        self._go_on()
+
+    def _keep_alive(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    @override
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # the answer to the last request, still
+            if self._write_timer is None:
+                self._start_write_timer()
+            self._keep_alive()
+        else:
+            super().timeout_keep_alive_handler()
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _await(self, seconds: float, otherwise: Callable[[], None]) -> None:
+        self._read_timer = self.loop.call_later(seconds, otherwise)
+
+    def _await_no_more(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _head_is_late(self) -> None:
+        if not self._unread:
+            self.transport.close()  # nobody has said anything
+        elif self._is_answering or self.flow.write_paused:
+            self._await(PATIENCE, self._head_is_late)
+        else:
+            self._give_up(_TIMEOUT)
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_write_timer()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_write_timer()
+            if self._unread and self._next_turn is None:
+                self._next_turn = self.loop.call_soon(self._take_turn)
+
+    def _start_write_timer(self) -> None:
+        self._stop_write_timer()
+        left = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(WRITE_PATIENCE, self._look_at_reader, left)
+
+    def _look_at_reader(self, then: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < then:
+            self._start_write_timer()
+        elif left:
+            self.transport.abort()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+
+def _meets_requests_first(app: object) -> bool:
+    """Whether a request that `app` refuses would meet nothing on its way but the house's own middleware.
+
+    Where it would, for instance CORS, without whose headers a browser shows the refusal to nobody, the
+    app refuses: dearer, and in the words of all.
+    """
+    while isinstance(app, ProxyHeadersMiddleware):  # uvicorn's, which changes no answer
+        app = app.app
+    return isinstance(app, App) and app.meets_requests_first
+
+
+def most_connections() -> int:
+    """Give how many connections may be open at once, so that files are left for the rest of the process."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MOST_CONNECTIONS, int(files * _FILES_FOR_CLIENTS))

@@ -1,0 +1,183 @@
+"""A FastAPI app with its databases, and what keeps it standing when they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, FastAPI
+
+from lifeguard.database import Database, PoolOversized, connecting
+from lifeguard.observability import (
+    LoopLag,
+    Metrics,
+    Scrubber,
+    log_pool_event,
+    logs,
+    numbers,
+    output,
+    traces,
+)
+from lifeguard.operations import operators
+from lifeguard.operations.history import History
+from lifeguard.operations.readiness import ReadinessWatch
+from lifeguard.operations.state import State
+from lifeguard.server.listening import CannotListen
+from lifeguard.server.signals import StopSignals
+from lifeguard.settings import Settings, SettingsError
+from lifeguard.web import dependencies, problems
+from lifeguard.web.app import App
+from lifeguard.web.buffered import Buffered
+from lifeguard.web.drain import Drain
+from lifeguard.web.gate import Gate
+from lifeguard.web.routes import Routing
+
+# Seconds for the pools to close when requests have used up DRAIN_TIMEOUT.
+LAST_SECONDS = 1.0
+
+_log = structlog.get_logger("lifeguard")
+
+
+class Service(App):
+    """A FastAPI app that has its parts from the beginning, and runs them until its end.
+
+    Nothing is opened before its lifespan starts, which it does once. Raises SettingsError, one readable line
+    per fault.
+    """
+
+    # Any: FastAPI's own options, which win over these.
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        lifespan: Callable[[Service], AbstractAsyncContextManager[State]] | None = None,
+        **options: Any,
+    ) -> None:
+        """`lifespan`: what is around `running()`, for a service that opens more than its databases."""
+        telemetry = traces.telemetry(settings)
+        documented_here = settings.serves_docs and settings.ops_port is None
+        defaults: dict[str, Any] = {
+            "title": settings.service_name,
+            "docs_url": None,  # operations.docs_page has a security policy
+            "openapi_url": "/openapi.json" if documented_here else None,
+            "redoc_url": None,
+            "redirect_slashes": False,  # to wherever the Host header says
+            "responses": problems.documented(problems.Internal, problems.PayloadTooLarge),
+            "telemetry": telemetry,
+        }
+        super().__init__(**{**defaults, **options}, lifespan=lifespan or Service.running)
+        self.is_traced = bool(telemetry.get("tracing"))
+        self.parts = _parts(settings, self)
+        self._operators: operators.OperatorsService | None = None
+        for kind in problems.handled():
+            self.add_exception_handler(kind, problems.answer)
+
+    def include_operators(self, *routers: APIRouter) -> None:
+        """Serve what operators ask: on `OPS_PORT` and nowhere else, or here where there is none."""
+        settings = self.parts["settings"]
+        if settings.ops_port is not None and self._operators is None:
+            self._operators = operators.OperatorsService(self, settings, self.parts)
+        for router in routers:
+            (self._operators or self).include_router(router)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[State]:
+        """From the first connection to the last. Raises PoolOversized when the server is too small,
+        CannotListen when OPS_PORT is not to be had."""
+        logs.adopt_server_loggers()
+        state = self.parts
+        database, drain = state["database"], state["drain"]
+        for warning in state["settings"].warnings:
+            _log.warning("settings", warning=warning)
+        async with AsyncExitStack() as until_the_end:
+            try:
+                dependencies.refuse_pinning(self)
+                if self._operators:
+                    listening = operators.listening(self._operators, state["settings"], state)
+                    await until_the_end.enter_async_context(listening)
+                await database.open()
+            except (PoolOversized, dependencies.PinsConnection, CannotListen) as error:
+                self.refusal = str(error)
+                await database.close()
+                raise
+            watchers = [
+                asyncio.create_task(state["readiness"].run(), name="readiness"),
+                asyncio.create_task(state["history"].run(drain), name="history"),
+            ]
+            state["loop_lag"].start()
+            with StopSignals(drain, state["settings"].drain_delay):
+                try:
+                    yield state
+                finally:
+                    drain.begin()  # unless a signal has
+                    state["loop_lag"].stop()
+                    for watcher in watchers:  # they end with the drain, but not in the middle of a look
+                        watcher.cancel()
+                    await asyncio.wait(watchers)
+                    await database.drain(max(drain.time_left(), LAST_SECONDS))
+
+
+def _parts(settings: Settings, service: Service) -> State:
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
+    connecting.check(settings)
+    database = Database(settings, on_event=log_pool_event)
+    drain = Drain(settings.drain_timeout, settings.drain_streams)
+    loop_lag = LoopLag()
+    readiness = ReadinessWatch(
+        database,
+        drain,
+        Scrubber(settings.secret_values()),
+        migrations=settings.migrations,
+        accepts_newer_schema=settings.in_production,
+    )
+    return State(
+        settings=settings,
+        database=database,
+        drain=drain,
+        buffered=Buffered(settings.max_buffered_bytes),
+        gate=Gate(Routing(service), database, dependencies.NEEDING_DATABASE),
+        readiness=readiness,
+        metrics=Metrics(
+            target={"service_name": settings.service_name, "service_version": settings.service_version},
+            pools=lambda: numbers(database),
+            ready=lambda: readiness.now().status in {"ready", "degraded"},
+            draining=lambda: drain.draining,
+            in_flight=lambda: drain.in_flight,
+            loop_lag=lambda: loop_lag.seconds,
+        ),
+        history=History(lambda: numbers(database), lambda: loop_lag.seconds),
+        loop_lag=loop_lag,
+    )
+
+
+def made_on_demand(module: ModuleType, settings: type[Settings]) -> Callable[[str], object]:
+    """Give a module's `__getattr__` that makes its `app` by its `create_app` when somebody asks for it.
+
+    Importing the module reads no environment. A server that asks gets either the app or, like the command
+    line, a line per fault and exit code 2.
+    """
+
+    def getattribute(name: str) -> FastAPI:
+        if name != "app":
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        try:
+            loaded = settings.load()
+            output.guard(loaded)
+            made: FastAPI = module.create_app(loaded)
+        except SettingsError as error:
+            sys.stderr.write(f"{output.shown(error)}\n")
+            raise SystemExit(2) from None
+        # What has been imported stays until the end. To look through it again would stop every request
+        # for 0.1 s at each full collection, and the process as long at its end.
+        gc.freeze()
+        vars(module)["app"] = made
+        return made
+
+    return getattribute

@@ -1,0 +1,318 @@
+"""Every variable of the service, validated; nothing else reads the environment.
+
+`Settings.load()` reads the environment, `.env` and secret files. The constructor reads nothing:
+`Settings(pool_max_size=10)` is the defaults and that one value, on every machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from lifeguard.settings import dsn, environment
+from lifeguard.settings.environment import Fault
+
+MOUNTED_SECRETS = Path("/run/secrets")
+SHORTEST_OPS_TOKEN = 16
+LARGEST_BODY = 6 * 2**20
+"""Bytes: the most that `MAX_BODY_BYTES` and a route's `max_body()` allow. Read as a whole, twice that."""
+_OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_", "replica_")
+_EXAMPLE_HEADER = """\
+# Every variable of the service, with its default. Written by `make generated` from
+# the settings' classes. Copy it to `.env` (read in development) and uncomment what should differ.
+#
+# Secrets also come from files: DATABASE_URL_FILE=/path, or a file `database_url` in SECRETS_DIR.
+# OpenTelemetry's standard OTEL_* variables turn tracing on.
+"""
+
+
+class SettingsError(ValueError):
+    """The environment does not describe a service that can run; one line per fault."""
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _usable_dsn(value: SecretStr) -> SecretStr:
+    if problems := dsn.faults(value.get_secret_value()):
+        raise ValueError("\n".join(problems))
+    return value
+
+
+def _readable_file(path: Path) -> Path:
+    if environment.unreadable(path):
+        raise ValueError("must be a file that this process can read")
+    try:
+        environment.read_secret(path)
+    except ValueError as error:
+        raise ValueError("must be a file of text in UTF-8") from error
+    return path
+
+
+def _addresses(value: str) -> str:
+    """Refuse what uvicorn would take in silence for the name of a host, and then never meet."""
+    for one in [] if value.strip() == "*" else value.split(","):
+        try:
+            ipaddress.ip_network(one.strip())
+        except ValueError:
+            raise ValueError("must be addresses and networks with commas, as 10.0.0.0/8, or *") from None
+    return value
+
+
+def _seconds_before_stopping(known: Mapping[str, Any]) -> float:
+    return 5.0 if known.get("app_env") == "production" else 0.0
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_usable_dsn)]
+ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Connections = Annotated[int, Field(ge=1, le=10_000)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400)]  # the server counts milliseconds
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400)]
+Environment = Annotated[Literal["development", "production"], BeforeValidator(_lower)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+
+
+class Settings(BaseSettings):
+    """The service's settings; the sentence under each field is what `.env.example` says of it."""
+
+    model_config = SettingsConfigDict(
+        use_attribute_docstrings=True,
+        env_ignore_empty=True,
+        dotenv_filtering="only_existing",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    migrations: ClassVar[Path] = Path("migrations")
+    """Alembic's directory; its `versions` say which revision the code needs."""
+
+    app_env: Environment = "development"
+    """What the service runs as; `production` refuses defaults that are unsafe there."""
+    service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,30}$")] = "ledger"
+    """`application_name` at the server, and the name in logs and traces."""
+    service_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] = "unknown"
+    """What is deployed; only `/metrics` says it. The image sets it when it is built."""
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    """Port to listen on; 0 lets the system choose one."""
+    forwarded_allow_ips: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1"
+    """Addresses and networks of the proxies whose `X-Forwarded-For` is believed, with commas; `*` is all."""
+    ops_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Port of HOST where probes, metrics, pool pages and docs are served, and then nowhere else."""
+
+    database_url: Dsn | None = None
+    """libpq URL of the database, several hosts allowed; without it development embeds a server."""
+    database_replica_url: Dsn | None = None
+    """libpq URL of the read pool; without it reads go to the primary pool."""
+    replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400)] = 5.0
+    """A replica that is further behind the primary, in seconds, is not read."""
+    database_password_file: ReadableFile | None = None
+    """File with the database password, read at every connect; it wins over a password in a URL."""
+
+    pool_min_size: Annotated[int, Field(ge=0, le=10_000)] = 5
+    """Connections that are kept open even when nobody asks."""
+    pool_max_size: Annotated[Connections | Literal["auto"], BeforeValidator(_lower)] = 20
+    """Most server sessions at once; `auto` shares the server's `max_connections` out."""
+    pool_instances: Count = 1
+    """Processes that share the server: replicas times workers, the surge of a rollout included."""
+    pool_headroom: Annotated[float, Field(ge=0.01, le=1)] = 0.75
+    """Part of the server's `max_connections` that `auto` may share out."""
+    pool_acquire_timeout: Seconds = 5.0
+    """Longest wait for a connection, in seconds."""
+    pool_max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Longest queue for a connection; whoever comes then is turned away at once."""
+    pool_queue_target: SecondsOrZero = 0.25
+    """Standing wait in seconds above which the excess is shed; 0 turns shedding off."""
+    pool_connect_timeout: Seconds = 5.0
+    """Longest wait in seconds for each host of the URL."""
+    pool_keepalive: Annotated[int, Field(ge=1, le=7200)] = 10
+    """A silent TCP connection is probed after so many seconds, from this side and from the server's."""
+    pool_pgbouncer: Annotated[Literal["auto", "on", "off"], BeforeValidator(_lower)] = "auto"
+    """`on` for a pooler that refuses startup parameters: sessions are set up by `SET` instead."""
+    pool_idle_timeout: SecondsOrZero = 30.0
+    """Connections above the minimum are closed after so many idle seconds; 0 keeps them."""
+    pool_max_lifetime: SecondsOrZero = 1800.0
+    """Connections are replaced after so many seconds, with jitter; 0 keeps them."""
+    pool_health_check_interval: SecondsOrZero = 15.0
+    """Idle connections are probed this often, in seconds; 0 turns probing off."""
+    pool_validate_after: SecondsOrZero = 1.0
+    """A connection whose server has not answered for longer, in seconds, is validated before it is lent."""
+    pool_leak_threshold: SecondsOrZero = 30.0
+    """A connection held longer, in seconds, is reported with who holds it; 0 turns that off."""
+    pool_reset: Annotated[Literal["dirty", "always", "never"], BeforeValidator(_lower)] = "dirty"
+    """When a returned connection's session state is reset: only when changed, each time, never."""
+
+    statement_timeout: Seconds = 10.0
+    """The server ends a statement after so many seconds."""
+    lock_timeout: Seconds = 3.0
+    """The server ends a wait for a lock after so many seconds."""
+    idle_in_transaction_timeout: Seconds = 30.0
+    """The server ends a session that idles inside a transaction for so many seconds."""
+    command_timeout: Seconds = 15.0
+    """The client gives a statement up after so many seconds: for servers that fell silent."""
+    tag_statements: bool = False
+    """Whether `application_name` has the request's id outside of transactions too: two round trips more."""
+
+    breaker_fail_max: Count = 5
+    """Consecutive failures of the database that open the breaker."""
+    breaker_reset_timeout: Annotated[float, Field(ge=0.001, le=10)] = 1.0
+    """First open period of the breaker in seconds; it doubles up to 10."""
+    readyz_fail_when_degraded: bool = False
+    """Whether `/readyz` answers 503 while the breaker is open, instead of 200 `degraded`."""
+
+    drain_delay: SecondsOrZero = Field(default_factory=_seconds_before_stopping)
+    """Seconds of service after SIGTERM while load balancers notice; 0, in production 5."""
+    drain_timeout: Seconds = 20.0
+    """Seconds to finish requests and return connections before they are cut."""
+    drain_streams: SecondsOrZero = 1.0
+    """Seconds that event streams and WebSockets have once the drain has begun."""
+
+    max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY)] = 65_536
+    """Bytes of the largest request body, but where a route has `max_body()`. Larger ones are answered 413."""
+    max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40)] = 67_108_864
+    """Most bytes of all requests under way together; bodies that come then are answered 503."""
+    ops_token: SecretStr | None = None
+    """Bearer token of `/pool/leases`, which outside development refuses everybody without it."""
+    docs: bool = False
+    """Whether production serves `/docs` and `/openapi.json`; development always does."""
+    log_level: LogLevel = "info"
+    """Least severe log line that is written."""
+    log_format: Annotated[Literal["json", "console", "auto"], BeforeValidator(_lower)] = "auto"
+    """Form of the log; `auto` is console on a terminal, else JSON."""
+    secrets_dir: Path = MOUNTED_SECRETS
+    """Directory, when it exists, whose files `database_url`, `ops_token`, ... hold secrets."""
+
+    otel: Annotated[Mapping[str, str], NoDecode] = Field(default={}, repr=False)
+    """OpenTelemetry's standard variables; any exporter among them turns tracing on."""
+
+    _typos: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Make the constructor read its arguments and nothing else; `load` reads the rest."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment, `.env` (not in production) and secret files, in this order.
+
+        Raises `SettingsError` with one readable line for each fault.
+        """
+        values, variables, faults = environment.read(cls)
+        values["otel"] = {
+            name.upper(): value or "" for name, value in variables.items() if name.startswith("otel_")
+        }
+        if faults := [*faults, *environment.faults_of(cls, values)]:
+            raise SettingsError("\n".join(fault.line for fault in faults))
+        settings = cls(**values)
+        for name, value in settings.otel.items():
+            for header in value.split(",") if name.endswith("_HEADERS") else ():  # name=value,name=value
+                environment.note_secret(header.partition("=")[2].strip())
+        settings._typos = tuple(environment.typos(cls, variables, _OWN_PREFIXES))
+        return settings
+
+    @property
+    def in_production(self) -> bool:
+        return self.app_env == "production"
+
+    @property
+    def serves_docs(self) -> bool:
+        return self.docs or not self.in_production
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be a mistake but does not stop the start, a line each."""
+        plaintext = [
+            f"{name.upper()}: sslmode is not set, so the connection may silently go without TLS;"
+            " say verify-full, or disable if that is meant"
+            for name in ("database_url", "database_replica_url")
+            if self.in_production and dsn.may_fall_back_to_plaintext(self._dsn(name))
+        ]
+        return (*self._typos, *plaintext)
+
+    def secret_values(self) -> frozenset[str]:
+        """Everything that must never be shown, as it would be found in a text."""
+        found = dsn.secrets(self._dsn("database_url")) | dsn.secrets(self._dsn("database_replica_url"))
+        if self.ops_token:
+            found |= {self.ops_token.get_secret_value()}
+        if self.database_password_file:
+            found |= {environment.read_secret(self.database_password_file)}
+        found |= {value for name, value in self.otel.items() if name.endswith("_HEADERS")}
+        return found - {""}
+
+    def _dsn(self, name: str) -> str:
+        secret: SecretStr | None = getattr(self, name)
+        return secret.get_secret_value() if secret else "postgresql://"
+
+    @model_validator(mode="after")
+    def _values_agree(self) -> Self:
+        if conflicts := list(self._conflicts()):
+            text = "\n".join(conflict.line for conflict in conflicts)
+            raise PydanticCustomError("conflicts", "{text}", {"text": text, "faults": conflicts})
+        return self
+
+    def _conflicts(self) -> Iterator[Fault]:
+        """Yield what is wrong with values that are each allowed alone."""
+        if isinstance(self.pool_max_size, int) and self.pool_min_size > self.pool_max_size:
+            yield self._misordered("pool_min_size", "must not exceed", "pool_max_size")
+        if self.pool_queue_target >= self.pool_acquire_timeout:
+            yield self._misordered("pool_queue_target", "must be below", "pool_acquire_timeout")
+        if self.pool_health_check_interval >= self.pool_max_lifetime > 0:
+            yield self._misordered("pool_health_check_interval", "must be below", "pool_max_lifetime")
+        if self.lock_timeout > self.statement_timeout:
+            yield self._misordered("lock_timeout", "must not exceed", "statement_timeout")
+        if self.statement_timeout >= self.command_timeout:
+            yield self._misordered("statement_timeout", "must be below", "command_timeout")
+        if self.max_body_bytes > self.max_buffered_bytes:
+            yield self._misordered("max_body_bytes", "must not exceed", "max_buffered_bytes")
+        if self.ops_port is not None and self.ops_port == self.port:
+            line = f"OPS_PORT={self.ops_port}: must differ from PORT={self.port}"
+            yield Fault(frozenset({"ops_port", "port"}), line)
+        if self.in_production and self.database_url is None:
+            yield Fault(
+                frozenset({"app_env", "database_url"}),
+                "DATABASE_URL: required when APP_ENV=production",
+            )
+        if self.in_production and self.ops_token and len(self.ops_token) < SHORTEST_OPS_TOKEN:
+            yield Fault(
+                frozenset({"app_env", "ops_token"}),
+                f"OPS_TOKEN: must be {SHORTEST_OPS_TOKEN} characters or longer in production",
+            )
+
+    def _misordered(self, name: str, relation: str, other: str) -> Fault:
+        value, limit = getattr(self, name), getattr(self, other)
+        line = f"{name.upper()}={value:g}: {relation} {other.upper()}={limit:g}"
+        return Fault(frozenset({name, other}), line)
+
+
+def env_example(model: type[Settings]) -> str:
+    """Render `.env.example`: every variable with its sentence, what it may be, and its default."""
+    return environment.render_example(model, _EXAMPLE_HEADER, skip={"otel"})

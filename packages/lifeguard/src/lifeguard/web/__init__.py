@@ -1,0 +1,24 @@
+"""What every endpoint shares."""
+
+from pathlib import Path
+
+from lifeguard.pool import look_through
+from lifeguard.web import problems
+from lifeguard.web.body_limit import max_body
+from lifeguard.web.dependencies import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep
+from lifeguard.web.numbers import PlainInt
+from lifeguard.web.stale import stale_if_error
+
+__all__ = [
+    "ConnectionDep",
+    "DatabaseDep",
+    "DrainDep",
+    "PlainInt",
+    "ReadConnectionDep",
+    "TransactionDep",
+    "max_body",
+    "problems",
+    "stale_if_error",
+]
+
+look_through(str(Path(__file__).parent))  # who borrows through this layer is the borrower

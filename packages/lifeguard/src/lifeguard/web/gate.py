@@ -1,0 +1,175 @@
+"""Turning requests away before they cost anything, when the database could not serve them in time.
+
+Ten times the load is not ten times the work only if refusing is cheap. A refusal inside an endpoint has
+been through routing, validation and dependencies; here it is one look at the breaker, one at the queue
+and a ready-made answer. Which route it would be is asked before the router is (`lifeguard.web.routes`), and
+whether that needs the database is read from its dependencies: who asks for a connection, a transaction or the
+`Database` stands behind the gate, and nobody else.
+
+It stands twice: in `lifeguard.server.protocol`, before a request has cost a task, and as a middleware, for
+what the protocol leaves to it and for servers that do not use the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lifeguard.database import BreakerState, Database, Guard, call_scope
+from lifeguard.web import problems
+from lifeguard.web.client import client_of
+from lifeguard.web.ready_made import ReadyMade, answer_types
+from lifeguard.web.routes import WEBSOCKET, Routing, Served
+from lifeguard.web.stale import may_be_stale
+
+TURNED_AWAY = "lifeguard.turned_away"
+"""In the scope of a request that the gate has refused: its route's template, and no log line of its own."""
+
+_JUDGED = frozenset(("http", "websocket"))
+_READING = frozenset(("GET", "HEAD"))
+# Seconds between two log lines about refusals: one a request would be a second overload.
+_SUMMARY_INTERVAL = 1.0
+# Addresses in such a line, those refused most often; and how many are told apart meanwhile.
+_CLIENTS_TOLD, _MOST_CLIENTS = 10, 1000
+_UNKNOWN, _OTHERS = "unknown", "others"
+
+_log = structlog.get_logger("lifeguard.gate")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a request is told that is turned away. `template` is its route's."""
+
+    template: str
+    problem: ReadyMade
+    retry_after: int
+    """Seconds."""
+
+
+class Gate:
+    """Says who is turned away, and writes a log line for all of a second."""
+
+    def __init__(self, routing: Routing, database: Database, needing: Iterable[object]) -> None:
+        """It is for the routes that depend on one of `needing`."""
+        self.routing = routing
+        self._database = database
+        self._needing = frozenset(needing)
+        self._saturated = ReadyMade(problems.saturated(0))
+        self._unavailable = ReadyMade(problems.unavailable(0))
+        self._refused: Counter[str] = Counter()
+        self._clients: Counter[str] = Counter()
+        self._on_their_way: Counter[Guard] = Counter()
+        """How many were let through on arrival, and join the queue later in this turn of the event loop."""
+
+    def refusal_on_arrival(
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        budget: float | None,
+        client: Callable[[], str | None] = lambda: None,
+    ) -> Refusal | None:
+        """As `refusal_of`, for a request that will need another turn of the event loop to get to the pool.
+
+        None also where the refusal would not be the answer: an older one may take its place.
+
+        Those that arrive together would otherwise find the same vacancy, and all but one of them go in vain.
+        """
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        served = self.routing.find({**scope, "root_path": self.routing.root_path})
+        if method == "GET" and may_be_stale(served):
+            return None
+        return self._noted(client, self._judge(method, served, budget, on_arrival=True))
+
+    def refusal_of(
+        self,
+        method: str,
+        served: Served | None,
+        budget: float | None,
+        client: Callable[[], str | None] = lambda: None,
+    ) -> Refusal | None:
+        """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many.
+
+        `client` gives its address, and is called only if it is turned away.
+        """
+        return self._noted(client, self._judge(method, served, budget, on_arrival=False))
+
+    def _noted(self, client: Callable[[], str | None], refusal: Refusal | None) -> Refusal | None:
+        if refusal is not None:
+            address = client() or _UNKNOWN
+            known = address in self._clients or len(self._clients) < _MOST_CLIENTS
+            self._clients[address if known else _OTHERS] += 1
+        return refusal
+
+    def _judge(
+        self, method: str, served: Served | None, budget: float | None, *, on_arrival: bool
+    ) -> Refusal | None:
+        if served is None or self._needing.isdisjoint(served.asks):
+            return None
+        template = served.template
+        guard = self._database.guard_of(reads_only=method in _READING)
+        if guard.breaker.state is not BreakerState.CLOSED:
+            return self._refuse(template, self._unavailable, guard.breaker.retry_after())
+        shed_for = guard.pool.try_shed(budget, ahead=self._on_their_way[guard])
+        if shed_for is not None:
+            return self._refuse(template, self._saturated, shed_for)
+        if on_arrival:
+            if not self._on_their_way:
+                asyncio.get_running_loop().call_soon(self._on_their_way.clear)
+            self._on_their_way[guard] += 1
+        return None
+
+    def _refuse(self, template: str, problem: ReadyMade, retry_after: float) -> Refusal:
+        if not self._refused:
+            asyncio.get_running_loop().call_later(_SUMMARY_INTERVAL, self._summarise, context=Context())
+        self._refused[problem.name] += 1
+        return Refusal(template, problem, max(1, ceil(retry_after)))
+
+    def _summarise(self) -> None:
+        told = {name.replace("-", "_"): number for name, number in self._refused.items()}
+        clients = dict(self._clients.most_common(_CLIENTS_TOLD))
+        _log.warning("requests_turned_away", seconds=_SUMMARY_INTERVAL, **told, clients=clients)
+        self._refused.clear()
+        self._clients.clear()
+
+
+class GateMiddleware:
+    """The gate between the request's own middleware and the router."""
+
+    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
+        self.app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal_of(scope) if scope["type"] in _JUDGED else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        scope[TURNED_AWAY] = refusal.template
+        call = call_scope.get()
+        body = refusal.problem.body(call.tag.encode("ascii") if call else b"")
+        headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"retry-after", b"%d" % refusal.retry_after),
+        ]
+        start, rest = answer_types(scope)
+        await send({"type": start, "status": refusal.problem.status, "headers": headers})
+        await send({"type": rest, "body": body})
+
+    def _refusal_of(self, scope: Scope) -> Refusal | None:
+        call = call_scope.get()
+        deadline = call.deadline if call else None
+        budget = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+        served = self._gate.routing.choice(scope).served
+        return self._gate.refusal_of(
+            scope.get("method", WEBSOCKET), served, budget, partial(client_of, scope)
+        )

@@ -1,0 +1,343 @@
+"""What happens around every request, in one ASGI middleware: each further one would cost again.
+
+It gives the request an identity and a deadline, bounds its body in bytes and time, completes the
+headers of the answer, turns unforeseen errors into `internal`, counts, and writes the log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Iterable
+from time import perf_counter
+from types import CodeType
+
+import structlog
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lifeguard.database import CallScope, call_scope
+from lifeguard.observability import AlreadyLogged, Metrics
+from lifeguard.web import heading, problems
+from lifeguard.web.body_limit import BodyLimit
+from lifeguard.web.buffered import Buffered, Share
+from lifeguard.web.client import client_of
+from lifeguard.web.drain import Drain
+from lifeguard.web.failures import cause_of, told, words_of
+from lifeguard.web.gate import TURNED_AWAY
+from lifeguard.web.ready_made import complete
+from lifeguard.web.routes import WEBSOCKET
+
+# Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
+# fail, logged.
+UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
+# Seconds that a body may take, and the bytes of it that buy a second more: who sends as slowly as he
+# can must not hold a request open for ever.
+_BODY_PATIENCE = 10.0
+_SLOWEST_BODY = 8192
+_LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
+_NO_TIMEOUT = f"X-Request-Timeout must be seconds, {heading.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
+_EVENT_STREAM = b"text/event-stream"
+_SERVER_ERROR = 500
+_REQUEST_TIMEOUT = 408
+_PAYLOAD_TOO_LARGE = 413
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number for an answer that nobody waited for
+
+
+class RequestMiddleware:
+    """Runs every HTTP request as one `Exchange`."""
+
+    def __init__(
+        self, app: ASGIApp, *, body_limit: BodyLimit, buffered: Buffered, drain: Drain, metrics: Metrics
+    ) -> None:
+        self.app = app
+        self.body_limit = body_limit
+        self.buffered = buffered
+        self.drain = drain
+        self.metrics = metrics
+        self.log = structlog.get_logger("lifeguard.request").bind()  # bound once: this path is hot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(self, scope, receive, send)
+        token = call_scope.set(exchange.call)
+        task = self.drain.enter(f"{scope['method']} {heading.shown_path(scope)} {exchange.call.tag}")
+        try:
+            await exchange.run(task)
+        finally:
+            self.drain.leave(task)
+            exchange.share.hold(0)
+            exchange.note()
+            call_scope.reset(token)
+
+
+class Exchange:
+    """One request, its answer, and what its endpoint does after that."""
+
+    __slots__ = (
+        "_body_bytes",
+        "_body_is_awaited",
+        "_broken_off",
+        "_complete",
+        "_ended",
+        "_middleware",
+        "_most_body_bytes",
+        "_noted",
+        "_receive",
+        "_refusal",
+        "_scope",
+        "_send",
+        "_started",
+        "_status",
+        "_task",
+        "call",
+        "share",
+    )
+
+    def __init__(self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._middleware = middleware
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._started = perf_counter()
+        self._status = 0  # until the answer begins
+        self._complete = False
+        self._noted = False
+        self._ended = False
+        """Whether it is a stream that the drain has ended."""
+        self._broken_off = False
+        """Whether it failed when its answer had begun."""
+        self._body_bytes = 0
+        self._most_body_bytes = 0
+        self._body_is_awaited = False
+        self._refusal: Exception | None = None
+        self.share = Share(middleware.buffered)
+        """Of the bytes that the bodies of all requests hold."""
+        self.call = CallScope(tag="", caller=RequestCaller(scope))
+        headers, cookies = scope["headers"], 0
+        for name, value in headers:
+            if name == b"content-length":
+                self._bound_body(value)
+            elif name == b"transfer-encoding":
+                self._await_body()
+            elif name == b"x-request-id" and heading.is_valid_id(value):
+                self.call.tag = value.decode("ascii")
+            elif name == b"x-request-timeout":
+                self._set_deadline(value)
+            elif name == b"cookie":
+                cookies += heading.cookies_in(value)
+        self._refusal = problems.excess(scope, cookies) or self._refusal
+        self.call.tag = self.call.tag or heading.new_id()
+
+    def _await_body(self) -> None:
+        self._body_is_awaited = True
+        self._most_body_bytes = self._middleware.body_limit.of(self._scope)
+
+    def _bound_body(self, length: bytes) -> None:
+        if length == b"0":
+            return
+        self._await_body()
+        digits = length.lstrip(b"0")
+        if digits.isdigit() and (len(digits) > _LONGEST_LENGTH or int(digits) > self._most_body_bytes):
+            self._refusal = _cut_off(_PAYLOAD_TOO_LARGE)
+        elif digits.isdigit() and not self._middleware.buffered.fits(int(digits)):
+            self._refusal = problems.BodyTurnedAway()
+
+    def _set_deadline(self, text: bytes) -> None:
+        seconds = heading.seconds(text)
+        if seconds is not None:
+            self.call.deadline = asyncio.get_running_loop().time() + seconds
+        else:
+            self._refusal = problems.BadRequest(_NO_TIMEOUT)
+
+    async def run(self, task: asyncio.Task[object]) -> None:
+        """Have the request served in `task`, the current one, and answer it in any case."""
+        self._task = task
+        if self._refusal:
+            await self._answer(self._refusal)
+            return
+        try:
+            receive = self.receive if self._body_is_awaited else self._receive
+            await self._middleware.app(self._scope, receive, self.send)
+        except asyncio.CancelledError:
+            came_to_an_end = await self._comes_to_an_end()
+            if not came_to_an_end and not self._middleware.drain.time_is_up:
+                raise
+            task.uncancel()
+            if not came_to_an_end:
+                self._note_as_broken_off(problems.ShuttingDown())
+                raise AlreadyLogged("the service is shutting down") from None
+        except Exception as error:  # noqa: BLE001 - here it becomes an answer and a log line
+            await self._answer(error)
+
+    async def _comes_to_an_end(self) -> bool:
+        """Finish what the drain has cancelled. False: half an answer must not look whole."""
+        if self._ended and not self._complete:
+            with contextlib.suppress(asyncio.CancelledError):  # the time is up, and the client does not read
+                await self.send({"type": "http.response.body", "body": b""})
+            return True
+        if not self._middleware.drain.time_is_up:
+            return False
+        if not self._status:
+            await self._answer(problems.ShuttingDown(headers={"Retry-After": "1"}))
+        return self._complete
+
+    def _end(self) -> None:
+        self._ended = True
+        if not self._complete:
+            self._task.cancel("the service is shutting down")
+
+    async def _answer(self, error: Exception) -> None:
+        error = cause_of(error)
+        log = self._middleware.log
+        if self._complete:
+            level, fields = told(error, foreseen=logging.ERROR)
+            log.log(level, "work_after_answer_failed", **fields)
+            return
+        if self._status:
+            # Too late for another answer. The server ends the connection, so that the client
+            # does not take what it has for the whole.
+            self._note_as_broken_off(error)
+            level, fields = told(error)
+            log.log(level, "answer_broken_off", route=route_template(self._scope), **fields)
+            raise AlreadyLogged(words_of(error)) from error
+        response = await problems.answer(Request(self._scope), error)
+        if response.status_code == _SERVER_ERROR:
+            log.error("unforeseen_error", exc_info=error)
+        await response(self._scope, self._receive, self.send)
+
+    def _note_as_broken_off(self, error: Exception) -> None:
+        self._scope[problems.SCOPE_KEY] = (error, problems.problem_of(error))
+        self._broken_off = True
+
+    async def receive(self) -> Message:
+        """Receive, and bound what comes until the body is whole."""
+        if not self._body_is_awaited:
+            return await self._receive()
+        due = self._started + _BODY_PATIENCE + self._body_bytes / _SLOWEST_BODY
+        try:
+            async with asyncio.timeout(due - perf_counter()):
+                message = await self._receive()
+        except TimeoutError:
+            raise _cut_off(_REQUEST_TIMEOUT) from None
+        self._body_bytes += len(message.get("body", b""))
+        fits = self.share.hold(self._body_bytes)
+        self._body_is_awaited = message.get("more_body", False)
+        if self._body_bytes > self._most_body_bytes:
+            raise _cut_off(_PAYLOAD_TOO_LARGE)
+        if not fits:
+            raise problems.BodyTurnedAway
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send, and complete the headers."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = complete(message.get("headers", ()), self.call.tag)
+            if self._middleware.drain.draining:
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+            if _is_event_stream(headers):
+                self._middleware.drain.end_in_time(self._task, self._end)
+        try:
+            await self._send(message)
+        except RuntimeError:  # uvloop's, of a connection whose end uvicorn has not heard of yet
+            if self._complete or not await self._has_hung_up():
+                raise
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._complete = True
+            self.call.deadline = None  # nobody waits for what is done after the answer
+            self.note()
+
+    async def _has_hung_up(self) -> bool:
+        """Whether the client is gone. The server may learn that only in the next turn of the event loop."""
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(0):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            return False
+        return True
+
+    def note(self) -> None:
+        """Count and log what came of it, once: when the answer is out, or will not come any more."""
+        if self._noted:
+            return
+        self._noted = True
+        seconds = perf_counter() - self._started
+        status = self._status or _CLIENT_CLOSED_REQUEST
+        if TURNED_AWAY in self._scope:  # the gate writes a line for all of a second
+            self._middleware.metrics.count(self._scope["method"], self._scope[TURNED_AWAY], status)
+            return
+        route = route_template(self._scope)
+        if route not in UNNOTED:
+            self._middleware.metrics.observe(self._scope["method"], route, status, seconds)
+        elif status < _SERVER_ERROR and not self._broken_off:
+            return
+        log = self._middleware.log
+        level = logging.INFO if status < _SERVER_ERROR else logging.WARNING
+        if log.is_enabled_for(level):
+            log.log(level, "request", **self._line(route, status, seconds))
+
+    def _line(self, route: str, status: int, seconds: float) -> dict[str, object]:
+        line: dict[str, object] = {
+            "method": self._scope["method"],
+            "path": heading.shown_path(self._scope),
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+            "client": client_of(self._scope),
+        }
+        if problems.SCOPE_KEY in self._scope:
+            error, problem = self._scope[problems.SCOPE_KEY]
+            line["problem"] = problem.type
+            if status >= _SERVER_ERROR or self._broken_off:
+                line["error"] = words_of(error)
+        if self._broken_off:
+            line["broken_off"] = True
+        return line
+
+
+class RequestCaller:
+    """Whom a request's connections are borrowed for; the route is known once there is one."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    @property
+    def route(self) -> str:
+        return f"{self._scope.get('method', WEBSOCKET)} {route_template(self._scope)}"
+
+    @property
+    def endpoint(self) -> CodeType | None:
+        endpoint = inspect.unwrap(self._scope["endpoint"]) if "endpoint" in self._scope else None
+        return getattr(endpoint, "__code__", None)
+
+
+def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(_EVENT_STREAM)
+    return False
+
+
+def _cut_off(status: int) -> HTTPException:
+    """Make the answer to a body that is not read to its end: what is left of it is no request."""
+    return HTTPException(status, headers={"Connection": "close"})
+
+
+def route_template(scope: Scope) -> str:
+    """Give the path of the route that served, placeholders unfilled; `none` without a route."""
+    # FastAPI's own note holds the whole path, the route only that below `include_router(prefix=...)`.
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    # For a WebSocket, FastAPI keeps that in Starlette's route below its note.
+    path: str = getattr(route, "path", "") or getattr(getattr(route, "starlette_route", None), "path", "none")
+    return path

@@ -1,0 +1,214 @@
+"""Which route the router will choose: middleware asks before the router has.
+
+The router's own answer costs a `matches()` a route, for every request. So its rules are compiled once, to one
+pattern a method: routes in their order, prefixes resolved, what is mounted in its place. A pattern gives
+the first route that takes path and method, as the router does. What cannot be compiled (a `Host`, a route
+class with rules of its own) is asked at its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
+from starlette._utils import get_route_path
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
+
+from lifeguard.web.reads import NOBODY_KNOWS, Reads, reads_of
+
+_SCOPE_KEY = "lifeguard.choice"
+_MOUNT_TAIL = "/(?P<path>.*)$"
+_ANY = ""  # stands for the methods that no route names
+WEBSOCKET = "WEBSOCKET"
+"""Stands for the method of a handshake, which has none in its scope."""
+
+
+_COMPILED = {Route.matches, APIRoute.matches, WebSocketRoute.matches, APIWebSocketRoute.matches}
+"""Whose rules these are; a class of its own may have others."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """What serves a request."""
+
+    template: str
+    """The whole path, placeholders unfilled; `none` where only the one who serves knows."""
+    asks: tuple[object, ...]
+    """What its dependencies call, at any depth: those of the app first, of its own signature last."""
+    reads: Reads = NOBODY_KNOWS
+    """What of a request its answer is made from."""
+
+
+_BY_OTHERS = Served("none", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the router will choose for one request, and what it has looked at."""
+
+    routing: Routing
+    root_path: str
+    served: Served | None
+    """None: no route takes this path and method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    pattern: str
+    methods: frozenset[str] | None
+    """None takes all."""
+    served: Served
+
+
+class Routing:
+    """The routes of a service, as its router goes through them."""
+
+    def __init__(self, service: FastAPI) -> None:
+        self._service = service
+        self._compiled_routes = -1
+        self._rules: dict[bool, list[_Rule | BaseRoute]] = {}
+        self._tables: dict[tuple[str, bool], list[_Table | BaseRoute]] = {}
+        self._methods: frozenset[str] = frozenset()
+
+    @property
+    def root_path(self) -> str:
+        """The service's own."""
+        return self._service.root_path
+
+    def choice(self, scope: Any) -> Choice:
+        """What the router will choose for the request of this scope; found out once a request.
+
+        Ask before the router has begun: what it mounts changes the scope.
+        """
+        made: Choice | None = scope.get(_SCOPE_KEY)
+        if made is None or made.routing is not self:
+            made = Choice(self, scope.get("root_path", ""), self.find(scope))
+            scope[_SCOPE_KEY] = made
+        return made
+
+    def find(self, scope: Mapping[str, Any]) -> Served | None:
+        """What serves `method` and `path` of a scope, of which `root_path` and `headers` count too."""
+        if self._compiled_routes != len(self._service.routes):
+            self._read()
+        path: str = get_route_path(scope)  # type: ignore[arg-type]  # reads it only
+        # A root path that the path does not begin with: what is mounted then sees the whole path.
+        detached = bool(scope.get("root_path")) and path == scope["path"]
+        method = scope.get("method", WEBSOCKET)
+        key = (method if method in self._methods else _ANY, detached)
+        for table in self._tables.get(key) or self._compile(*key):
+            if isinstance(table, _Table):
+                if served := table.find(path):
+                    return served
+            elif table.matches(dict(scope))[0] is Match.FULL:
+                return _BY_OTHERS
+        return None
+
+    def methods_of(self, scope: Mapping[str, Any]) -> list[str]:
+        """The methods that this path knows, which may belong to several routes; HEAD wherever GET is."""
+        known = {m for m in self._methods - {WEBSOCKET} if self.find({**scope, "method": m})}
+        return sorted(known | {"HEAD"} if "GET" in known else known)
+
+    def _read(self) -> None:
+        self._compiled_routes = len(self._service.routes)
+        self._tables.clear()
+        routes = self._service.routes
+        self._rules = {detached: list(_rules(routes, detached=detached)) for detached in (False, True)}
+        rules = (rule for rule in self._rules[False] if isinstance(rule, _Rule))
+        self._methods = frozenset().union(*(rule.methods or () for rule in rules))
+
+    def _compile(self, method: str, detached: bool) -> list[_Table | BaseRoute]:
+        tables: list[_Table | BaseRoute] = []
+        rules: list[_Rule] = []
+        for rule in self._rules[detached]:
+            if isinstance(rule, BaseRoute):
+                tables += [_Table(rules), rule]
+                rules = []
+            elif rule.methods is None or method in rule.methods:
+                rules.append(rule)
+        tables.append(_Table(rules))
+        self._tables[method, detached] = tables
+        return tables
+
+
+class _Table:
+    """Rules of one method in one pattern, a group for each."""
+
+    def __init__(self, rules: Sequence[_Rule]) -> None:
+        self._served: dict[int, Served] = {}
+        group = 1
+        for rule in rules:
+            self._served[group] = rule.served
+            group += 1 + re.compile(rule.pattern).groups  # converters may have groups of their own
+        self._match = re.compile("|".join(f"({rule.pattern})" for rule in rules) or r"(?!)").match
+
+    def find(self, path: str) -> Served | None:
+        match = self._match(path)
+        return self._served[match.lastindex] if match and match.lastindex else None
+
+
+def choice_of(scope: Mapping[str, Any]) -> Choice | None:
+    """Give what some middleware has had found out for this request."""
+    choice: Choice | None = scope.get(_SCOPE_KEY)
+    return choice
+
+
+def _rules(
+    routes: Sequence[BaseRoute], *, detached: bool, above: str = "", prefix: str = ""
+) -> Iterator[_Rule | BaseRoute]:
+    """Yield a rule a route, in their order; `above` is the pattern of what they are mounted under."""
+    for context in iter_route_contexts(routes):
+        route = context.original_route
+        if isinstance(route, (Route, WebSocketRoute)) and type(route).matches in _COMPILED:
+            handshake = isinstance(route, WebSocketRoute)
+            methods = frozenset([WEBSOCKET] if handshake else context.methods or ()) or None
+            asks = tuple(_calls(getattr(context, "dependant", None)))
+            pattern = _below(above, _unnamed(context.path_regex.pattern), detached=detached)
+            reads = reads_of(route, getattr(context, "dependant", None))
+            yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks, reads))
+        elif isinstance(route, Mount) and type(route).matches is Mount.matches:
+            yield from _mounted(context, route, detached=detached, above=above, prefix=prefix)
+        elif above:  # to ask it, one would have to change the scope as a Mount does
+            yield _Rule(above, None, _BY_OTHERS)
+            return
+        else:
+            yield _route_of(context)
+
+
+def _mounted(
+    context: RouteContext, mount: Mount, *, detached: bool, above: str, prefix: str
+) -> Iterator[_Rule | BaseRoute]:
+    """What is mounted, and after it nothing: the router does not come back from there."""
+    head = _unnamed(context.path_regex.pattern.removesuffix(_MOUNT_TAIL))
+    tail = "(?=/.*$)"
+    # Atomic: the mount has taken its part of the path before anybody below it looks at the rest.
+    taken = f"(?>{_below(above, head, detached=False)}{tail})"
+    below = f"{above}(?={head}{tail})" if detached else taken
+    if not getattr(mount.app, "root_path", ""):  # else it does not see the path that it is mounted at
+        yield from _rules(mount.routes, detached=detached, above=below, prefix=f"{prefix}{context.path}")
+    yield _Rule(below, None, _BY_OTHERS)
+
+
+def _below(above: str, pattern: str, *, detached: bool) -> str:
+    return above + (pattern if detached or not above else pattern.removeprefix("^"))
+
+
+def _unnamed(pattern: str) -> str:
+    return re.sub(r"\(\?P<\w+>", "(?:", pattern)
+
+
+def _route_of(context: RouteContext) -> BaseRoute:
+    """The route with the prefixes it is included under."""
+    route = context._effective_route  # noqa: SLF001 - see tests/web/test_internals.py
+    return route if isinstance(route, BaseRoute) else context.original_route
+
+
+def _calls(dependant: Dependant | None) -> Iterator[object]:
+    if dependant is not None:
+        for dependency in dependant.dependencies:
+            yield dependency.call
+            yield from _calls(dependency)

@@ -1,0 +1,111 @@
+"""What validation found wrong with a request: bounded where it is made, and in what a client is told of it.
+
+pydantic makes an error for each fault, and has no bound. FastAPI makes a dictionary of each, twice: 100,000
+of them stop every request for a second. `lifeguard.web.strict_json` bounds what can be at fault; here is what
+is made of it. `stand_in` has FastAPI's `ModelField.validate` keep the first `MOST_LISTED` errors, and the
+number of the rest. For a handler of the owner's, they are pydantic's in all they have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from fastapi._compat.v2 import ModelField
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from lifeguard.web.strict_json import MOST_VALUES, JSONRefused, pointer_to
+
+MOST_LISTED = 100
+"""Errors of one request that its client is told of."""
+MOST_MADE = MOST_VALUES
+"""Above so many, none is made into words: pydantic makes words of all or none, in 2 us each. There are more
+only where values have several: an object without any of its fields, a value that fits no type of a union."""
+MOST_BYTES = 48 * 1024
+"""Bytes of the list of them."""
+LONGEST_WORDS = 200
+"""Characters of one error's message, and of its pointer. A name in it may be as long as a body."""
+
+_REST = "lifeguard_rest"
+"""Type of the error that stands for all that are not listed; its `ctx` says how many they are."""
+
+Location = tuple[int | str, ...]
+
+
+def stand_in() -> None:
+    """Have FastAPI validate by this module's rule: for every app of this process, and once."""
+    setattr(ModelField, "validate", _validate)  # noqa: B010 - a method, to mypy
+
+
+def _validate(
+    field: ModelField, value: Any, _: Mapping[str, Any] | None = None, *, loc: Location = ()
+) -> tuple[Any, list[dict[str, Any]]]:
+    """FastAPI's own in all but the number of errors."""
+    try:
+        return field._type_adapter.validate_python(value, from_attributes=True), []  # noqa: SLF001
+    except ValidationError as error:
+        return None, _bounded(error, loc)
+
+
+def _bounded(error: ValidationError, loc: Location) -> list[dict[str, Any]]:
+    number = error.error_count()
+    made = error.errors(include_url=False)[:MOST_LISTED] if number <= MOST_MADE else []
+    errors: list[dict[str, Any]] = [{**fault, "loc": (*loc, *fault["loc"])} for fault in made]
+    if number > len(made):
+        message = f"{number - len(made)} more errors"
+        ctx = {"number": number - len(made)}
+        errors.append({"type": _REST, "loc": loc, "msg": message, "input": None, "ctx": ctx})
+    return errors
+
+
+def told(error: RequestValidationError) -> tuple[str, list[dict[str, str]]]:
+    """Give the sentence and the list that a client gets. No value of its request is in them."""
+    refused = error.__cause__
+    if isinstance(refused, JSONRefused):
+        return told_of_json(refused)
+    errors = error.errors()
+    rest = [fault["ctx"]["number"] for fault in errors if fault.get("type") == _REST]
+    number = len(errors) - len(rest) + sum(rest)
+    faults = list(_listed(fault for fault in errors if fault.get("type") != _REST))
+    words = f"{number} error{'s' if number > 1 else ''} in the request"
+    if number > len(faults):
+        words += f", of which {len(faults) or 'none'} {'is' if len(faults) == 1 else 'are'} listed"
+    return f"{words}.", faults
+
+
+def told_of_json(error: JSONRefused) -> tuple[str, list[dict[str, str]]]:
+    """Give the sentence and the list of what is no JSON."""
+    return "1 error in the request.", [{"detail": error.msg, "in": "body", "pointer": _cut(error.pointer)}]
+
+
+def _listed(errors: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    left = MOST_BYTES
+    for fault in islice(errors, MOST_LISTED):
+        told = _told(fault)
+        left -= len(json.dumps(told, ensure_ascii=False).encode("utf-8", "replace"))
+        if left < 0:
+            return
+        yield told
+
+
+def _told(fault: Mapping[str, Any]) -> dict[str, str]:
+    place, *path = fault.get("loc") or ("body",)
+    return {"detail": _words(fault), "in": str(place), "pointer": _cut(pointer_to(_cut_steps(path)))}
+
+
+def _words(fault: Mapping[str, Any]) -> str:
+    """Give pydantic's message, but for the one that repeats what the client has sent."""
+    if fault.get("type") == "union_tag_invalid":
+        return _cut(f"Input should have a tag among {fault['ctx']['expected_tags']}")
+    return _cut(str(fault.get("msg", "")))
+
+
+def _cut_steps(path: Iterable[int | str]) -> list[int | str]:
+    return [step[: LONGEST_WORDS + 1] if isinstance(step, str) else step for step in path]
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= LONGEST_WORDS else f"{words[: LONGEST_WORDS - 3]}..."
