@@ -341,6 +341,32 @@ class TestMetrics:
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert 'db_client_connection_max{db_client_connection_pool_name="primary"} 5.0' in answer.text
 
+    @pytest.mark.parametrize(
+        "accept",
+        [
+            *(
+                "application/openmetrics-text;version=abc",
+                "text/plain;version=abc",
+                "text/plain;version=1.x.0",
+            ),
+            *("application/openmetrics-text;version=1.0.0.0.0", "application/openmetrics-text;version="),
+            *(
+                f"application/openmetrics-text;version={'9' * 5000}",
+                "application/openmetrics-text;version=\xb2",
+            ),
+            *(
+                "application/openmetrics-text;version=1.0.0;escaping=none",
+                ";;;,,,=;version=;=",
+                "\xff",
+                "*/*;q=x",
+            ),
+        ],
+    )
+    async def test_in_some_format_whatever_is_asked_for(self, serving: Service, accept: str) -> None:
+        answer = await serving.client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
+        assert answer.status_code == httpx.codes.OK
+        assert "db_client_connection_count" in answer.text
+
     async def test_in_openmetrics_when_asked_for(self, serving: Service) -> None:
         accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
         answer = await serving.client.get("/metrics", headers={"Accept": accept})

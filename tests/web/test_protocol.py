@@ -20,6 +20,7 @@ from tests.waiting import eventually
 from tests.web import test_gate
 from tests.web.conftest import Log
 from tests.web.test_gate import PLACES, saturated
+from tests.web.wires import answers_to
 
 SETTINGS = {**test_gate.SETTINGS, "pool_queue_target": 4}  # it is full that the queue shall be, not slow
 
@@ -48,6 +49,15 @@ async def endless() -> StreamingResponse:
             await asyncio.sleep(0.01)
 
     return StreamingResponse(drops())
+
+
+@routes.get("/counted")
+async def counted() -> StreamingResponse:
+    async def numbers() -> AsyncIterator[bytes]:
+        for number in range(3):
+            yield b"%d " % number
+
+    return StreamingResponse(numbers())
 
 
 ORDINARY = b"GET /items HTTP/1.1\r\nHost: x\r\nX-Request-ID: one\r\n\r\n"
@@ -200,6 +210,26 @@ async def test_trailers_do_not_become_headers(serving: Service) -> None:
         client.send(b"2\r\nhi\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
         _, _, body = await client.answer()
     assert json.loads(body) == ["host", "transfer-encoding"]
+
+
+async def test_a_client_of_http_1_0_gets_no_chunks(serving: Service) -> None:
+    answers = await answers_to(str(serving.client.base_url), [b"GET /test/counted HTTP/1.0\r\n\r\n"])
+    assert [answer.body for answer in answers] == [b"0 1 2 "]
+    assert "transfer-encoding" not in answers[0].headers
+
+
+async def test_a_body_that_was_not_asked_for_ends_the_connection(serving: Service) -> None:
+    """Whether it comes all the same, nobody could tell from the next request."""
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    (answer,) = await answers_to(str(serving.client.base_url), [head])
+    assert (answer.status, answer.headers["connection"]) == (httpx.codes.NOT_FOUND, "close")
+
+
+async def test_a_body_that_is_wanted_is_asked_for_once(serving: Service) -> None:
+    head = b"POST /test/headers HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+    head += b"Connection: close\r\nContent-Length: 5\r\n\r\n"
+    answers = await answers_to(str(serving.client.base_url), [head, b"hello"])
+    assert [answer.status for answer in answers] == [httpx.codes.CONTINUE, httpx.codes.OK]
 
 
 class TestTheEndOfAConnection:
