@@ -173,7 +173,8 @@ async def plain(service: Service) -> AsyncIterator[str]:
     config = uvicorn.Config(service.app, lifespan="off", log_config=None, port=0)
     server = uvicorn.Server(config)
     config.load()
-    server.lifespan = service.server.lifespan
+    server.lifespan = config.lifespan_class(config)
+    server.lifespan.state = service.server.lifespan.state  # which the service's own server ends
     await server.startup()
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
