@@ -85,16 +85,23 @@ class Using(Protocol):
     def broken_off(self, pooled: PooledConnection) -> None: ...
 
 
-class CheckConnection:
-    """See that the session answers, and renew what it has cached if that is old, with `init`'s codecs."""
-
-    name = "check"
+class _WithConnection:
+    """A task with one connection of the pool."""
 
     def __init__(self, pooled: PooledConnection, state: PoolState, connector: Connector, then: Using) -> None:
         self._pooled = pooled
         self._state = state
         self._connector = connector
         self._then = then
+
+    def broken_off(self) -> None:
+        self._then.broken_off(self._pooled)
+
+
+class CheckConnection(_WithConnection):
+    """See that the session answers, and renew what it has cached if that is old, with `init`'s codecs."""
+
+    name = "check"
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -119,20 +126,11 @@ class CheckConnection:
             pooled.outdated = pooled.needs_care = generation != self._state.generation
         return await self._connector.ask(pooled.connection, CHECK_BOUND)
 
-    def broken_off(self) -> None:
-        self._then.broken_off(self._pooled)
 
-
-class CleanConnection:
+class CleanConnection(_WithConnection):
     """Make a returned session fit for the next borrower: end what is under way, undo what was changed."""
 
     name = "clean"
-
-    def __init__(self, pooled: PooledConnection, state: PoolState, connector: Connector, then: Using) -> None:
-        self._pooled = pooled
-        self._state = state
-        self._connector = connector
-        self._then = then
 
     async def run(self) -> None:
         try:
@@ -164,9 +162,6 @@ class CleanConnection:
         if not self._pooled.doubts_writable or self._state.read_only_since is not None:
             return True
         return await self._connector.ask(self._pooled.connection, cleanup.STEP_BOUND)
-
-    def broken_off(self) -> None:
-        self._then.broken_off(self._pooled)
 
 
 class CloseConnection:
