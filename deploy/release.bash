@@ -177,8 +177,8 @@ begin() {
   [ -n "$balancer" ] && [ "$(docker inspect -f '{{.State.Running}}' "$balancer")" = true ] ||
     die 'HAProxy does not run; docker compose up starts everything'
   project=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.project"}}' "$balancer")
-  if [ -z "$(servers)" ] && [ -x deploy/reload-haproxy ]; then deploy/reload-haproxy; fi
-  [ -n "$(servers)" ] || die 'HAProxy does not say whom it serves: it runs with an older configuration'
+  [ -n "$(servers)" ] ||
+    die "HAProxy runs with a configuration from before these scripts: once, and with a gap, docker compose up -d --build"
   if [ -f "$RELEASED" ]; then
     read_state "$RELEASED"
     sed "s|^  image: .*LIFEGUARD_UNDER_WAY.*|  image: ${state[LIFEGUARD_IMAGE]}|" "$RELEASED" >"$BEFORE"
