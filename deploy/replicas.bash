@@ -89,7 +89,10 @@ until_it_serves() {
 # create <file> ...: containers as a plain `up` of the file would make them. For Compose v2 what they depend on is a
 # part of that, which its --no-deps leaves out; 1.29 has no such `create`.
 create() {
-  if [ "${COMPOSE[*]}" = docker-compose ]; then compose "$1" up -d --no-deps "${@:2}"; else compose "$1" create "${@:2}"; fi
+  case $("${COMPOSE[@]}" version --short) in
+    1.*) compose "$1" up -d --no-deps "${@:2}" ;;
+    *) compose "$1" create "${@:2}" ;;
+  esac
 }
 
 # start_one <file>: one more replica, which serves. It is taken away again if it does not.
