@@ -57,9 +57,10 @@ servers() {
 
 # serves <replica>: does HAProxy send it requests?
 serves() {
-  local address
+  local address all
+  all=$(servers)
   for address in $(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$1"); do
-    if servers | grep -q "^$address:[0-9]* UP"; then return 0; fi
+    if grep -q "^$address:[0-9]* UP" <<<"$all"; then return 0; fi
   done
   return 1
 }

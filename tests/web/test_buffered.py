@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import StreamingResponse
-from lifeguard.server import framing, protocol, socket_protocol
+from lifeguard.server import protocol, socket_protocol
 from lifeguard.server.protocol import Protocol
 from lifeguard.server.socket_protocol import SocketProtocol
 from websockets.asyncio.client import connect
