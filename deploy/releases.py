@@ -204,16 +204,16 @@ async def kill_each(stack: Stack, crowd: Crowd) -> None:
             await stack.run("docker", "kill", victim)
             await stack.run("docker", "start", victim)
             await until_serving(stack, 2)
-            await _calm(crowd)
+            await _calm(crowd, began)
         failed = [when - began for when, _ in crowd.log.failures if when >= began]
         print(f"    the last request failed {max(failed, default=0):.1f} s after the kill", flush=True)
 
 
-async def _calm(crowd: Crowd) -> None:
+async def _calm(crowd: Crowd, since: float) -> None:
     """Wait until requests of three seconds in a row have been answered."""
 
     async def calm() -> bool:
-        last = max((when for when, _ in crowd.log.failures), default=0.0)
+        last = max((when for when, _ in crowd.log.failures if when > since), default=since)
         answered = max((due for due, _ in crowd.log.latencies), default=0.0)
         return answered - last > NOTICED and time.monotonic() - last > NOTICED
 
