@@ -15,12 +15,13 @@ from tests.web.wires import Answer, answers_to
 SERVICE = """
 from fastapi import Request
 
-from lifeguard import commands
-from lifeguard.web import middleware
+from app.main import create_app
+from app.settings import Settings
+from lifeguard.commands import command_line
 from lifeguard.server import protocol
+from lifeguard.web import middleware
 
 protocol.PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = 0.4
-create_app = commands.create_app
 
 
 async def echo(request: Request) -> dict[str, object]:
@@ -36,8 +37,7 @@ def with_echo(settings):
     return service
 
 
-commands.create_app = with_echo
-commands.cli(["serve"])
+command_line(with_echo, Settings)(["serve"])
 """
 
 
