@@ -60,7 +60,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(self._address)
             return await super().create_connection(*arguments, **options)
 
-    monkeypatch.setattr("lifeguard.pool.connect.RedirectedLoop", Noting)
+    monkeypatch.setattr("lifeguard.pool.connector.RedirectedLoop", Noting)
     return found
 
 
@@ -72,7 +72,7 @@ def silent(port: int, *, taken: bool) -> contextlib.AbstractContextManager[objec
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done again after a while is done again soon."""
-    monkeypatch.setattr("lifeguard.pool.connect.LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("lifeguard.pool.connector.LOOK_AGAIN", 0.05)
     monkeypatch.setattr(addresses, "ASK_AGAIN", 0.05)
 
 
