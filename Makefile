@@ -116,7 +116,7 @@ clean:  ## remove the environment, the embedded server's data and all caches
 
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
 
-.env.example: packages/lifeguard/src/lifeguard/settings/settings.py $(READY)
+.env.example: app/settings.py $(wildcard packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
 	$(BIN)/python -m app settings $(WHOLE)
 
 $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(READY)
@@ -125,8 +125,8 @@ $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(RE
 $(OPERATOR_RULES): $(RULES)
 	{ $(AS_OPERATOR_RULES); } $(WHOLE)
 
-# uv when there is one, else pip: both install exactly what the lock names and hashes. Then the engine, as it
-# stands in packages/; a service that pins its version in pyproject.toml instead has it from the lock.
+# uv when there is one, else pip: both install exactly what the lock names and hashes. Then the engine
+# from packages/; a service that pins its version in pyproject.toml instead has it from the lock.
 $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@$(if $(PYTHON),,echo 'Lifeguard needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \

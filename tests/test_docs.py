@@ -2,12 +2,15 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
+import lifeguard
 import pytest
 import typer
 from lifeguard.pool import PoolStats
@@ -24,9 +27,23 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs/operations.md"
 POOL = ROOT / "docs/pool.md"
-DOCUMENTS = sorted([README, *(ROOT / "docs").rglob("*.md"), ROOT / "bench/README.md"])
+ARCHITECTURE = ROOT / "docs/architecture.md"
+ENGINE = Path(lifeguard.__file__).parent
+DOCUMENTS = sorted(
+    [
+        README,
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "bench/README.md",
+        *(ROOT / "packages").glob("*/README.md"),
+    ]
+)
 
-WITHOUT_LEDGER = not (ROOT / "app/ledger").exists()
+OPTIONAL = ("app/ledger", "packages")
+"""What a service may have deleted."""
+GONE = tuple(path for path in OPTIONAL if not (ROOT / path).exists())
+NO_MODULES = frozenset(("app.add_middleware", "lifeguard.yml"))
+"""Names in the documents that look like one."""
+
 LEVELS = frozenset(("debug", "info", "warning", "error"))
 LOGGING = LEVELS | {"exception", "log", "report", "_report"}
 
@@ -57,8 +74,18 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def gone_with_the_ledger(path: str) -> bool:
-    return WITHOUT_LEDGER and "ledger" in path
+def is_gone(path: str) -> bool:
+    """Whether it went with something that may be deleted, like the ledger's tests and migrations with it."""
+    return any(Path(gone).name in path for gone in GONE)
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is that of a module or of something in one."""
+    try:
+        resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 @every_document
@@ -68,7 +95,7 @@ def test_links_lead_somewhere(document: Path) -> None:
     for link in links:
         path, _, anchor = link.partition("#")
         target = document.parent / path if path else document
-        assert target.exists() or gone_with_the_ledger(path), link
+        assert target.exists() or is_gone(path), link
         assert not anchor or anchor in anchors(target), link
 
 
@@ -78,7 +105,54 @@ def test_paths_exist(document: Path) -> None:
     for path in re.findall(
         r"(?<![\w/.<])(?:app|packages|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\w", text
     ):
-        assert (ROOT / path).exists() or gone_with_the_ledger(path), path
+        assert (ROOT / path).exists() or is_gone(path), path
+
+
+@every_document
+def test_modules_exist(document: Path) -> None:
+    """Those that are named as Python does, and those that are a path in a room of the engine."""
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w./:-])((?:lifeguard|app)(?:\.[A-Za-z]\w*)+)(?![\w/-])", text):
+        assert resolves(name) or is_gone(name) or name in NO_MODULES, name
+    rooms = "|".join(path.parent.name for path in ENGINE.glob("*/__init__.py"))
+    for path in re.findall(rf"(?<![\w./-])(?:{rooms})/[\w/]+\.py", text):
+        assert (ENGINE / path).exists(), path
+
+
+def test_the_tree_of_folders_is_the_one_that_is_there() -> None:
+    tree = re.search(r"^```\n(app/ .*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert tree
+    shown: list[Path] = []
+    levels: list[Path] = [ROOT]
+    for line in tree[1].splitlines():
+        name = line.split()[0]
+        del levels[(len(line) - len(line.lstrip())) // 2 + 1 :]
+        levels.append(levels[-1] / name)
+        shown.append(levels[-1])
+    for path in shown:
+        assert path.exists() or is_gone(str(path.relative_to(ROOT))), path
+    assert _parts(ROOT / "app") <= {path.name for path in shown if path.parent == ROOT / "app"}
+    assert _parts(ENGINE) == {path.name for path in shown if path.parent.name == "lifeguard"}
+
+
+def _parts(package: Path) -> set[str]:
+    """The modules and packages in it, as the tree writes them."""
+    modules = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    return modules | {path.parent.name for path in package.glob("*/__init__.py")}
+
+
+def test_the_picture_of_the_rooms_shows_the_layers_that_are_enforced() -> None:
+    picture = ARCHITECTURE.read_text(encoding="utf-8").partition("```mermaid")[2].partition("```")[0]
+    drawn = {
+        package: re.findall(r"\w+", " ".join(re.findall(r'\["([^<"]+)<br>', rooms)))
+        for package, rooms in re.findall(r"subgraph (\w+)\n(.*?)\n    end", picture, re.DOTALL)
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = {
+        one["id"]: one["layers"] for one in project["tool"]["importlinter"]["contracts"] if "layers" in one
+    }
+    assert drawn["lifeguard"] == layers["engine"]
+    assert set(drawn["app"]) == {name.strip("()") for name in layers["service"]}
 
 
 @every_document
@@ -127,7 +201,7 @@ def test_log_events_are_all_documented_and_all_written() -> None:
 
 def _events() -> Iterator[str]:
     """The names with which the code calls its loggers and the pool's listeners."""
-    for path in (path for room in ("app", "packages/lifeguard/src") for path in (ROOT / room).rglob("*.py")):
+    for path in (path for package in (ROOT / "app", ENGINE) for path in package.rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
                 continue

@@ -3,7 +3,7 @@
 -- has made the roles; after them, and before the first migration. To run it again does no harm.
 -- tests/deploy/test_privileges.py lists what is left to each role.
 
--- The service's defaults (packages/lifeguard/src/lifeguard/settings/settings.py), for whoever logs in by hand and behind poolers that drop what it says.
+-- The service's defaults (lifeguard.settings), for whoever logs in by hand and behind poolers that drop what it says.
 ALTER ROLE migrator SET lock_timeout = '3s';
 ALTER ROLE app SET statement_timeout = '10s';
 ALTER ROLE app SET lock_timeout = '3s';

@@ -89,7 +89,7 @@ def run(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + _BACKSTOP,
     )
-    gc.freeze()  # as in app.main: a full collection would stop every request for 0.1 s
+    gc.freeze()  # as in lifeguard.service: a full collection would stop every request for 0.1 s
     server = _Server(config, on_listening, on_second_signal)
     signal.signal(signal.SIGTERM, server.note_term)
     try:

@@ -37,7 +37,7 @@ LARGEST_BODY = 6 * 2**20
 _OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_", "replica_")
 _EXAMPLE_HEADER = """\
 # Every variable of the service, with its default. Written by `make generated` from
-# the settings' classes. Copy it to `.env` (read in development) and uncomment what should differ.
+# the class `Settings`. Copy it to `.env` (read in development) and uncomment what should differ.
 #
 # Secrets also come from files: DATABASE_URL_FILE=/path, or a file `database_url` in SECRETS_DIR.
 # OpenTelemetry's standard OTEL_* variables turn tracing on.
