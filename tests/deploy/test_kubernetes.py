@@ -117,7 +117,7 @@ WRONG = (
     (in_spec("PodDisruptionBudget", selector={"matchLabels": {"app": "lifeguard"}}), "selects nobody"),
     (in_spec("PodDisruptionBudget", maxUnavailable=0), "needs one PodDisruptionBudget"),
     (in_pod(topologySpreadConstraints=[]), "no topologySpreadConstraints of its own pods"),
-    (in_pod(terminationGracePeriodSeconds=36), "terminationGracePeriodSeconds: 36 s; the end takes 32 s"),
+    (in_pod(terminationGracePeriodSeconds=36), "terminationGracePeriodSeconds: 36 s; the end takes 33 s"),
     (in_pod(serviceAccountName="nobody"), "needs the ServiceAccount nobody"),
     (
         in_spec("HorizontalPodAutoscaler", scaleTargetRef={"kind": "Deployment", "name": "service"}),
