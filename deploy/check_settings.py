@@ -6,7 +6,7 @@ deploy/set runs it in the image, with the variables of a replica; the arguments 
 import sys
 from difflib import get_close_matches
 
-from lifeguard.database.connecting import check
+from lifeguard.database.connect_options import check
 from lifeguard.settings import SettingsError
 
 from app.settings import Settings

@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 from lifeguard.operations import probes
 from lifeguard.operations.operators import _LAST_ANSWERS
-from lifeguard.server.serving import _BACKSTOP
+from lifeguard.server.process import _BACKSTOP
 from lifeguard.service import LAST_SECONDS
 from pydantic import ValidationError
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from lifeguard.database import MigrationError
 from lifeguard.database.migrations import upgrade
-from lifeguard.operations import doctor as checkup
+from lifeguard.operations import doctor
 
 from tests.database.conftest import MakeDatabase, settings_for
 from tests.inside import service
@@ -63,7 +63,7 @@ async def test_every_session_gets_its_limits_once_it_stands(
 async def test_migrations_and_the_doctor_pass_as_well(pooler: Pooler) -> None:
     settings = settings_for(pooler.dsn, pool_pgbouncer="on")
     assert not (await upgrade(settings)).is_old
-    findings = [finding async for finding in checkup.examine(settings)]
+    findings = [finding async for finding in doctor.examine(settings)]
     assert {finding.verdict for finding in findings} <= {"ok", "warn"}
 
 
@@ -78,7 +78,7 @@ async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
         await eventually(told)
     said = [line for line in capsys.readouterr().out.splitlines() if "open_blocked" in line]
     assert REMEDY in said[0]
-    findings = [finding async for finding in checkup.examine(settings_for(pooler.dsn))]
+    findings = [finding async for finding in doctor.examine(settings_for(pooler.dsn))]
     assert any(finding.verdict == "FAIL" and REMEDY in finding.text for finding in findings)
     with pytest.raises(MigrationError, match=REMEDY):
         await upgrade(settings_for(pooler.dsn))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from lifeguard.database.connecting import check, connect_options, dsn
+from lifeguard.database.connect_options import check, connect_options, dsn
 
 from tests.certificates import needs_openssl, self_signed
 from tests.database.conftest import settings_for

@@ -13,7 +13,7 @@ from lifeguard.database import (
     TransactionAborted,
     call_scope,
 )
-from lifeguard.database.connecting import quoted
+from lifeguard.database.connect_options import quoted
 from lifeguard.database.transactions import application_name, prelude
 
 from tests.database.conftest import MakeDatabase, within

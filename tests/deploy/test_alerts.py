@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.queries import RULES, RUNBOOKS, rules
+from tests.deploy.promql import RULES, RUNBOOKS, rules
 
 CASES = Path(__file__).parents[2] / "deploy/prometheus/tests"
 PARTS = ("**Users**", "**Look", "**Do", "**Let it be**")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lifeguard.database.connecting import session_limits
+from lifeguard.database.connect_options import session_limits
 
 from app.settings import Settings
 

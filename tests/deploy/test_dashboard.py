@@ -4,7 +4,7 @@ import json
 from itertools import combinations
 from typing import Any
 
-from tests.deploy.queries import DASHBOARD, panels, runbooks
+from tests.deploy.promql import DASHBOARD, panels, runbooks
 from tests.inside import service, settings_for
 from tests.secured import SecuredServer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from lifeguard.database.connecting import session_limits
+from lifeguard.database.connect_options import session_limits
 
 from app.settings import Settings
 from tests.conftest import ServerFactory

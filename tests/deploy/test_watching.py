@@ -15,7 +15,7 @@ from lifeguard.web import ConnectionDep, stale_if_error
 
 from tests.deploy.exporter import balancing
 from tests.deploy.prometheus import Prometheus, watching
-from tests.deploy.queries import panels, rules, runbooks
+from tests.deploy.promql import panels, rules, runbooks
 from tests.inside import Service, service, settings_for, until_ready
 from tests.servers import PostgresServer
 from tests.waiting import eventually

@@ -80,9 +80,9 @@ class TestOverdue:
         assert report.level == "warning"
         assert report.details["task"] == "holder"
         assert str(report.details["borrowed_at"]) == f"{line_of('borrowed here')} in Holder._hold"
-        stands_at = report.details["stands_at"]
-        assert isinstance(stands_at, tuple)
-        assert f"{line_of('waits here')} in Holder._wait" in stands_at
+        stack = report.details["stack"]
+        assert isinstance(stack, tuple)
+        assert f"{line_of('waits here')} in Holder._wait" in stack
         held_for = report.details["held_for"]
         assert isinstance(held_for, float)
         assert held_for > 0.05
@@ -298,8 +298,8 @@ class TestLeases:
     async def test_it_names_holder_place_and_time(self, make_pool: MakePool) -> None:
         pool = await make_pool()
         holder = Holder(pool)
-        await eventually(lambda: pool.leases() and pool.leases()[0].stands_at)
-        await eventually(lambda: any("_wait" in frame for frame in pool.leases()[0].stands_at))
+        await eventually(lambda: pool.leases() and pool.leases()[0].stack)
+        await eventually(lambda: any("_wait" in frame for frame in pool.leases()[0].stack))
         [lease] = pool.leases()
         assert lease.task == "holder"
         assert lease.borrowed_at == f"{line_of('borrowed here')} in Holder._hold"
@@ -326,7 +326,7 @@ class TestLeases:
         gc.collect()
         [info] = pool.leases()
         assert info.task is None
-        assert info.stands_at == ()
+        assert info.stack == ()
         await pool.release(lease)
 
     async def test_a_task_that_is_nothing_but_a_query_was_called_by_nobody(self, make_pool: MakePool) -> None:

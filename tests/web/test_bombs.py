@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter, Body, Cookie, Header, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from lifeguard.settings import LARGEST_BODY
-from lifeguard.web import PlainInt, ReadConnectionDep, heading, max_body, problems
+from lifeguard.web import PlainInt, ReadConnectionDep, max_body, problems, request_head
 from lifeguard.web.fitting import fitted
 from lifeguard.web.strict_json import LARGEST_DOCUMENT, MOST_CONTAINERS, MOST_DEPTH, MOST_VALUES
 from lifeguard.web.validation import LONGEST_WORDS, MOST_LISTED
@@ -214,13 +214,13 @@ class TestHeads:
     @pytest.mark.parametrize(
         ("query", "headers", "status"),
         [
-            ("&".join(f"k{n}" for n in range(heading.MOST_PARAMETERS)), [], 422),
-            ("&".join(f"k{n}" for n in range(heading.MOST_PARAMETERS + 1)), [], 400),
+            ("&".join(f"k{n}" for n in range(request_head.MOST_PARAMETERS)), [], 422),
+            ("&".join(f"k{n}" for n in range(request_head.MOST_PARAMETERS + 1)), [], 400),
             ("&" * 30_000, [], 400),
-            ("", [(f"x{n}", "") for n in range(heading.MOST_HEADERS)], 431),
-            ("", [("Cookie", ";".join(f"c{n}=1" for n in range(heading.MOST_COOKIES - 10)))], 422),
-            ("", [("Cookie", ";".join(f"c{n}=1" for n in range(heading.MOST_COOKIES + 1)))], 431),
-            ("", [("Cookie", f"a{n}=1; b=2") for n in range(heading.MOST_COOKIES // 2 + 1)], 431),
+            ("", [(f"x{n}", "") for n in range(request_head.MOST_HEADERS)], 431),
+            ("", [("Cookie", ";".join(f"c{n}=1" for n in range(request_head.MOST_COOKIES - 10)))], 422),
+            ("", [("Cookie", ";".join(f"c{n}=1" for n in range(request_head.MOST_COOKIES + 1)))], 431),
+            ("", [("Cookie", f"a{n}=1; b=2") for n in range(request_head.MOST_COOKIES // 2 + 1)], 431),
             ("", [("Cookie", 'a="' + "\\" * 20_000 + '"')], 431),
             ("", [("Cookie", 'a="' + "\\101" * 5_000 + '"')], 431),
         ],
@@ -256,8 +256,8 @@ async def test_a_text_that_the_database_does_not_keep_is_the_clients_fault(servi
 def test_the_limits_are_those_that_are_documented() -> None:
     text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     for limit in (
-        f"{heading.MOST_PARAMETERS} parameters of a query, {heading.MOST_HEADERS} headers,"
-        f" {heading.MOST_COOKIES} cookies",
+        f"{request_head.MOST_PARAMETERS} parameters of a query, {request_head.MOST_HEADERS} headers,"
+        f" {request_head.MOST_COOKIES} cookies",
         f"{LARGEST_DOCUMENT // 2**20} MiB",
         f"{MOST_VALUES} values, {MOST_CONTAINERS} objects and arrays, {MOST_DEPTH} deep",
         f"{MOST_LISTED} errors, {LARGEST_PROBLEM // 1024} KiB",

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from lifeguard.server import protocol
-from lifeguard.web.heading import LONGEST_PATH
+from lifeguard.web.request_head import LONGEST_PATH
 
 from tests.inside import Service
 from tests.waiting import eventually

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from fastapi import APIRouter, Request
+from lifeguard.server import process as server
 from lifeguard.server import protocol
-from lifeguard.server import serving as server
 from lifeguard.web import hangup, middleware
 
 from tests.inside import Service

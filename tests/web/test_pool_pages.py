@@ -190,7 +190,7 @@ class TestLeases:
             return list(leases)
 
         leases = await eventually(held)
-        assert any("in hold" in place for place in leases[0]["stands_at"])
+        assert any("in hold" in place for place in leases[0]["stack"])
         async with database.connection() as connection:
             await connection.execute("SELECT pg_cancel_backend($1)", leases[0]["backend_pid"])
         assert (await holding).status_code == 504
@@ -200,7 +200,7 @@ class TestLeases:
             backend = await connection.fetchval("SELECT pg_backend_pid()")
             leases = (await serving.client.get("/pool/leases")).json()["leases"]["primary"]
         (lease,) = [lease for lease in leases if lease["backend_pid"] == backend]
-        assert "test_say_who_holds" in str(lease["stands_at"])
+        assert "test_say_who_holds" in str(lease["stack"])
         assert lease["held_for"] > 0
         assert lease["overdue"] is False
 

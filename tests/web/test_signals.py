@@ -36,7 +36,7 @@ DEV = """
 from app.main import create_app
 from app.settings import Settings
 from lifeguard.commands import command_line
-from lifeguard.development import develop
+from lifeguard.development import run
 from tests import held
 
 def with_held(settings):
@@ -44,7 +44,7 @@ def with_held(settings):
     service.post("/test/held")(held.held)
     return service
 
-develop.LONGEST_DRAIN = 0.3
+run.LONGEST_DRAIN = 0.3
 command_line(with_held, Settings)(["dev"])
 """
 UVICORN = "import os, uvicorn; uvicorn.main(['tests.held:app', '--port', os.environ['PORT']])"

@@ -19,14 +19,14 @@ from fastapi import FastAPI
 
 from lifeguard.database import MigrationError, PoolOversized
 from lifeguard.observability import logs, output
-from lifeguard.operations import doctor as checkup
-from lifeguard.server import serving
+from lifeguard.operations.doctor import Unreachable, examine, sizing_report
+from lifeguard.server import process
 from lifeguard.settings import Settings, SettingsError, env_example
 
 EXPECTED_FAULTS = (
-    serving.CannotListen,
-    serving.CutOff,
-    checkup.Unreachable,
+    process.CannotListen,
+    process.CutOff,
+    Unreachable,
     MigrationError,
 )
 
@@ -75,8 +75,8 @@ def serve(context: typer.Context) -> None:
     with _readable_faults(), _good_end():
         owner = _owner(context)
         settings = owner.load()
-        with closing(serving.listen(settings)) as listener:
-            serving.run(owner.create_app(settings), settings, listener)
+        with closing(process.listen(settings)) as listener:
+            process.run(owner.create_app(settings), settings, listener)
 
 
 @cli.command()
@@ -85,11 +85,11 @@ def dev(
     data: Annotated[Path, typer.Option(help="Where the embedded server keeps its data.")] = EMBEDDED_DATA,
 ) -> None:
     """Migrate and serve; without DATABASE_URL on an embedded PostgreSQL server."""
-    from lifeguard.development import develop  # noqa: PLC0415 - production never imports it
+    from lifeguard.development import run  # noqa: PLC0415 - production never imports it
 
-    with _readable_faults(develop.EmbeddedServerError), _good_end():
+    with _readable_faults(run.EmbeddedServerError), _good_end():
         owner = _owner(context)
-        develop.develop(owner.create_app, owner.load(), data)
+        run.run(owner.create_app, owner.load(), data)
 
 
 @cli.command()
@@ -121,7 +121,7 @@ def sizing(context: typer.Context) -> None:
     Without DATABASE_URL it looks at the embedded server of a `dev` that runs in this directory.
     """
     with _readable_faults():
-        typer.echo(output.shown(asyncio.run(checkup.sizing_report(_settings_to_look_by(context)))))
+        typer.echo(output.shown(asyncio.run(sizing_report(_settings_to_look_by(context)))))
 
 
 @cli.command()
@@ -138,17 +138,17 @@ def _settings_to_look_by(context: typer.Context) -> Settings:
     settings = _owner(context).load()
     if settings.database_url or settings.in_production:
         return settings
-    from lifeguard.development import develop  # noqa: PLC0415 - production never imports it
+    from lifeguard.development import run  # noqa: PLC0415 - production never imports it
 
-    with _readable_faults(develop.EmbeddedServerError):
-        settings = develop.on_running_database(settings, EMBEDDED_DATA)
+    with _readable_faults(run.EmbeddedServerError):
+        settings = run.on_running_database(settings, EMBEDDED_DATA)
     output.guard(settings)
     return settings
 
 
 async def _report(settings: Settings) -> bool:
     failed = False
-    async for finding in checkup.examine(settings):
+    async for finding in examine(settings):
         typer.echo(output.shown(finding))
         failed |= finding.verdict == "FAIL"
     return failed
@@ -160,7 +160,7 @@ def _readable_faults(*more: type[Exception]) -> Iterator[None]:
     expected: tuple[type[Exception], ...] = (*EXPECTED_FAULTS, *more)
     try:
         yield
-    except (SettingsError, PoolOversized, serving.Refused) as error:
+    except (SettingsError, PoolOversized, process.Refused) as error:
         typer.echo(output.shown(error), err=True)
         raise typer.Exit(code=2) from error
     except expected as error:

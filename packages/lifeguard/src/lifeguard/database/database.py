@@ -13,7 +13,7 @@ import structlog
 from asyncpg import Record
 
 from lifeguard.database.breaker import Breaker
-from lifeguard.database.connecting import (
+from lifeguard.database.connect_options import (
     Role,
     connect_options,
     dsn,

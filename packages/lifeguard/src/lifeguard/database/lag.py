@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 import asyncpg
 import structlog
 
-from lifeguard.database.connecting import quoted
+from lifeguard.database.connect_options import quoted
 from lifeguard.pool import Pool, PoolError
 from lifeguard.settings import Settings
 

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from lifeguard.database.blockers import Blockers, blockers_of
 from lifeguard.database.concurrently import name_invalid_indexes, prepare_concurrent_statements
-from lifeguard.database.connecting import (
+from lifeguard.database.connect_options import (
     check,
     connect_options,
     dsn,

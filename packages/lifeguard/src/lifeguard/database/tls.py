@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from lifeguard.database.given import Given, Parameter, home_directory
+from lifeguard.database.conninfo import ConnInfo, Parameter, home_directory
 from lifeguard.settings.environment import shown, unreadable
 
 SYSTEM = "system"
@@ -18,52 +18,52 @@ _CHECKING = frozenset({"require", "verify-ca", "verify-full"})
 _ALPN = ["postgresql"]  # asked for by PostgreSQL 17+ when TLS comes first (sslnegotiation=direct)
 
 
-def faults(given: Given) -> Iterator[str]:
+def faults(conninfo: ConnInfo) -> Iterator[str]:
     """Yield a line for each file that asyncpg could not use, and for what does not go together."""
-    mode = _mode(given)
-    if given.value("sslnegotiation") == "direct" and mode not in _CHECKING:
-        yield f"{given.variable}: must have sslmode=require or stricter with sslnegotiation=direct"
-    if mode == _NOT_ENCRYPTED or not given.uses_tcp:
+    mode = _mode(conninfo)
+    if conninfo.value("sslnegotiation") == "direct" and mode not in _CHECKING:
+        yield f"{conninfo.variable}: must have sslmode=require or stricter with sslnegotiation=direct"
+    if mode == _NOT_ENCRYPTED or not conninfo.uses_tcp:
         return
     if reason := _closed_home():
         yield f"HOME={shown(home_directory())}: must be a directory that this process may enter ({reason})"
         return
-    if mode not in _CHECKING and (named := given.get("sslrootcert") or given.get("sslcrl")):
+    if mode not in _CHECKING and (named := conninfo.get("sslrootcert") or conninfo.get("sslcrl")):
         yield named.line(f"must have sslmode=verify-full; with sslmode={mode} no certificate is checked")
     if mode in _CHECKING:
-        yield from _faults_of_roots(given, mode)
-        yield from _faults_of_certificates(_file(given, "sslcrl", "root.crl"))
-    yield from _faults_of_own_certificate(given)
+        yield from _faults_of_roots(conninfo, mode)
+        yield from _faults_of_certificates(_file(conninfo, "sslcrl", "root.crl"))
+    yield from _faults_of_own_certificate(conninfo)
 
 
-def context(given: Given) -> ssl.SSLContext | None:
+def context(conninfo: ConnInfo) -> ssl.SSLContext | None:
     """What asyncpg is to be given instead of the URL's TLS parameters, where those ask for SYSTEM."""
-    if given.value("sslrootcert") != SYSTEM or not given.uses_tcp:
+    if conninfo.value("sslrootcert") != SYSTEM or not conninfo.uses_tcp:
         return None
     made = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
-    made.minimum_version = _version(given.value("ssl_min_protocol_version", "TLSv1.2"))
-    if most := given.value("ssl_max_protocol_version"):
+    made.minimum_version = _version(conninfo.value("ssl_min_protocol_version", "TLSv1.2"))
+    if most := conninfo.value("ssl_max_protocol_version"):
         made.maximum_version = _version(most)
-    revoked = _file(given, "sslcrl", "root.crl")
+    revoked = _file(conninfo, "sslcrl", "root.crl")
     if revoked is not None and not unreadable(Path(revoked.value)):
         made.load_verify_locations(cafile=revoked.value)
         made.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-    _load_own(made, given)
+    _load_own(made, conninfo)
     made.set_alpn_protocols(_ALPN)
     return made
 
 
-def _mode(given: Given) -> str:
-    return given.value("sslmode", "verify-full" if given.value("sslrootcert") == SYSTEM else "prefer")
+def _mode(conninfo: ConnInfo) -> str:
+    return conninfo.value("sslmode", "verify-full" if conninfo.value("sslrootcert") == SYSTEM else "prefer")
 
 
 def _version(name: str) -> ssl.TLSVersion:
     return ssl.TLSVersion[name.replace(".", "_")]
 
 
-def _file(given: Given, name: str, usual: str) -> Parameter | None:
+def _file(conninfo: ConnInfo, name: str, usual: str) -> Parameter | None:
     """The file that is named, or else that of HOME if there is one."""
-    if named := given.get(name):
+    if named := conninfo.get(name):
         return named
     home = home_directory()
     file = home / ".postgresql" / usual if home else None
@@ -83,16 +83,16 @@ def _closed_home() -> str | None:
     return None
 
 
-def _faults_of_roots(given: Given, mode: str) -> Iterator[str]:
-    named = given.get("sslrootcert")
+def _faults_of_roots(conninfo: ConnInfo, mode: str) -> Iterator[str]:
+    named = conninfo.get("sslrootcert")
     if named and named.value == SYSTEM:
         if mode != "verify-full":
-            yield f"{given.variable}: must have sslmode=verify-full with sslrootcert=system, as libpq asks"
+            yield f"{conninfo.variable}: must have sslmode=verify-full with sslrootcert=system, as libpq asks"
         return
-    file = _file(given, "sslrootcert", "root.crt")
+    file = _file(conninfo, "sslrootcert", "root.crt")
     if file is None and mode != "require":
         yield (
-            f"{given.variable}: must have sslrootcert with sslmode={mode}: a file, or system for what this"
+            f"{conninfo.variable}: must have sslrootcert with sslmode={mode}: a file, or system for what this"
             " machine trusts; there is no ~/.postgresql/root.crt"
         )
     yield from _faults_of_certificates(file)
@@ -110,10 +110,13 @@ def _faults_of_certificates(file: Parameter | None) -> Iterator[str]:
         yield file.line("must be a file of certificates in PEM form")
 
 
-def _faults_of_own_certificate(given: Given) -> Iterator[str]:
-    certificate, key = _file(given, "sslcert", "postgresql.crt"), _file(given, "sslkey", "postgresql.key")
+def _faults_of_own_certificate(conninfo: ConnInfo) -> Iterator[str]:
+    certificate, key = (
+        _file(conninfo, "sslcert", "postgresql.crt"),
+        _file(conninfo, "sslkey", "postgresql.key"),
+    )
     if certificate is None:
-        if key is not None and given.get("sslkey"):
+        if key is not None and conninfo.get("sslkey"):
             yield key.line("must have an sslcert beside it")
         return
     unusable = [
@@ -125,7 +128,7 @@ def _faults_of_own_certificate(given: Given) -> Iterator[str]:
     if unusable:
         return
     try:
-        _load_own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), given)
+        _load_own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), conninfo)
     except (ssl.SSLError, ValueError) as error:
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH" and key:
             yield key.line("must be the key of sslcert")
@@ -140,11 +143,14 @@ def _is_locked(file: Parameter) -> bool:
     return b"ENCRYPTED" in Path(file.value).read_bytes()
 
 
-def _load_own(made: ssl.SSLContext, given: Given) -> None:
-    certificate, key = _file(given, "sslcert", "postgresql.crt"), _file(given, "sslkey", "postgresql.key")
+def _load_own(made: ssl.SSLContext, conninfo: ConnInfo) -> None:
+    certificate, key = (
+        _file(conninfo, "sslcert", "postgresql.crt"),
+        _file(conninfo, "sslkey", "postgresql.key"),
+    )
     if certificate is not None:
         made.load_cert_chain(
-            certificate.value, key.value if key else None, password=lambda: given.value("sslpassword")
+            certificate.value, key.value if key else None, password=lambda: conninfo.value("sslpassword")
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
-from lifeguard.database.connecting import milliseconds, quoted
+from lifeguard.database.connect_options import milliseconds, quoted
 from lifeguard.database.errors import SESSION_ENDED, CommitUnknown, TransactionAborted
 from lifeguard.database.scope import current_deadline, current_tag, time_left, within_deadline
 from lifeguard.database.types import Isolation, Transaction

@@ -4,7 +4,7 @@ from lifeguard.observability.events import log_pool_event
 from lifeguard.observability.logs import AlreadyLogged
 from lifeguard.observability.loop_lag import LoopLag
 from lifeguard.observability.metrics import Metrics
-from lifeguard.observability.numbers import BreakerNumbers, PoolNumbers, ReplicaNumbers, numbers, rounded
+from lifeguard.observability.pool_numbers import BreakerNumbers, PoolNumbers, ReplicaNumbers, numbers, rounded
 from lifeguard.observability.scrub import Scrubber
 
 __all__ = [

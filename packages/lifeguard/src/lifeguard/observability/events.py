@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from lifeguard.database.connecting import with_remedy
-from lifeguard.observability.numbers import rounded
+from lifeguard.database.connect_options import with_remedy
+from lifeguard.observability.pool_numbers import rounded
 from lifeguard.pool import PoolEvent
 
 # Of seconds: a tenth of a millisecond.

@@ -42,8 +42,8 @@ from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import metrics as instrumentator
 from typing_extensions import override
 
-from lifeguard.observability.numbers import PoolNumbers
 from lifeguard.observability.pool_metrics import PoolCollector
+from lifeguard.observability.pool_numbers import PoolNumbers
 
 # The bounds of OpenTelemetry's http.server.request.duration, in seconds.
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)

@@ -14,7 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lifeguard.observability.numbers import BREAKER_STATES, PoolNumbers
+from lifeguard.observability.pool_numbers import BREAKER_STATES, PoolNumbers
 from lifeguard.pool import HistogramSnapshot, PoolMetric, pool_metrics
 
 _POOL = "db_client_connection_pool_name"

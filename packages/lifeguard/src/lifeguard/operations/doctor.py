@@ -11,7 +11,7 @@ from typing import Literal
 import asyncpg
 
 from lifeguard.database import MigrationError, PoolOversized
-from lifeguard.database.connecting import Role, check, connect_options, dsn, with_remedy
+from lifeguard.database.connect_options import Role, check, connect_options, dsn, with_remedy
 from lifeguard.database.schema import FOREIGN, schema_state
 from lifeguard.database.sizing import read_capacity, size_pool
 from lifeguard.pool import Connector, Fault, fault_of

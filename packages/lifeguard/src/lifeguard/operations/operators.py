@@ -29,7 +29,7 @@ from lifeguard.settings import Settings
 from lifeguard.web import problems
 from lifeguard.web.app import App
 from lifeguard.web.body_limit import BodyLimit
-from lifeguard.web.head import HeadAsGet
+from lifeguard.web.head_as_get import HeadAsGet
 from lifeguard.web.middleware import RequestMiddleware
 from lifeguard.web.routes import Routing
 

@@ -62,7 +62,7 @@ class PoolsReport(BaseModel):
 
 class Lease(BaseModel):
     """One connection in use. `task` is the request it serves: method, path, id. Places are
-    `file:line in function`, those of `stands_at` innermost first."""
+    `file:line in function`, those of `stack` innermost first."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -72,7 +72,7 @@ class Lease(BaseModel):
     borrowed_at: str | None
     route: str | None
     task: str | None
-    stands_at: tuple[str, ...]
+    stack: tuple[str, ...]
     overdue: bool
 
 

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from lifeguard.database import Database, DatabaseUnavailable, MigrationError, schema
-from lifeguard.database.connecting import with_remedy
+from lifeguard.database.connect_options import with_remedy
 from lifeguard.observability import PoolNumbers, Scrubber, numbers
 from lifeguard.pool import NO_WRITABLE_SERVER, PoolError, PoolStats
 from lifeguard.web.drain import Drain

@@ -92,7 +92,7 @@ class LeaseInfo:
     """Method and path template of the request it serves, if it serves one."""
     task: str | None
     """Name of the task that borrowed; None when that task has ended."""
-    stands_at: tuple[str, ...]
+    stack: tuple[str, ...]
     """Where that task waits now, innermost first."""
     overdue: bool
     """Held longer than the leak threshold."""

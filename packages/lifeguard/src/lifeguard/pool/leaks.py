@@ -20,7 +20,7 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
         borrowed_at=borrowed_at(pooled.call_site, pooled.caller),
         route=route_of(pooled.caller),
         task=task.get_name() if task is not None and not task.done() else None,
-        stands_at=frames_of(task),
+        stack=frames_of(task),
         overdue=pooled.overdue,
     )
 

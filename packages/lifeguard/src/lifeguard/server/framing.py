@@ -14,7 +14,7 @@ import re
 from fastapi_problem.error import StatusProblem
 
 from lifeguard.web import problems
-from lifeguard.web.heading import MOST_HEADERS
+from lifeguard.web.request_head import MOST_HEADERS
 
 LARGEST_HEADER = 32 * 1024
 """Bytes of a request's head, as many as nginx takes, and of the trailers behind its body."""

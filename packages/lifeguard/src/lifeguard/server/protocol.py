@@ -30,11 +30,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from lifeguard.server import framing, wrapped
 from lifeguard.server.framing import Chunked, Malformed, Sized
 from lifeguard.server.socket_protocol import SocketProtocol
-from lifeguard.web import heading, problems
+from lifeguard.web import problems, request_head
 from lifeguard.web.app import App
 from lifeguard.web.buffered import RETRY_AFTER, Share
 from lifeguard.web.client import forwarded_client
-from lifeguard.web.ready_made import ReadyMade
+from lifeguard.web.prepared_answers import PreparedProblem
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -56,11 +56,11 @@ _MOST_READ_AHEAD = 64 * 1024  # bytes that wait for their turn before no more is
 _MOST_BLANK_LINES = 4  # before a request line; RFC 9112, section 2.2, asks for one at least
 _MOST_A_TURN = 32  # requests, or pieces of a body, that are looked at before others have their turn
 
-_OVERLOADED = ReadyMade(problems.Overloaded())
+_OVERLOADED = PreparedProblem(problems.Overloaded())
 _RETRY_AFTER = b"retry-after: %d\r\n" % RETRY_AFTER
-_TIMEOUT = ReadyMade(problems.RequestTimeout())
-_FAULTS: dict[type[StatusProblem], ReadyMade] = {
-    kind: ReadyMade(kind())
+_TIMEOUT = PreparedProblem(problems.RequestTimeout())
+_FAULTS: dict[type[StatusProblem], PreparedProblem] = {
+    kind: PreparedProblem(kind())
     for kind in (
         *(problems.BadRequest, problems.UriTooLong, problems.HeadersTooLarge, problems.ExpectationFailed),
         *(problems.MethodNotImplemented, problems.VersionNotSupported),
@@ -378,10 +378,10 @@ class Protocol(HttpToolsProtocol):
         method, path = self._method, self.url.partition(b"?")[0].decode("ascii")
         tag, budget = b"", None
         for name, value in self.headers:
-            if name == b"x-request-id" and heading.is_valid_id(value):
+            if name == b"x-request-id" and request_head.is_valid_id(value):
                 tag = value
             elif name == b"x-request-timeout":
-                budget = heading.seconds(value)
+                budget = request_head.seconds(value)
                 if budget is None:
                     return False
         refusal = gate.refusal_on_arrival(method, path, self.headers, budget, self._client)
@@ -423,15 +423,15 @@ class Protocol(HttpToolsProtocol):
 
     # -- answering ---------------------------------------------------------------------------------
 
-    def _write(self, problem: ReadyMade, tag: bytes, *headers: bytes) -> None:
+    def _write(self, problem: PreparedProblem, tag: bytes, *headers: bytes) -> None:
         """Answer the request `tag`, which gets an id if it has none."""
         lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        told = problem.message(tag or heading.new_id().encode(), *headers)
+        told = problem.message(tag or request_head.new_id().encode(), *headers)
         if self._asks_for_head:
             told = told[: told.index(framing.HEAD_END) + len(framing.HEAD_END)]
         self.transport.write(STATUS_LINE[problem.status] + b"".join(lines) + told)
 
-    def _give_up(self, problem: ReadyMade, *headers: bytes) -> None:
+    def _give_up(self, problem: PreparedProblem, *headers: bytes) -> None:
         """Tell the client what is wrong with its request, as the last word."""
         if self._deaf:
             return
@@ -444,7 +444,7 @@ class Protocol(HttpToolsProtocol):
             self._note(problem)
         self._end(problem, b"", *headers)
 
-    def _note(self, problem: ReadyMade) -> None:
+    def _note(self, problem: PreparedProblem) -> None:
         """Count and log what is refused before anybody else has seen it."""
         if self._parts:
             self._parts["metrics"].count("unknown", "none", problem.status)
@@ -461,7 +461,7 @@ class Protocol(HttpToolsProtocol):
         """Whose request this is. Before its first line it may be anybody's who uses the same proxy."""
         return forwarded_client(self.app, self.client, self.headers if self._in_request else ())
 
-    def _end(self, problem: ReadyMade, tag: bytes, *headers: bytes) -> None:
+    def _end(self, problem: PreparedProblem, tag: bytes, *headers: bytes) -> None:
         """Say the last word on this connection: this, unless the request has its answer, or gets it now."""
         self._read_no_more()
         self.flow.has_enough = False

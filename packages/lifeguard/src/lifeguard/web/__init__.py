@@ -6,7 +6,7 @@ from lifeguard.pool import look_through
 from lifeguard.web import problems
 from lifeguard.web.body_limit import max_body
 from lifeguard.web.dependencies import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep
-from lifeguard.web.numbers import PlainInt
+from lifeguard.web.plain_int import PlainInt
 from lifeguard.web.stale import stale_if_error
 
 __all__ = [

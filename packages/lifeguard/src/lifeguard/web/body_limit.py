@@ -55,7 +55,7 @@ class BodyLimit:
         self._default = default
 
     def of(self, scope: Scope) -> int:
-        if scope["method"] == "HEAD":  # may be served as a GET yet, see `lifeguard.web.head`
+        if scope["method"] == "HEAD":  # may be served as a GET yet, see `lifeguard.web.head_as_get`
             return self._default
         said = _said_by(self._routing.choice(scope).served)
         return self._default if said is None else said

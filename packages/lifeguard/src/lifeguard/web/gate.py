@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lifeguard.database import BreakerState, Database, Guard, call_scope
 from lifeguard.web import problems
 from lifeguard.web.client import client_of
-from lifeguard.web.ready_made import ReadyMade, answer_types
+from lifeguard.web.prepared_answers import PreparedProblem, answer_types
 from lifeguard.web.routes import WEBSOCKET, Routing, Served
 from lifeguard.web.stale import may_be_stale
 
@@ -49,7 +49,7 @@ class Refusal:
     """What a request is told that is turned away. `template` is its route's."""
 
     template: str
-    problem: ReadyMade
+    problem: PreparedProblem
     retry_after: int
     """Seconds."""
 
@@ -62,8 +62,8 @@ class Gate:
         self.routing = routing
         self._database = database
         self._needing = frozenset(needing)
-        self._saturated = ReadyMade(problems.saturated(0))
-        self._unavailable = ReadyMade(problems.unavailable(0))
+        self._saturated = PreparedProblem(problems.saturated(0))
+        self._unavailable = PreparedProblem(problems.unavailable(0))
         self._refused: Counter[str] = Counter()
         self._clients: Counter[str] = Counter()
         self._on_their_way: Counter[Guard] = Counter()
@@ -127,7 +127,7 @@ class Gate:
             self._on_their_way[guard] += 1
         return None
 
-    def _refuse(self, template: str, problem: ReadyMade, retry_after: float) -> Refusal:
+    def _refuse(self, template: str, problem: PreparedProblem, retry_after: float) -> Refusal:
         if not self._refused:
             asyncio.get_running_loop().call_later(_SUMMARY_INTERVAL, self._summarise, context=Context())
         self._refused[problem.name] += 1

@@ -21,14 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import AlreadyLogged, Metrics
-from lifeguard.web import heading, problems
+from lifeguard.web import problems, request_head
 from lifeguard.web.body_limit import BodyLimit
 from lifeguard.web.buffered import Buffered, Share
 from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
-from lifeguard.web.ready_made import complete
+from lifeguard.web.prepared_answers import complete
 from lifeguard.web.routes import WEBSOCKET
 
 # Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
@@ -39,7 +39,7 @@ UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
 _BODY_PATIENCE = 10.0
 _SLOWEST_BODY = 8192
 _LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
-_NO_TIMEOUT = f"X-Request-Timeout must be seconds, {heading.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
+_NO_TIMEOUT = f"X-Request-Timeout must be seconds, {request_head.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
 _EVENT_STREAM = b"text/event-stream"
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
@@ -66,7 +66,7 @@ class RequestMiddleware:
             return
         exchange = Exchange(self, scope, receive, send)
         token = call_scope.set(exchange.call)
-        task = self.drain.enter(f"{scope['method']} {heading.shown_path(scope)} {exchange.call.tag}")
+        task = self.drain.enter(f"{scope['method']} {request_head.shown_path(scope)} {exchange.call.tag}")
         try:
             await exchange.run(task)
         finally:
@@ -125,14 +125,14 @@ class Exchange:
                 self._bound_body(value)
             elif name == b"transfer-encoding":
                 self._await_body()
-            elif name == b"x-request-id" and heading.is_valid_id(value):
+            elif name == b"x-request-id" and request_head.is_valid_id(value):
                 self.call.tag = value.decode("ascii")
             elif name == b"x-request-timeout":
                 self._set_deadline(value)
             elif name == b"cookie":
-                cookies += heading.cookies_in(value)
+                cookies += request_head.cookies_in(value)
         self._refusal = problems.excess(scope, cookies) or self._refusal
-        self.call.tag = self.call.tag or heading.new_id()
+        self.call.tag = self.call.tag or request_head.new_id()
 
     def _await_body(self) -> None:
         self._body_is_awaited = True
@@ -149,7 +149,7 @@ class Exchange:
             self._refusal = problems.BodyTurnedAway()
 
     def _set_deadline(self, text: bytes) -> None:
-        seconds = heading.seconds(text)
+        seconds = request_head.seconds(text)
         if seconds is not None:
             self.call.deadline = asyncio.get_running_loop().time() + seconds
         else:
@@ -288,7 +288,7 @@ class Exchange:
     def _line(self, route: str, status: int, seconds: float) -> dict[str, object]:
         line: dict[str, object] = {
             "method": self._scope["method"],
-            "path": heading.shown_path(self._scope),
+            "path": request_head.shown_path(self._scope),
             "route": route,
             "status": status,
             "duration_ms": round(seconds * 1000, 2),

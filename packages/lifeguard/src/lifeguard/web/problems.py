@@ -29,7 +29,7 @@ from starlette.types import Scope
 
 from lifeguard.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded, SchemaChanged, call_scope
 from lifeguard.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from lifeguard.web import heading, validation
+from lifeguard.web import request_head, validation
 from lifeguard.web.fitting import fitted
 from lifeguard.web.routes import choice_of
 from lifeguard.web.strict_json import JSONRefused
@@ -195,9 +195,9 @@ def excess(scope: Scope, cookies: int) -> Problem | None:
 
     FastAPI reads them all, for every request, and validation has an error for each that a route forbids.
     """
-    if heading.has_too_many_parameters(scope["query_string"]):
-        return BadRequest(f"The query has more than {heading.MOST_PARAMETERS} parameters.")
-    if len(scope["headers"]) > heading.MOST_HEADERS or cookies > heading.MOST_COOKIES:
+    if request_head.has_too_many_parameters(scope["query_string"]):
+        return BadRequest(f"The query has more than {request_head.MOST_PARAMETERS} parameters.")
+    if len(scope["headers"]) > request_head.MOST_HEADERS or cookies > request_head.MOST_COOKIES:
         return HeadersTooLarge()
     return None
 

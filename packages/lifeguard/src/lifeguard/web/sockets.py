@@ -24,13 +24,13 @@ from starlette.websockets import WebSocketDisconnect
 
 from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import Metrics
-from lifeguard.web import heading, problems
+from lifeguard.web import problems, request_head
 from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.middleware import RequestCaller, route_template
-from lifeguard.web.ready_made import answer_types, complete
+from lifeguard.web.prepared_answers import answer_types, complete
 
 _SWITCHING = 101
 _FORBIDDEN = 403
@@ -63,11 +63,11 @@ class SocketMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         tag = dict(scope["headers"]).get(b"x-request-id", b"")
         call = CallScope(
-            tag=tag.decode("ascii") if heading.is_valid_id(tag) else heading.new_id(),
+            tag=tag.decode("ascii") if request_head.is_valid_id(tag) else request_head.new_id(),
             caller=RequestCaller(scope),
         )
         token = call_scope.set(call)
-        task = self.drain.enter(f"WEBSOCKET {heading.shown_path(scope)} {call.tag}")
+        task = self.drain.enter(f"WEBSOCKET {request_head.shown_path(scope)} {call.tag}")
         try:
             await SocketExchange(self, scope, send, task, call).run(receive)
         finally:
@@ -102,7 +102,7 @@ class SocketExchange:
         drain = self._middleware.drain
         drain.end_in_time(self._task, self._end)
         cookies = sum(
-            heading.cookies_in(value) for name, value in self._scope["headers"] if name == b"cookie"
+            request_head.cookies_in(value) for name, value in self._scope["headers"] if name == b"cookie"
         )
         if excess := problems.excess(self._scope, cookies):
             await self._fail(excess)
@@ -194,7 +194,7 @@ class SocketExchange:
         self._middleware.metrics.observe("GET", route, status, seconds)
         self._middleware.log.info(
             "handshake",
-            path=heading.shown_path(self._scope),
+            path=request_head.shown_path(self._scope),
             route=route,
             status=status,
             duration_ms=round(seconds * 1000, 2),

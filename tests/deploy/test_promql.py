@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tests.deploy.queries import panels, rules, runbooks
+from tests.deploy.promql import panels, rules, runbooks
 from tests.inside import service, settings_for
 
 OUR_METRICS = re.compile(r"\b(?:http|db|app|process|event_loop|target|lifeguard)[_:][\w:]+")

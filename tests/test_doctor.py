@@ -3,7 +3,7 @@
 import pytest
 from lifeguard.database import MigrationError
 from lifeguard.database.schema import SchemaState
-from lifeguard.operations import doctor as checkup
+from lifeguard.operations import doctor
 from lifeguard.operations.doctor import Finding
 from pydantic import SecretStr
 
@@ -13,7 +13,7 @@ from tests.servers import PostgresServer, unused_port
 
 async def findings(database_url: str, **settings: object) -> dict[str, Finding]:
     chosen = Settings.model_validate({"database_url": SecretStr(database_url), **settings})
-    return {finding.topic: finding async for finding in checkup.examine(chosen)}
+    return {finding.topic: finding async for finding in doctor.examine(chosen)}
 
 
 async def test_all_is_well(ledger_database: str) -> None:
@@ -56,7 +56,7 @@ async def test_schema(  # noqa: PLR0917 - a table
     async def reported(*_: object) -> SchemaState:
         return state
 
-    monkeypatch.setattr(checkup, "schema_state", reported)
+    monkeypatch.setattr(doctor, "schema_state", reported)
     found = await findings(database_url, app_env=app_env)
     assert found["schema"].verdict == verdict
     assert said in found["schema"].text
@@ -68,7 +68,7 @@ async def test_revisions_that_contradict_each_other(
     async def confused(*_: object) -> SchemaState:
         raise MigrationError("two revisions claim to be the newest")
 
-    monkeypatch.setattr(checkup, "schema_state", confused)
+    monkeypatch.setattr(doctor, "schema_state", confused)
     found = await findings(database_url)
     assert found["schema"] == Finding("schema", "FAIL", "two revisions claim to be the newest")
 

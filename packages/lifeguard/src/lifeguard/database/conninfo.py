@@ -52,7 +52,7 @@ class Parameter:
         return f"{self.place}={shown(self.value)}: {problem}"
 
 
-class Given:
+class ConnInfo:
     """The parameters of one URL, wherever they come from. Raises SettingsError for its service file."""
 
     def __init__(self, url: str, variable: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, FastAPI
 
-from lifeguard.database import Database, PoolOversized, connecting
+from lifeguard.database import Database, PoolOversized, connect_options
 from lifeguard.observability import (
     LoopLag,
     Metrics,
@@ -126,7 +126,7 @@ class Service(App):
 def _parts(settings: Settings, service: Service) -> State:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
-    connecting.check(settings)
+    connect_options.check(settings)
     database = Database(settings, on_event=log_pool_event)
     drain = Drain(settings.drain_timeout, settings.drain_streams)
     loop_lag = LoopLag()

@@ -21,7 +21,7 @@ from lifeguard.database.migrations import upgrade
 from lifeguard.database.schema import FOREIGN, SchemaState
 from lifeguard.development.embedded import EmbeddedServer, EmbeddedServerError, running_dsn
 from lifeguard.observability import output
-from lifeguard.server import listening, serving
+from lifeguard.server import listening, process
 from lifeguard.settings import Settings, SettingsError
 from lifeguard.settings.dsn import without_secrets
 
@@ -31,12 +31,12 @@ MIGRATION_INTERVAL = 1.0  # seconds between two looks for a database that is not
 
 CreateApp = Callable[[Any], FastAPI]  # of the settings
 
-__all__ = ["EmbeddedServerError", "develop", "on_running_database"]
+__all__ = ["EmbeddedServerError", "on_running_database", "run"]
 
 _log = structlog.get_logger("lifeguard.development")
 
 
-def develop(create_app: CreateApp, settings: Settings, data: Path) -> None:
+def run(create_app: CreateApp, settings: Settings, data: Path) -> None:
     """Migrate and serve until Ctrl-C, on DATABASE_URL or on an embedded server that keeps `data`.
 
     A database that is not there yet is migrated as soon as it appears; the service runs meanwhile.
@@ -46,15 +46,15 @@ def develop(create_app: CreateApp, settings: Settings, data: Path) -> None:
     bounded = settings.model_copy(update={"drain_timeout": min(settings.drain_timeout, LONGEST_DRAIN)})
     try:
         _serve(create_app, bounded, data)
-    except serving.CutOff as error:
+    except process.CutOff as error:
         if bounded.drain_timeout == settings.drain_timeout:
             raise
         because = f"`make run` allows {LONGEST_DRAIN:g} s, which was too short"
-        raise serving.CutOff(error.requests, because) from None
+        raise process.CutOff(error.requests, because) from None
 
 
 def _serve(create_app: CreateApp, settings: Settings, data: Path) -> None:
-    with closing(serving.listen(settings)) as listener:
+    with closing(process.listen(settings)) as listener:
         if settings.database_url:
             _serve_on_given(create_app, settings, listener)
         else:
@@ -62,13 +62,13 @@ def _serve(create_app: CreateApp, settings: Settings, data: Path) -> None:
 
 
 def on_running_database(settings: Settings, data: Path) -> Settings:
-    """`settings` for the embedded server that `develop` runs on `data` now; unchanged if none runs."""
+    """`settings` for the embedded server that `run` has on `data` now; unchanged if none runs."""
     url = running_dsn(data, EMBEDDED_DATABASE)
     return settings.model_copy(update={"database_url": SecretStr(url)}) if url else settings
 
 
 def _serve_on_given(create_app: CreateApp, settings: Settings, listener: socket.socket) -> None:
-    serving.run(
+    process.run(
         create_app(settings),
         settings,
         listener,
@@ -89,7 +89,7 @@ def _serve_on_embedded(
         app = create_app(settings)
         remedy = f": rm -rf {quote(str(data))}, or `dev --data` with another directory"
         _refuse_foreign(asyncio.run(upgrade(settings)), f"{data}: ", remedy)
-        serving.run(
+        process.run(
             app,
             settings,
             listener,
@@ -117,7 +117,7 @@ async def _migrate_when_possible(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listener: socket.socket, password_is: str) -> None:
-    service = serving.url_of(listener)
+    service = process.url_of(listener)
     inside = listening.url_of(settings.host, settings.ops_port) if settings.ops_port else service
     url = settings.database_url
     database = without_secrets(url.get_secret_value()) if url else "none"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from lifeguard.database import Database, DatabaseUnavailable, connecting
-from lifeguard.database.connecting import (
+from lifeguard.database import Database, DatabaseUnavailable
+from lifeguard.database.connect_options import (
     connect_options,
     dsn,
     looking_after_client,
@@ -149,7 +149,7 @@ async def test_what_a_server_cannot_do_costs_no_connection(
 ) -> None:
     """A platform without the one, something that only resembles PostgreSQL without the other."""
     statements = looking_after_client(18, 10).replace(broken, "no_such_setting")
-    monkeypatch.setattr(connecting, "looking_after_client", lambda *_: statements)
+    monkeypatch.setattr("lifeguard.database.connect_options.looking_after_client", lambda *_: statements)
     connection = await asyncpg.connect(database_url)
     try:
         await prepare_session(settings_for(database_url))(connection)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from lifeguard.server import serving
+from lifeguard.server import process
 
 from app.settings import Settings
 from tests.processes import ServiceProcess, running
@@ -18,7 +18,7 @@ from tests.waiting import eventually
 SERVICE = """
 import asyncio, os
 from fastapi import FastAPI
-from lifeguard.server import serving
+from lifeguard.server import process
 from app.settings import Settings
 
 app = FastAPI()
@@ -37,8 +37,8 @@ async def wait(seconds: float) -> str:
 
 settings = Settings(port=int(os.environ["PORT"]), drain_timeout=0.5)
 try:
-    serving.run(
-        app, settings, serving.listen(settings),
+    process.run(
+        app, settings, process.listen(settings),
         on_listening=lambda: print("listening", flush=True),
         on_second_signal=lambda: print("impatient", flush=True),
     )
@@ -88,5 +88,5 @@ async def test_second_signal_ends_it_at_once(tmp_path: Path, sign: signal.Signal
 
 
 def test_shows_a_url_for_an_ipv6_address() -> None:
-    with serving.listen(Settings(host="::1", port=0)) as listener:
-        assert serving.url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+    with process.listen(Settings(host="::1", port=0)) as listener:
+        assert process.url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"

@@ -12,7 +12,7 @@ import asyncpg
 from pydantic import SecretStr
 
 from lifeguard.database import tls
-from lifeguard.database.given import Given
+from lifeguard.database.conninfo import ConnInfo
 from lifeguard.pool import Connector, PoolConfig
 from lifeguard.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 from lifeguard.settings import Settings, SettingsError
@@ -63,12 +63,12 @@ def _faults_of(settings: Settings, role: Role) -> Iterator[str]:
     if settings.pool_pgbouncer == "on" and "options" in _settings_in_url(settings, role):
         yield f"{variable}: must not have options with POOL_PGBOUNCER=on; write ?name=value"
     try:
-        given = Given(url, variable)
+        conninfo = ConnInfo(url, variable)
     except SettingsError as error:
         yield str(error)
         return
-    faults = list(given.faults(password_from_elsewhere=settings.database_password_file is not None))
-    faults += tls.faults(given)
+    faults = list(conninfo.faults(password_from_elsewhere=settings.database_password_file is not None))
+    faults += tls.faults(conninfo)
     yield from faults
     if not faults:
         try:
@@ -99,7 +99,7 @@ def connect_options(
     options: dict[str, Any] = {"command_timeout": settings.command_timeout}
     if settings.pool_pgbouncer != "on":
         options["server_settings"] = _own_settings(settings, other)
-    if (context := tls.context(Given(dsn(settings, role), _variable(role)))) is not None:
+    if (context := tls.context(ConnInfo(dsn(settings, role), _variable(role)))) is not None:
         options["ssl"] = context
     url = dsn(settings, role)
     if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):

@@ -37,7 +37,7 @@ def complete(headers: Iterable[tuple[bytes, bytes]], tag: str) -> list[tuple[byt
     return completed
 
 
-class ReadyMade:
+class PreparedProblem:
     """A problem, rendered but for what differs from request to request."""
 
     def __init__(self, problem: Problem) -> None:
