@@ -310,7 +310,7 @@ class TestAccount:
         script.chmod(0o755)
         account = account_for(empty / "data", script)
         shown = account.run([str(script)]).stdout.decode().split()
-        assert shown[0] in unprivileged.STAND_INS
+        assert shown[0] in unprivileged.SUBSTITUTES
         assert shown[1:] == [str(account.gid)]
 
     @as_root
@@ -323,7 +323,7 @@ class TestAccount:
 
     @as_root
     def test_says_so_when_there_is_nobody(self, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(unprivileged, "STAND_INS", ("no-such-user",))
+        monkeypatch.setattr(unprivileged, "SUBSTITUTES", ("no-such-user",))
         with pytest.raises(LookupError, match="there is no user no-such-user"):
             account_for(empty / "data", embedded.binaries() / "postgres")
 

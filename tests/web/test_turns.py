@@ -32,7 +32,7 @@ def ticking() -> asyncio.Task[None]:
 
 @pytest.fixture(autouse=True)
 async def ticks() -> AsyncIterator[None]:
-    strict_json.stand_in()
+    strict_json.install()
     read.clear()
     task = ticking()
     yield

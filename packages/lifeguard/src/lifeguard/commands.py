@@ -44,7 +44,7 @@ cli = typer.Typer(
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """Whose commands these are."""
+    """The service that these commands are for."""
 
     create_app: Callable[[Any], FastAPI]  # of `settings`
     settings: type[Settings]
@@ -170,7 +170,7 @@ def _readable_faults(*more: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def _good_end() -> Iterator[None]:
-    """Being told to stop is no failure: exit code 0, also when uvicorn passes its signal on."""
+    """Exit with 0 when a signal stops it, also when uvicorn raises the signal again."""
 
     def leave(*_: object) -> None:
         sys.exit(0)

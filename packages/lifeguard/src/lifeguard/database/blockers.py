@@ -1,4 +1,4 @@
-"""What a migration waits for. Asked beside it, on a second session: afterwards nobody knows any more."""
+"""The sessions that a migration waits for. Asked on a second session while it waits: later is too late."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import asyncpg
 import structlog
 
-# Seconds: between two looks, and a wait so long is told while it lasts. Only what takes no lock timeout waits
-# that long.
+# Seconds: between two looks; and a wait of this length is logged while it lasts. Only a statement without a
+# lock timeout waits that long.
 _INTERVAL = 0.05
 _LONG = 1.0
 
@@ -33,17 +33,17 @@ Connect = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
 
 class Blockers:
-    """Who keeps one session waiting: seen by looking at it again and again."""
+    """The sessions that keep one session waiting, found by looking again and again."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._waits_since: float | None = None
         self._told: list[int] = []
         self.seen: list[str] = []
-        """Those of the last wait, a description each; empty where nobody has seen one."""
+        """Those of the last wait, a description each; empty if none was seen."""
 
     async def run(self, connect: Connect) -> None:
-        """Look until cancelled. A server that has no second session for us keeps them to itself."""
+        """Look until cancelled. Without a second session it logs nothing but that, for debugging."""
         try:
             async with connect() as aside:
                 while True:
@@ -78,7 +78,7 @@ async def blockers_of(pid: int, connect: Connect) -> AsyncIterator[Blockers]:
 
 
 def _description(row: asyncpg.Record) -> str:
-    """Nothing of its statement, which may hold what no log may have."""
+    """Describe a session without its statement, which may contain secrets."""
     if not row["pid"]:
         return "a prepared transaction (pg_prepared_xacts)"
     known = [row["application_name"], f"user {row['usename']}" if row["usename"] else None, row["state"]]

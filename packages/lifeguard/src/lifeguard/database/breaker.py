@@ -2,7 +2,7 @@
 
 pybreaker keeps the states and counts the failures. What it leaves to every caller is kept here:
 
-- admission: nobody's request is the probe. Open and half-open refuse everyone; one background task per
+- admission: no request is ever the probe. Open and half-open refuse all of them; one background task per
   half-open period asks the database.
 - what counts: errors that say the database is gone, by `isinstance`. A cancelled caller, a shed one, an
   error of the application's own say nothing.
@@ -11,7 +11,7 @@ pybreaker keeps the states and counts the failures. What it leaves to every call
   session outside the pool, and did not answer either.
 - staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
   caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
-- time: the open period doubles with jitter, on the event loop's clock, which no one can set.
+- time: the open period doubles with jitter, on the event loop's clock, which is monotonic.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from lifeguard.pool import PoolTimeout, PoolUnavailable
 LONGEST_OPEN = 10.0
 # A probe that has no answer by then has failed.
 PROBE_PATIENCE = 2.0
-# Seconds: a timer that rings so much too late says that this process stood still, and nothing of the server.
-_STOOD_STILL = 0.5
+# Seconds. A timer that fires so late says that this process was stopped; it says nothing about the server.
+_STOPPED_FOR = 0.5
 
 _GONE = (
     PoolUnavailable,
@@ -78,7 +78,7 @@ def says_gone(error: BaseException) -> bool:
 
 
 def answers(error: BaseException) -> bool:
-    """Whether the error is the word of a server that is there: it is full, it does not know the database."""
+    """Whether a server that is there sent the error: it is full, or it has no such database."""
     return isinstance(error, asyncpg.PostgresError) and not says_gone(error)
 
 
@@ -205,7 +205,7 @@ class Breaker:
         elif state is BreakerState.CLOSED:
             self._trips = 0
         _log.log(
-            logging.DEBUG if self._trips > 1 else _LEVELS[state],  # after the first probe nothing is news
+            logging.DEBUG if self._trips > 1 else _LEVELS[state],  # only the first time is news
             "breaker_moved",
             pool=self.name,
             before=before.label,
@@ -249,7 +249,7 @@ class Breaker:
     async def _check(self) -> None:
         """Ask outside the pool whether the waits mean that the database is gone; if so, let them count."""
         try:
-            while await self._stood_still_while_asking():
+            while await self._was_stopped_while_asking():
                 pass
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
             if not answers(error):
@@ -258,7 +258,7 @@ class Breaker:
             self._stalls = 0
             self._checking = None
 
-    async def _stood_still_while_asking(self) -> bool:
+    async def _was_stopped_while_asking(self) -> bool:
         """Ask once. True: no answer came, but this process did not run in that time. Raises TimeoutError when
         none came, and what the server or the network said."""
         loop = asyncio.get_running_loop()
@@ -267,7 +267,7 @@ class Breaker:
             async with asyncio.timeout_at(due):
                 await self._ask_aside()
         except TimeoutError:
-            if loop.time() - due < _STOOD_STILL:
+            if loop.time() - due < _STOPPED_FOR:
                 raise
             return True
         return False
@@ -280,8 +280,8 @@ class Breaker:
     def _settle(self, outcome: Callable[[], None]) -> None:
         """Let pybreaker count a failure or a success.
 
-        It is told of a failure by raising. The error itself is not for it: to raise that once more would add
-        to its traceback and its context, which somebody reads.
+        A failure is counted by raising. The error itself is not raised again: that would add to its traceback
+        and its context, which appear in the log.
         """
         with suppress(_Failed):
             self._circuit.call(outcome)

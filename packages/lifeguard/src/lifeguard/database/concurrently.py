@@ -1,8 +1,8 @@
 """`CONCURRENTLY` in a revision: it waits without a limit, and an index that a failed try left is rebuilt.
 
-Such a statement keeps nobody from reading and writing while it waits for the transactions before it, so it
-needs no lock timeout; and one that is broken off leaves an index that is invalid: writes maintain it and no
-query uses it. `IF NOT EXISTS` would take it for the index.
+Such a statement blocks no reads and no writes while it waits for the transactions before it, so it needs no
+lock timeout. If it is cancelled it leaves an invalid index: writes maintain it and no query uses it, and
+`IF NOT EXISTS` would take it for the index.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _log = structlog.get_logger("lifeguard.database")
 
 
 def prepare_concurrent_statements(engine: Engine, lock_timeout: int) -> None:
-    """Look after them on this engine. Other statements go back to `lock_timeout`, in milliseconds."""
+    """Do that on this engine; all other statements have a `lock_timeout`, in milliseconds."""
 
     def before(connection: Connection, _: Any, statement: str, *__: Any) -> None:
         if _is_concurrent(statement):
@@ -59,7 +59,7 @@ def prepare_concurrent_statements(engine: Engine, lock_timeout: int) -> None:
 
 
 async def name_invalid_indexes(connection: asyncpg.Connection) -> None:
-    """Name those that no revision will build again: its index has another name now, or it was a REINDEX."""
+    """Log the invalid indexes that are left: no revision will build these again."""
     for row in await connection.fetch(_ALL_INVALID):
         remedy = "no revision builds it: DROP INDEX CONCURRENTLY, or REINDEX INDEX CONCURRENTLY"
         _log.warning("invalid_index", index=row["name"], remedy=remedy)

@@ -1,4 +1,4 @@
-"""How this service reaches its databases: the arguments of every connection it makes."""
+"""The arguments of every connection that this service makes: DSN, options, session settings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lifeguard.settings.environment import read_secret
 
 Role = Literal["primary", "replica"]
 
-# Whom to talk to when a URL does not say: writes need the primary, also where one name stands before a
-# failover; of several hosts, reads rather leave it alone.
+# Which server to choose when a URL does not say: writes need the primary, also behind one name that moves at
+# a failover; of several hosts, reads prefer a standby.
 _WANTED = {"primary": "read-write", "replica": "prefer-standby"}
 
 # Milliseconds. A busy backend looks this often whether its client is still there, so that a killed
@@ -47,7 +47,7 @@ def dsn(settings: Settings, role: Role = "primary") -> str:
 def check(settings: Settings) -> None:
     """Raise SettingsError, a line for each fault, if no connection could ever be made with them.
 
-    That is what a look at the variables alone cannot find: files that they name, and what asyncpg takes from
+    It finds what the variables alone do not show: files that they name, and what asyncpg takes from
     elsewhere (`PG*` variables, service and password files, HOME).
     """
     faults = list(_faults_of(settings, "primary"))
@@ -124,7 +124,7 @@ def pool_config(settings: Settings, role: Role = "primary") -> PoolConfig:
 
 
 def session_limits(settings: Settings) -> dict[str, float]:
-    """What the server itself puts an end to, in seconds.
+    """The limits that the server itself enforces, in seconds.
 
     Not among them: `transaction_timeout` (17+) and `idle_session_timeout` (14+) end the session and
     not the statement; every step of a transaction has its bound already, and the pool ages idle ones.
@@ -137,7 +137,7 @@ def session_limits(settings: Settings) -> dict[str, float]:
 
 
 def milliseconds(seconds: float) -> int:
-    """As the server wants it, to whom 0 would mean no limit at all."""
+    """Whole milliseconds, 1 at least: to the server 0 means no limit."""
     return max(1, round(seconds * 1000))
 
 
@@ -146,8 +146,8 @@ def prepare_session(
 ) -> Callable[[asyncpg.Connection], Awaitable[None]]:
     """What is done with every new session and after each reset (the pool's `init`): one round trip.
 
-    The server is told to notice when its client is gone. Through a pooler (POOL_PGBOUNCER=on) its client is
-    the pooler, which has settings of its own for that; the session is told its limits and its name instead.
+    It has the server notice when its client is gone. Through a pooler (POOL_PGBOUNCER=on) that client is the
+    pooler, which has its own settings for that; there it sets the session's limits and name instead.
     """
     if settings.pool_pgbouncer == "on":
         values = {**_settings_in_url(settings, role), **_own_settings(settings, other)}
@@ -195,7 +195,7 @@ def looking_after_client(server: int, keepalive: int) -> str:
 
 
 def with_remedy(reason: str) -> str:
-    """Why no connection can be made and, where a variable would help, which."""
+    """Say why no connection can be made and, where a variable would help, which."""
     return f"{reason} ({_REMEDY})" if _REFUSES_STARTUP_PARAMETERS in reason else reason
 
 
@@ -211,7 +211,7 @@ def _own_settings(settings: Settings, other: Mapping[str, str] | None) -> dict[s
 
 
 def _names_a_role(url: str) -> bool:
-    """Whether the URL says which servers will do, or that this service shall not write anyway."""
+    """Whether the URL says which servers it accepts, or that sessions are read-only."""
     query = unquote_plus(urlsplit(url).query)
     return "target_session_attrs=" in query or "default_transaction_read_only=" in query
 

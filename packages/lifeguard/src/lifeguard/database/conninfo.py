@@ -1,5 +1,6 @@
-"""Where asyncpg takes a connection's parameters from: the URL, its service file, PG* variables, files in
-HOME. What it would drop in silence or end in a traceback over is told here, without any secret.
+"""The parameters of a connection, from where asyncpg takes them: the URL, its service file, PG* variables,
+files in HOME. What asyncpg would drop in silence, or answer with a traceback, is a readable fault here.
+Faults contain no secret.
 
 Read for asyncpg 0.32 (`connect_utils`).
 """
@@ -42,7 +43,7 @@ _HIGHEST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A value, and what its place is called in a line about it."""
+    """A value, and where it comes from, for a line about it."""
 
     value: str
     place: str

@@ -42,7 +42,7 @@ _log = structlog.get_logger("lifeguard.database")
 
 
 class Database:
-    """Where endpoints and jobs get connections and transactions.
+    """Gives endpoints, background tasks and scripts their connections and transactions.
 
     async with database.read() as connection:           a replica if there is one, else the primary
     async with database.connection() as connection:     the primary, each statement for itself
@@ -50,8 +50,8 @@ class Database:
     await database.run_in_transaction(work)             the same, repeated where that is safe
     await database.fetch(...), execute(...), ...        one statement
 
-    All follow the tag and the deadline of `call_scope`. They raise the pool's errors when there is no
-    connection to be had, and DatabaseUnavailable when it is lost.
+    All follow the tag and the deadline of `call_scope`. They raise the pool's errors when no
+    connection is available in time, and DatabaseUnavailable when it is lost.
     """
 
     def __init__(self, settings: Settings, *, on_event: Callable[[PoolEvent], None] | None = None) -> None:
@@ -99,7 +99,7 @@ class Database:
         """A connection to read from.
 
         With a replica, what was just written may not be there yet: read it where it was written, in
-        `connection()` or in the transaction. Without one that serves, the primary stands in.
+        `connection()` or in the transaction. Without one that serves, the primary is read.
         """
         async with AsyncExitStack() as stack:
             guard, lease = await self._lend_for_reading(stack)
@@ -234,8 +234,8 @@ class Database:
         return guard.lend(timeout)
 
     async def _lend_for_reading(self, stack: AsyncExitStack) -> tuple[Guard, Lease]:
-        """From the replica unless it is out of service, too far behind or asleep: nobody waits to find that
-        out again."""
+        """From the replica unless it is out of service, too far behind or asleep: no read waits for a
+        replica that is known not to serve."""
         replica = self._replica
         if replica is not None and replica.serves:
             try:

@@ -1,4 +1,4 @@
-"""A connection whose calls end with the call from outside that makes them, not after it."""
+"""A connection whose calls end no later than the deadline of the request that they serve."""
 
 from __future__ import annotations
 
@@ -113,13 +113,13 @@ class _BoundedTransaction(_Bounded):
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
         if error is not None and self._deadline <= asyncio.get_running_loop().time():
-            self._made.give_up()  # the whole transaction is lost, and rolled back when the pool has it back
+            self._made.give_up()  # the pool rolls the whole transaction back
             return None
         return await _within(self._made.__aexit__(kind, error, trace), self._deadline)
 
 
 _MADE = ("PreparedStatement", "Cursor", "CursorFactory")
-"""Of these kinds is what a connection gives that waits by itself later."""
+"""Names of the classes whose objects wait for the server later."""
 
 
 def _bounded(attribute: Any, deadline: float) -> Any:

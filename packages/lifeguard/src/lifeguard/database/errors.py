@@ -1,4 +1,4 @@
-"""What can go wrong between this service and its databases, besides what asyncpg and the pool raise."""
+"""Errors of the database layer; those of asyncpg and of the pool pass through it as well."""
 
 from __future__ import annotations
 
@@ -71,4 +71,4 @@ class PoolOversized(Exception):
 
 
 class MigrationError(Exception):
-    """The schema could not be brought up to date; the message is one line for whoever deploys."""
+    """The schema could not be brought up to date; the message is one line, for the deployment's log."""

@@ -56,7 +56,7 @@ class Guard:
 
     @property
     def sleeps(self) -> bool:
-        """Whether there is no connection because nobody wanted one (POOL_MIN_SIZE=0)."""
+        """Whether there is no connection because none was needed (POOL_MIN_SIZE=0)."""
         pool = self.pool
         nothing_kept = pool.get_min_size() == 0 == pool.get_size()
         return nothing_kept and self.breaker.state is BreakerState.CLOSED and pool.stats().last_error is None
@@ -76,7 +76,7 @@ class Guard:
         block, SchemaChanged, and the pool's errors.
 
         The breaker is charged with what happened here and nowhere else: errors of this pool, and the end
-        of this very session. What another database raised inside the block is that one's affair.
+        of this very session. An error that another database raised inside the block is not charged.
         """
         ticket = self.breaker.admit()
         try:
@@ -141,15 +141,15 @@ class Guard:
 
 
 def _ends_with_the_session(error: Exception) -> bool:
-    """Whether the error is that of a call on a session that has ended. Who was waiting for an answer gets
-    one of SESSION_ENDED; whoever comes after is told no more than that the connection is closed."""
+    """Whether the error is that of a call on a session that has ended. A call that waited for an answer gets
+    one of SESSION_ENDED; a later one only learns that the connection is closed."""
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return not isinstance(error, PoolError)
     return isinstance(error, SESSION_ENDED)
 
 
 def _was_waited_on(error: Exception) -> bool:
-    """Whether somebody waited for an answer when the session ended, and so knows why it did.
+    """Whether a call waited for an answer when the session ended, so that its error says why.
 
     A session that ended between two statements may have been ended for idling. If the database is gone,
     the pool finds out when it opens the next one.

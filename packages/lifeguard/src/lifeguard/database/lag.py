@@ -9,8 +9,8 @@ clock. It is not `now() - pg_last_xact_replay_timestamp()`, which grows on an id
 behind, and depends on two clocks. It grows only while the primary is heard: a primary that is gone writes
 nothing, and what its standby has is the newest there is.
 
-What is no standby (a primary, a logical subscriber), or does not say where it is in the WAL, cannot be
-measured and is read while it answers.
+A server that is not a standby (a primary, a logical subscriber), or does not tell its position in the WAL,
+cannot be measured. It is read while it answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lifeguard.pool import Pool, PoolError
 from lifeguard.settings import Settings
 
 Standing = Literal["unknown", "current", "unmeasured", "behind", "silent"]
-"""unknown: not asked yet, or its pool has no connection; unmeasured: nobody can tell; silent: no answer."""
+"""unknown: not asked yet, or its pool has no connection; unmeasured: not known; silent: no answer."""
 
 READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 
@@ -39,13 +39,13 @@ READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 # are to have left a replica that is frozen.
 _INTERVAL = 0.3
 _PATIENCE = 0.6
-# So many questions within REPLICA_MAX_LAG, where that is short.
+# At least so many questions within REPLICA_MAX_LAG, where that is short.
 _QUESTIONS_WITHIN_LIMIT = 4
 # A replica that was left is read again once it is no further behind than this part of REPLICA_MAX_LAG: one
 # that is just about as far behind as it may be does not come and go.
 _BACK_AT = 0.5
-# Seconds: a timer that rings so much too late says that this process stood still, and nothing of the server.
-_STOOD_STILL = 0.3
+# Seconds. A timer that fires so late says that this process was stopped; it says nothing about the server.
+_STOPPED_FOR = 0.3
 # How many places of the primary are remembered: ten minutes.
 _MOST_PLACES = 2000
 
@@ -78,7 +78,7 @@ class Lag(NamedTuple):
 
 
 class Places:
-    """When the primary was where in its WAL; a place is in bytes since the beginning."""
+    """The primary's recent positions in the WAL, in bytes since its beginning, and their times."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=_MOST_PLACES)
@@ -191,7 +191,7 @@ class LagWatch:
             return
         self._primary_tells = True
         if place is None:
-            self._primary.close()  # it is no primary any more
+            self._primary.close()  # it is not a primary any more
             return
         if not self._places.known:
             self._hurry.set()
@@ -361,7 +361,7 @@ async def _answer(connection: asyncpg.Connection, question: str) -> asyncpg.Reco
         while not asking.done():
             due += _PATIENCE
             await asyncio.wait({asking}, timeout=_PATIENCE)
-            if not asking.done() and loop.time() - due < _STOOD_STILL:
+            if not asking.done() and loop.time() - due < _STOPPED_FOR:
                 raise TimeoutError(f"no answer within {_PATIENCE:g} s")
         return _only(asking.result())
     finally:

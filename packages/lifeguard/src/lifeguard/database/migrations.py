@@ -1,11 +1,11 @@
 """Bringing the schema up to date, by Alembic's revisions: one file each in `migrations/versions`.
 
-Alembic speaks SQLAlchemy; the connection under it is the one this service makes everywhere, so the
-URL, its TLS and the password file mean the same here. A pooler in transaction mode must not be in
+Alembic uses SQLAlchemy, on a connection that is made as all others of this service. So the URL, its TLS
+and the password file mean the same here. A pooler in transaction mode must not be in
 between: the lock that keeps others out belongs to the session.
 
-Who waits for a lock on a table makes everybody wait who comes after it. So a revision gives up its wait
-soon, is rolled back, and is tried again a little later.
+A statement that waits for a lock on a table makes every later one wait behind it. So a revision gives up
+its wait soon, is rolled back, and is tried again a little later.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from lifeguard.database.schema import SchemaState, current_revision, schema_stat
 from lifeguard.pool import Connector
 from lifeguard.settings import Settings
 
-# Whoever holds this lock may change the schema. Any number will do, if nothing else here takes it.
+# The process that holds this lock may change the schema. Any number will do, if nothing else here uses it.
 _LOCK = 0x6D6967726174696F  # "migratio"
-# Seconds between two attempts to get it, half of them by chance, and until it is given up.
+# Seconds between two attempts to get it, half of them random; and until it gives up.
 _LOCK_INTERVAL = 0.2
 _LOCK_PATIENCE = 300.0
 
-# Seconds that a revision waits for a table, and everybody else behind it. Then it lets them pass for up to
-# so long, twice as long after each try, half of it by chance, and until it is given up. What holds a table
-# that long is a dump or a forgotten transaction, which somebody has to look at.
+# Seconds that a revision waits for a table, with every later statement behind it. Then it pauses: first and
+# longest pause, doubling, half of it random. After _TABLE_PATIENCE it gives up: what holds a table that long
+# is a dump or a forgotten transaction, and a person has to look.
 TABLE_WAIT = 0.2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 _TABLE_PATIENCE = 300.0
@@ -61,7 +61,7 @@ _log = structlog.get_logger("lifeguard.database")
 
 
 async def upgrade(settings: Settings) -> SchemaState:
-    """Bring the schema up to date and say where it stands.
+    """Bring the schema up to date, and return its state.
 
     Looks first and takes no lock when there is nothing to do. Of several that start at once, one
     migrates and the others wait for it. Every revision is committed by itself. One that meets a table in
@@ -85,7 +85,7 @@ async def upgrade(settings: Settings) -> SchemaState:
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[AsyncConnection]:
-    """SQLAlchemy's view of a connection of ours, for Alembic's other commands."""
+    """One of the service's connections, as SQLAlchemy sees it, for Alembic's other commands."""
     async with _session(settings) as connection, _adapted(connection) as adapted:
         yield adapted
 
@@ -208,7 +208,7 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _explain(error: Exception) -> str:
-    """One line for whoever deploys."""
+    """Say in one line what failed."""
     cause = _cause(error)
     reason = with_remedy(str(cause).partition("\n")[0])
     if isinstance(cause, asyncpg.ActiveSQLTransactionError):

@@ -33,8 +33,8 @@ class ReplicaGuard(Guard):
 
     @property
     def obstacle(self) -> str:
-        """Why it is not read; empty while it is, and as long as nobody knows: nobody has wanted a connection,
-        or the servers have not been asked yet."""
+        """Why it is not read. Empty while it is read, and while that is not known: no connection was needed
+        yet, or the servers have not been asked yet."""
         if super().serves or self.sleeps:
             return self.lag.reason
         nothing_is_known = self.lag.standing == "unknown" and self.pool.stats().last_error is None

@@ -42,7 +42,8 @@ def is_repeatable(error: BaseException) -> bool:
     """Whether the error leaves nothing behind and may not come again: a conflict, a lost session, a server
     that has just become read-only (the pool leaves it for the writable one), a changed schema.
 
-    Not CommitUnknown, nor the refusals of a pool or a breaker: those have waited, or know that it is no use.
+    Not CommitUnknown, and not the refusals of a pool or a breaker: the pool has waited already, and the
+    breaker knows that the database is gone.
     """
     if isinstance(error, DatabaseUnavailable):
         return error.repeatable
@@ -59,7 +60,7 @@ async def retry_idempotent(work: Callable[[], Awaitable[T]], *, attempts: int = 
 
         rows = await retry_idempotent(read)
 
-    For reads, and for what does no harm when it is done twice: outside of a transaction nobody knows
+    For reads, and for what does no harm when it is done twice: outside of a transaction it is not known
     whether a statement ran on a session that was lost. Each call has to borrow its own connection.
     """
     result: T = await retrying(attempts)(work)

@@ -1,4 +1,4 @@
-"""Where a database's schema stands, compared with the revisions that this code has.
+"""The revision of a database's schema, compared with the revisions that this code has.
 
 Alembic is not asked: it and SQLAlchemy are a third of the service's start and of its memory, and only
 `migrate` needs them. The names of the revisions are read from their files instead.
@@ -28,7 +28,7 @@ FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """Where a database stands, seen from this version of the code."""
+    """The revision of a database, compared with those of this version of the code."""
 
     current: str | None
     """Revision of the database; None before the first."""

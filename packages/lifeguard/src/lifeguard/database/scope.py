@@ -1,6 +1,6 @@
-"""What the database layer knows of the call it works for: its tag and its deadline.
+"""What the database layer knows of the request it works for: its tag, its deadline, its caller.
 
-The web middleware sets a scope per request; a job or a script may set one of its own:
+The web middleware sets a scope for each request; a script may set its own:
 
     token = call_scope.set(CallScope(tag="nightly-report", deadline=loop.time() + 60))
     try: ...
@@ -28,9 +28,9 @@ class CallScope:
     tag: str
     """Shown in `pg_stat_activity.application_name`, after the service's name."""
     deadline: float | None = None
-    """Event-loop time after which nobody waits for the answer."""
+    """Event-loop time after which the client no longer waits."""
     caller: Caller | None = None
-    """Who is named in reports of leaks."""
+    """Named in reports of leaks."""
 
 
 call_scope: ContextVar[CallScope | None] = ContextVar("call_scope", default=None)
@@ -43,7 +43,7 @@ def current_tag() -> str:
 
 
 def current_caller() -> Caller | None:
-    """On whose behalf the current call works, if it says so."""
+    """The caller for whom connections are borrowed now, if the scope names one."""
     scope = call_scope.get()
     return scope.caller if scope else None
 

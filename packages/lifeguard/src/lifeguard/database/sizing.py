@@ -85,7 +85,7 @@ async def read_capacity(connection: ReadConnection) -> Capacity:
 
 
 def size_pool(settings: Settings, capacity: Capacity) -> Sizing:
-    """Give one pool its part: `POOL_MAX_SIZE`, or with `auto` as much as `POOL_HEADROOM` allows.
+    """Compute the size of one pool: `POOL_MAX_SIZE`, or with `auto` as much as `POOL_HEADROOM` allows.
 
     Raises PoolOversized when the server cannot serve all instances.
     """
@@ -109,7 +109,7 @@ def size_pool(settings: Settings, capacity: Capacity) -> Sizing:
 
 
 async def fit(pool: Pool, settings: Settings) -> None:
-    """Ask the server, as soon as it answers, and give the pool its part; warn when that is a lot.
+    """Ask the server, as soon as it answers, and resize the pool; warn when that is most of the server.
 
     Raises PoolOversized, and PoolClosing when the pool is closed before the server answers.
     """

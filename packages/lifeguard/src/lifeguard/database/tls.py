@@ -1,4 +1,4 @@
-"""The files that a TLS connection needs: whether they are there and fit, and the machine's own roots."""
+"""The files of a TLS connection: whether they can be used, and the certificates that this machine trusts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def faults(conninfo: ConnInfo) -> Iterator[str]:
 
 
 def context(conninfo: ConnInfo) -> ssl.SSLContext | None:
-    """What asyncpg is to be given instead of the URL's TLS parameters, where those ask for SYSTEM."""
+    """The context that replaces the URL's TLS parameters, where those ask for SYSTEM."""
     if conninfo.value("sslrootcert") != SYSTEM or not conninfo.uses_tcp:
         return None
     made = ssl.create_default_context()  # heeds SSL_CERT_FILE and SSL_CERT_DIR
@@ -71,7 +71,7 @@ def _file(conninfo: ConnInfo, name: str, usual: str) -> Parameter | None:
 
 
 def _closed_home() -> str | None:
-    """Why asyncpg would trip over HOME, where it looks for files that need not be there."""
+    """Why HOME cannot be read, where asyncpg looks for optional files; None if it can."""
     home = home_directory()
     try:
         if home is not None:

@@ -1,4 +1,4 @@
-"""What a transaction says when it begins, and what can be known when it ends."""
+"""Begin a transaction with its tag and timeouts in one round trip, and end it with a known outcome."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ async def transaction(
 
 
 def prelude(service: str, limits: Mapping[str, float]) -> str:
-    """The statements sent along with BEGIN: who is asking, and how long the server may take.
+    """The statements sent along with BEGIN: the tag, and how long the server may take.
 
     `limits` are server settings in seconds; the call's deadline shortens those on statements. They are
     repeated in every transaction because a pooler in between (PgBouncer) drops what the session was
-    given at connect. They cost nothing that can be measured.
+    given at connect. Their cost cannot be measured.
     """
     deadline = current_deadline()
     left = math.inf if deadline is None else time_left(deadline)

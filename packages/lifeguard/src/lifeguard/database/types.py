@@ -4,7 +4,7 @@ A function says in its signature what it needs; mypy refuses to give it less:
 
     async def find(connection: ReadConnection, ...)    any connection will do, a replica's too
     async def record(connection: Connection, ...)      writes, each statement for itself
-    async def move(transaction: Transaction, ...)      writes that stand or fall together
+    async def move(transaction: Transaction, ...)      writes that are committed together or not at all
 
 The methods are asyncpg's, with asyncpg's meaning (https://magicstack.github.io/asyncpg/current/api/).
 """

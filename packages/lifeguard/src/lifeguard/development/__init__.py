@@ -1,1 +1,1 @@
-"""What a production process never imports: an embedded server, and `make run` on it."""
+"""The embedded server, and `make run`. A production process never imports this."""

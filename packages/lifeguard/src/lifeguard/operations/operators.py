@@ -1,6 +1,6 @@
 """What operators ask, on a port of its own (`OPS_PORT`): a second app, which no path of the first leads to.
 
-A filter in front of one app has to understand a path as the app does, and one day it does not (`/%6detrics`,
+A filter in front of one app has to understand each path as the app does, and some it does not (`/%6detrics`,
 `//pool`, `/./metrics`). Here the operators' routes are not among those of the public app, and the other way
 round. Both run in one process, on one loop, with the same parts.
 

@@ -154,7 +154,7 @@ async def operator(
     responses=problems.documented(problems.Unauthorized, problems.Forbidden),
 )
 async def leases(request: Request) -> LeasesReport:
-    """Who holds a connection now, since when, where it was borrowed and where that task stands."""
+    """Who holds a connection now, since when, where it was borrowed and where that task is now."""
     database = state_of(request)["database"]
     pools = [pool for pool in (database.primary, database.replica) if pool is not None]
     held = {pool.stats().name: [asdict(lease) for lease in pool.leases()] for pool in pools}

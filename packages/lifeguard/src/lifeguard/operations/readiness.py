@@ -1,4 +1,4 @@
-"""Whether traffic should come here: found out in the background, told at once to whoever asks."""
+"""Whether traffic should come here: found out in the background, so that probes are answered at once."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class ReadinessWatch:
             try:
                 if self._obstacle or self._is_in_use():
                     await self._look()
-            except Exception:  # noqa: BLE001 - a dead watch would leave its last verdict standing for ever
+            except Exception:  # noqa: BLE001 - if the watch died, its last verdict would stay
                 _log.exception("readiness_look_failed")
             self._lent_at_last_look = self._database.primary.stats().borrowed
             interval = _LOOK_AGAIN if self._obstacle else _LOOK_AGAIN_WHEN_READY
@@ -129,8 +129,8 @@ class ReadinessWatch:
 
     def _is_in_use(self) -> bool:
         """Whether the database is awake anyway: the pool keeps connections, or has lent some since the last
-        look. Else (POOL_MIN_SIZE=0) what was found last is still true as far as anybody cares, and to look
-        would wake a server that sleeps while nobody asks, or keep it from falling asleep."""
+        look. Else (POOL_MIN_SIZE=0) what was found last still holds, and to look would wake a server that
+        sleeps while it is not used, or keep it from falling asleep."""
         pool = self._database.primary
         return pool.get_min_size() > 0 or pool.stats().borrowed > self._lent_at_last_look
 

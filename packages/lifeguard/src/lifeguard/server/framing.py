@@ -1,6 +1,6 @@
 """Where a request begins and ends, as RFC 9112 says and no more leniently.
 
-Whoever stands in front and this service must agree on that, or one client's body becomes another's
+The proxy in front and this service must agree on that, or one client's body becomes another's
 request. The parser (llhttp) is strict, but not in everything, and it reads on for as long as there are
 bytes. So a head is looked at here first, whole, and the parser gets one request at a time.
 
@@ -59,7 +59,7 @@ _STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 
 
 class Malformed(Exception):
-    """What came is no request; `problem` says why."""
+    """The bytes are not a request; `problem` says why."""
 
     def __init__(self, problem: type[StatusProblem]) -> None:
         super().__init__(problem.title)
@@ -69,7 +69,7 @@ class Malformed(Exception):
 def read_head(head: bytes) -> tuple[bytes, Sized | Chunked | None]:
     """Look at a whole head, from the request line to the empty line.
 
-    Gives it as the parser shall have it, and what tells where the body ends; None if there is none.
+    Returns the head for the parser, and what finds the end of the body; None if there is no body.
     Raises Malformed.
     """
     if len(head) > LARGEST_TARGET or not _ORDINARY.fullmatch(head):

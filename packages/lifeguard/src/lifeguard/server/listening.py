@@ -7,13 +7,14 @@ import socket
 
 
 class CannotListen(Exception):
-    """The address is not to be had; the message is one line."""
+    """The address cannot be used; the message is one line."""
 
 
 def reserve(host: str, port: int, name: str, *, shared: bool = False) -> socket.socket:
-    """Bind an address, where nobody is let in yet. Raises CannotListen, which names the variable `name`.
+    """Bind an address; connections are refused until the socket listens. Raises CannotListen, which names the
+    variable `name`.
 
-    `shared`: with other processes that say so too.
+    `shared`: let other processes bind it too, if they pass `shared` as well.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,7 +33,7 @@ def url_of(host: str, port: int) -> str:
 
 
 def explained(error: OSError, host: str, port: int, name: str) -> str:
-    """Why that address is not to be had, in a line that names the variable `name`."""
+    """Say in one line why that address cannot be used; it names the variable `name`."""
     where = f"port {port} of {host}"
     if error.errno == errno.EADDRINUSE:
         return f"{where} is taken: stop what listens there, or set {name}"

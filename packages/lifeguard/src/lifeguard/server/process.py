@@ -1,4 +1,4 @@
-"""From settings to a listening process, and to its end: uvicorn with this service's settings."""
+"""The life of a process: it listens, serves with uvicorn and the service's settings, drains, ends."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def run(
 
 @contextlib.contextmanager
 def _refusal_said_once(app: FastAPI) -> Iterator[None]:
-    """uvicorn logs why the lifespan was refused, which whoever gets Refused says as well."""
+    """Keep uvicorn from logging why the lifespan was refused: the caller prints `Refused`, which says it."""
     log = logging.getLogger("uvicorn.error")
 
     def is_other_news(record: logging.LogRecord) -> bool:

@@ -49,9 +49,9 @@ class StopSignals:
         if self._timer:
             self._timer.cancel()
         if self._first_at is not None:
-            return  # the process ends, and an echo is still none of the server's business
+            return  # the process ends; an echo must still not reach the server
         for number, before in self._previous.items():
-            # Somebody may have put a handler on top of ours; that one stays.
+            # A handler that was installed later stays.
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, before)  # type: ignore[arg-type]  # what signal() gave, it takes
 
@@ -72,7 +72,7 @@ class StopSignals:
             self._timer = self._loop.call_later(self._delay, self._pass_on, number)
 
     def _pass_on(self, number: int) -> None:
-        """Let whoever handled this signal before do so, as if it were Ctrl-C.
+        """Call the handler that was there before, as if the signal were Ctrl-C.
 
         uvicorn treats the two alike until its end, where it raises the signal again: after SIGTERM
         the process would be killed by it, after SIGINT it exits with 0.

@@ -35,7 +35,7 @@ _socket_log.setLevel(logging.WARNING)
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """One WebSocket, for `Protocol` has no use for a connection once it is one."""
+    """One WebSocket. `Protocol` hands a connection over to it after the handshake's head."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
@@ -103,7 +103,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.close_sent = True
         self.transport.close()
 
-    # Each fragment would be an object, the empty ones as well, of which no size is ever too large.
+    # uvicorn keeps each fragment as an object. Empty ones never reach a limit of bytes: join them at once.
 
     @override
     def handle_text(self, event: Frame) -> None:
@@ -184,7 +184,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     @override
     def shutdown(self) -> None:
-        """Leave it to the service's drain to close this, if the app has one: uvicorn gives no time."""
+        """Let the service's drain close the socket, if the app has one: uvicorn would close it at once."""
         if "drain" in self.app_state:
             cast("State", self.app_state)["drain"].begin()  # unless a signal has
         else:

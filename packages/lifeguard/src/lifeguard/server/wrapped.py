@@ -1,4 +1,4 @@
-"""What an app is wrapped in for requests that uvicorn does not answer as RFC 9110 and 9112 say."""
+"""Wrappers around the app for requests that uvicorn does not answer as RFC 9110 and 9112 say."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def with_body(
 ) -> ASGI3Application:
     """For a request with a body: `on_taken` is called when the app has taken some of it.
 
-    A client that has waited in vain for 100 Continue may send its body or not. Nobody could tell that from
-    the next request, so the connection ends.
+    A client that has waited in vain for 100 Continue may send its body or not. That body could not be told
+    from the next request, so the connection ends.
     """
 
     async def run(scope: Any, receive: Any, send: Any) -> None:  # ASGI's

@@ -1,4 +1,4 @@
-"""A FastAPI app with its databases, and what keeps it standing when they do not."""
+"""Makes the parts of a service (databases, drain, gate, metrics, ...) and runs them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Service(App):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[State]:
         """From the first connection to the last. Raises PoolOversized when the server is too small,
-        CannotListen when OPS_PORT is not to be had."""
+        CannotListen when OPS_PORT cannot be used."""
         logs.adopt_server_loggers()
         state = self.parts
         database, drain = state["database"], state["drain"]
@@ -117,7 +117,7 @@ class Service(App):
                 finally:
                     drain.begin()  # unless a signal has
                     state["loop_lag"].stop()
-                    for watcher in watchers:  # they end with the drain, but not in the middle of a look
+                    for watcher in watchers:  # they end with the drain, but may be waiting for an answer
                         watcher.cancel()
                     await asyncio.wait(watchers)
                     await database.drain(max(drain.time_left(), LAST_SECONDS))

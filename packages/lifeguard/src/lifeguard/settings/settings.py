@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     pool_acquire_timeout: Seconds = 5.0
     """Longest wait for a connection, in seconds."""
     pool_max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
-    """Longest queue for a connection; whoever comes then is turned away at once."""
+    """Longest queue for a connection; requests that come then are turned away at once."""
     pool_queue_target: SecondsOrZero = 0.25
     """Standing wait in seconds above which the excess is shed; 0 turns shedding off."""
     pool_connect_timeout: Seconds = 5.0

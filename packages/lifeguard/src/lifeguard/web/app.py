@@ -1,4 +1,4 @@
-"""FastAPI, with this house's errors in its documentation and a readable refusal to start."""
+"""A FastAPI app with problems (RFC 9457) in its documentation, and a readable refusal to start."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class App(FastAPI):
     """A FastAPI app whose errors are problems and that can decline to start in one line."""
 
     refusal: str | None = None
-    """Why the lifespan gave up, for whoever reads the log: shown instead of a traceback."""
+    """Why the lifespan gave up: logged instead of a traceback."""
 
     def __init__(self, **options: Any) -> None:
         """`options` are FastAPI's."""
-        strict_json.stand_in()
-        validation.stand_in()
+        strict_json.install()
+        validation.install()
         super().__init__(**options)
 
     @property
     def meets_requests_first(self) -> bool:
-        """Whether nothing of its owner's (CORS, for one) has something to say about a refusal as well."""
+        """Whether all middleware is the engine's. Other middleware (CORS, for one) has to see refusals."""
         return all(str(one.cls.__module__).startswith(_ENGINE) for one in self.user_middleware)
 
     @override

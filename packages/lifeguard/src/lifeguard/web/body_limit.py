@@ -4,8 +4,8 @@
     async def upload(request: Request) -> None:
         async for chunk in request.stream(): ...
 
-The route is asked when the head has come: a body that says that it is larger is refused unread, and one that
-turns out larger is refused at the byte that is one too many.
+The limit is known when the head is complete: a body that is announced as larger is refused unread, another
+one at the first byte above the limit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _MaxBody:
     size: int
 
     async def __call__(self) -> None:
-        """Nothing: who it stands for is asked before there is an endpoint."""
+        """Do nothing: `BodyLimit` reads `size` before the endpoint is called."""
 
 
 @cache

@@ -6,7 +6,7 @@ Each connection has bounds of its own, but a client may have many connections.
 from __future__ import annotations
 
 RETRY_AFTER = 1
-"""Seconds after which a client may try again that was turned away: a body is there or gone by then."""
+"""Seconds after which a client that was turned away may try again: bodies under way are complete by then."""
 
 
 class Buffered:
@@ -28,7 +28,7 @@ class Buffered:
 
 
 class Share:
-    """What one connection, or one request, has of the bytes that are counted."""
+    """The part of the counted bytes that one connection, or one request, holds."""
 
     __slots__ = ("_all", "_held")
 

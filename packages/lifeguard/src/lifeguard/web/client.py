@@ -1,8 +1,8 @@
-"""Whose request it is: the address to log, so that somebody can be blocked.
+"""The address of a request's client, for the log: operators block clients by it.
 
 uvicorn believes `X-Forwarded-For` of the proxies in `FORWARDED_ALLOW_IPS`, and puts the address that the
-last of them has seen into the scope. What is refused before there is a scope is told from the same header,
-by the same rule. `Forwarded` (RFC 7239) is believed of nobody: uvicorn does not read it.
+last of them has seen into the scope. A request that is refused before it has a scope follows the same rule.
+`Forwarded` (RFC 7239) is never used: uvicorn does not read it.
 """
 
 from __future__ import annotations

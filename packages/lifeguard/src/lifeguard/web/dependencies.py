@@ -4,8 +4,8 @@
     async def create(body: NewAccount, transaction: TransactionDep) -> Account: ...
 
 A connection goes back, and a transaction commits, when the endpoint has returned and before the
-answer is sent (`scope="function"`): a slow client holds no connection, and nobody is told of a
-transfer that then fails to commit.
+answer is sent (`scope="function"`): a slow client holds no connection, and no client gets 201
+for what then fails to commit.
 
 What lives longer than an answer takes the database, and borrows for each piece of its work: a WebSocket,
 an event stream, a background task.
@@ -37,7 +37,7 @@ async def drain(connection: HTTPConnection) -> Drain:
     return state_of(connection)["drain"]
 
 
-# An answer says nothing of what they take from the request: `lifeguard.web.reads`.
+# They use nothing that the client has sent; see `lifeguard.web.reads`.
 database.reads_no_content = True  # type: ignore[attr-defined]  # of a function
 drain.reads_no_content = True  # type: ignore[attr-defined]  # of a function
 
@@ -57,7 +57,7 @@ class PinsConnection(Exception):
 
 
 async def lending(connection: HTTPConnection, database: DatabaseDep) -> Database:
-    """Give the database to who borrows for the time of an endpoint, which for a socket is too long."""
+    """Give the database to a dependency that borrows for the whole endpoint: too long for a WebSocket."""
     if connection.scope["type"] == "websocket":
         raise PinsConnection(connection.scope["path"])
     return database
@@ -106,4 +106,4 @@ def _asks_to_borrow(dependant: Dependant) -> bool:
 
 
 NEEDING_DATABASE = frozenset((database, read_connection, connection, transaction))
-"""Whoever depends on one of these stands behind the gate."""
+"""A route that depends on one of these is behind the gate."""

@@ -1,4 +1,4 @@
-"""The end of the service's life: what is true from the signal to stop until the process is gone."""
+"""The drain: from the signal to stop until the last request is finished or cut off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Drain:
 
     It begins with a delay in which everything is served as before, while readiness says 503 and each
     answer asks its client to close the connection. Then requests have `timeout` seconds to finish and
-    are cut off, so that a server that waits for them (uvicorn waits for ever) comes to its end.
+    are cut off, so that a server that waits for them (uvicorn has no limit) comes to its end.
 
     What never ends by itself, event streams and WebSockets, has `streams` seconds. An endpoint that has
     something to say before that waits for the drain itself:
@@ -36,7 +36,7 @@ class Drain:
         self._ends_at: float | None = None
         self._requests: set[asyncio.Task[object]] = set()
         self._endless: dict[asyncio.Task[object], Callable[[], None]] = {}
-        """What ends those that would not end by themselves."""
+        """How to end those that would not end by themselves."""
         self.time_is_up = False
         """Whether the requests that are still there are being cut off."""
         self.cut_off = 0

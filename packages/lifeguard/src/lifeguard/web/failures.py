@@ -1,4 +1,4 @@
-"""A failure as a log line: one that a problem is known for by its words, any other with its traceback."""
+"""Errors for the log: a foreseen one as its class and text, any other with its traceback."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def words_of(error: Exception) -> str:
 
 
 def told(error: Exception, *, foreseen: int = logging.WARNING) -> tuple[int, dict[str, object]]:
-    """Give level and fields of its log line: an error with a traceback if nobody planned for it."""
+    """Give level and fields of its log line: an unforeseen error is logged with its traceback."""
     if problem_of(error).status == Internal.status:
         return logging.ERROR, {"exc_info": error}
     return foreseen, {"error": words_of(error)}

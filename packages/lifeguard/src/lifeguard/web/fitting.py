@@ -22,8 +22,8 @@ _PUNCTUATION = 4
 def fitted(content: Mapping[str, Any]) -> dict[str, Any]:
     """Give `content` as JSON can tell it, in `LARGEST` bytes and in steps that this bounds.
 
-    Members come in their order until the space is used up. A text that is too long is cut, what no JSON has a
-    word for (a date, an exception, NaN) is told by its `str`, half characters are replaced.
+    Members are taken in their order until the space is used up. A text that is too long is cut; a value that
+    JSON does not have (a date, an exception, NaN) is written as its `str`; halves of characters are replaced.
     """
     return _Space(LARGEST).mapping(content, 0)
 
@@ -89,6 +89,6 @@ class _Space:
 def _words(value: object) -> str:
     if isinstance(value, int):  # str() refuses one of more than 4300 digits
         return f"a number of {value.bit_length()} bits"
-    if isinstance(value, Mapping | list | tuple | set | frozenset):  # deeper than is told
+    if isinstance(value, Mapping | list | tuple | set | frozenset):  # deeper than is shown
         return _CUT
     return str(value[:LONGEST_TEXT] if isinstance(value, bytes | bytearray) else value)

@@ -2,11 +2,11 @@
 
 Ten times the load is not ten times the work only if refusing is cheap. A refusal inside an endpoint has
 been through routing, validation and dependencies; here it is one look at the breaker, one at the queue
-and a ready-made answer. Which route it would be is asked before the router is (`lifeguard.web.routes`), and
-whether that needs the database is read from its dependencies: who asks for a connection, a transaction or the
-`Database` stands behind the gate, and nobody else.
+and an answer prepared beforehand. `lifeguard.web.routes` says which route the router will choose, and the
+route's dependencies say whether it needs the database: if it asks for a connection, a transaction or the
+`Database` it is behind the gate.
 
-It stands twice: in `lifeguard.server.protocol`, before a request has cost a task, and as a middleware, for
+It is used twice: in `lifeguard.server.protocol`, before a request has cost a task, and as a middleware, for
 what the protocol leaves to it and for servers that do not use the protocol.
 """
 
@@ -37,7 +37,7 @@ _JUDGED = frozenset(("http", "websocket"))
 _READING = frozenset(("GET", "HEAD"))
 # Seconds between two log lines about refusals: one a request would be a second overload.
 _SUMMARY_INTERVAL = 1.0
-# Addresses in such a line, those refused most often; and how many are told apart meanwhile.
+# Addresses in such a line, those refused most often; and how many are counted separately meanwhile.
 _CLIENTS_TOLD, _MOST_CLIENTS = 10, 1000
 _UNKNOWN, _OTHERS = "unknown", "others"
 
@@ -46,7 +46,7 @@ _log = structlog.get_logger("lifeguard.gate")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a request is told that is turned away. `template` is its route's."""
+    """The answer to a request that is turned away. `template` is its route's."""
 
     template: str
     problem: PreparedProblem
@@ -55,7 +55,7 @@ class Refusal:
 
 
 class Gate:
-    """Says who is turned away, and writes a log line for all of a second."""
+    """Decides which requests are turned away, and logs those of a second in one line."""
 
     def __init__(self, routing: Routing, database: Database, needing: Iterable[object]) -> None:
         """It is for the routes that depend on one of `needing`."""
@@ -81,7 +81,7 @@ class Gate:
 
         None also where the refusal would not be the answer: an older one may take its place.
 
-        Those that arrive together would otherwise find the same vacancy, and all but one of them go in vain.
+        Requests that arrive together would otherwise all count on the same idle connection.
         """
         scope = {"type": "http", "method": method, "path": path, "headers": headers}
         served = self.routing.find({**scope, "root_path": self.routing.root_path})

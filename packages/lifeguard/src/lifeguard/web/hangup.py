@@ -1,11 +1,11 @@
 """Ending the work of a request whose client has hung up.
 
 A server does not do this by itself: the handler goes on, holds its connection, and computes an answer
-that nobody reads. Under load those are most of the requests, for clients give up when they wait. What
-was begun is rolled back; a COMMIT that has been sent is waited for.
+that is never read. Under load most requests are of that kind, because clients give up waiting. An open
+transaction is rolled back; a COMMIT that has been sent is waited for.
 
-What runs after the last of the answer is nobody's to end: background tasks, dependencies that finish
-after the answer. A client that has its answer hangs up, and that is no change of mind.
+What runs after the end of the answer is not ended: background tasks, dependencies that finish after the
+answer. A client that has its answer hangs up in the normal course of things.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Seconds before anybody looks whether the client is still there: most requests are over by then, and
-# pay for a timer only.
+# Seconds until it is checked whether the client is still there. Most requests are over by then, and pay for
+# a timer only.
 _PATIENCE = 0.5
 
 

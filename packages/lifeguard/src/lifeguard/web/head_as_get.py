@@ -8,7 +8,7 @@ from lifeguard.web.routes import Routing
 
 
 class _Enough(Exception):
-    """Ends an answer whose body would go on: there is nobody for it."""
+    """Ends an answer whose body would go on: a HEAD has none."""
 
 
 class HeadAsGet:
@@ -29,7 +29,7 @@ class HeadAsGet:
 
     async def _serve(self, scope: Scope, as_get: Scope, receive: Receive, send: Send) -> None:
         def tell() -> None:
-            """What was learned on the way is for the log line and the metrics, which know the HEAD."""
+            """Copy what was noted in the GET's scope to the HEAD's, for the log line and the metrics."""
             scope.update({name: value for name, value in as_get.items() if name != "method"})
 
         async def send_head(message: Message) -> None:

@@ -31,11 +31,11 @@ from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.prepared_answers import complete
 from lifeguard.web.routes import WEBSOCKET
 
-# Asked for by machines every few seconds, or open for hours: neither counted nor, unless they
-# fail, logged.
+# Machines request these every few seconds, or keep them open for hours: they are not counted, and logged
+# only when they fail.
 UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
-# Seconds that a body may take, and the bytes of it that buy a second more: who sends as slowly as he
-# can must not hold a request open for ever.
+# Seconds that a body may take, and the bytes of it that add a second: a client that sends as slowly as it
+# can must not hold a request open without end.
 _BODY_PATIENCE = 10.0
 _SLOWEST_BODY = 8192
 _LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
@@ -48,7 +48,7 @@ _CLIENT_CLOSED_REQUEST = 499  # nginx's number for an answer that nobody waited 
 
 
 class RequestMiddleware:
-    """Runs every HTTP request as one `Exchange`."""
+    """Runs every HTTP request as one `RequestExchange`."""
 
     def __init__(
         self, app: ASGIApp, *, body_limit: BodyLimit, buffered: Buffered, drain: Drain, metrics: Metrics
@@ -64,7 +64,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = Exchange(self, scope, receive, send)
+        exchange = RequestExchange(self, scope, receive, send)
         token = call_scope.set(exchange.call)
         task = self.drain.enter(f"{scope['method']} {request_head.shown_path(scope)} {exchange.call.tag}")
         try:
@@ -76,7 +76,7 @@ class RequestMiddleware:
             call_scope.reset(token)
 
 
-class Exchange:
+class RequestExchange:
     """One request, its answer, and what its endpoint does after that."""
 
     __slots__ = (
@@ -305,7 +305,7 @@ class Exchange:
 
 
 class RequestCaller:
-    """Whom a request's connections are borrowed for; the route is known once there is one."""
+    """For whom a request borrows connections: its route, once that is known, and its endpoint."""
 
     __slots__ = ("_scope",)
 
@@ -330,7 +330,7 @@ def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _cut_off(status: int) -> HTTPException:
-    """Make the answer to a body that is not read to its end: what is left of it is no request."""
+    """Make the answer to a body that is not read to its end. What is left of it is not a request."""
     return HTTPException(status, headers={"Connection": "close"})
 
 

@@ -1,6 +1,6 @@
-"""Our errors in applications that are mounted: each would have its own plain 500 for them.
+"""Problems (RFC 9457) in mounted applications, which would answer a plain 500 instead.
 
-FastAPI's have words of their own for what is invalid, too, and repeat the whole body for each missing field.
+Those of FastAPI also answer invalid requests in their own form, and repeat the body for each missing field.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Problems rendered beforehand: for whoever must answer thousands a second, or has no request yet."""
+"""Problems that are rendered beforehand, for refusals by the thousand and before there is a request; and the
+headers of every answer."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ UNLESS_SAID = (
 )
 """Headers of every answer that has none of its own by that name.
 
-Strict-Transport-Security is not among them: that is for who ends TLS to say, the proxy.
+Strict-Transport-Security is not among them: it is set where TLS ends, at the proxy.
 """
 
 

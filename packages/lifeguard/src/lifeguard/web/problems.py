@@ -1,11 +1,10 @@
 """Errors as RFC 9457 problems: what each exception becomes is decided in this one place.
 
 An endpoint raises a problem where it knows one (`raise problems.NotFound("...")`) and lets every
-other exception pass. What nobody foresaw becomes `internal`: nothing for the client, everything for
-the log.
+other exception pass. An unforeseen one becomes `internal`: no details for the client, all of them in the log.
 
 The classes are fastapi-problem's. Its exception handler is not used: Starlette runs it in a thread
-for every error, and what it does not know it shows to the client.
+for every error, and it shows unknown errors to the client.
 """
 
 from __future__ import annotations
@@ -171,9 +170,9 @@ def rendered(request: HTTPConnection, error: Exception) -> JSONResponse:
 
 
 def handled() -> Iterable[type[Exception]]:
-    """Give the exceptions that `answer` has a word for.
+    """Give the exceptions that `answer` handles.
 
-    Not TimeoutError: if it is nobody's that is known, it is for the log, where unforeseen errors arrive.
+    Not TimeoutError: one of unknown origin has to reach the log as an unforeseen error.
     """
     return (Problem, *(kind for kind in _TABLE if kind is not TimeoutError))
 
@@ -290,7 +289,7 @@ def _no_text(_: Exception) -> Problem:
 def _timed_out(error: TimeoutError) -> Problem:
     """Tell a statement's time from an endpoint's own `asyncio.timeout`, which is no fault of the database.
 
-    Both are a plain TimeoutError. A statement's was raised in asyncpg, an endpoint's where it stood.
+    Both are a plain TimeoutError. A statement's was raised in asyncpg, an endpoint's in the endpoint.
     """
     places = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
     if any(place.startswith(_RAISING_STATEMENT_TIMEOUTS) for place in places):
@@ -336,7 +335,7 @@ _STATUS_PROBLEMS: dict[int, type[StatusProblem]] = {
     500: Internal,
 }
 
-# Any: each function takes the exception it stands beside. The nearest ancestor decides.
+# Any: each function takes the exception beside it. The nearest ancestor decides.
 _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     PoolSaturated: _saturated,
     PoolTimeout: _queue_timeout,

@@ -1,4 +1,4 @@
-"""What of a request the answer of a route is made from, by what its endpoint and its dependencies declare."""
+"""Which parts of a request a route's answer depends on, by what its endpoint and dependencies declare."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ ANYTHING = "takes the request itself, a body, or is of a class of its own: it ma
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Parameters of the path are not among it: they are in the path."""
+    """What an answer depends on, besides the path and its parameters."""
 
     query: frozenset[str] | None = frozenset()
     """The parameters of the query; None for all of them."""
     headers: frozenset[bytes] = frozenset()
     """Names in small letters."""
     keys: frozenset[str] = frozenset()
-    """Parameters of the query that say who is asking."""
+    """Parameters of the query that identify the client."""
     anything: bool = False
-    """Whether nobody can say."""
+    """Whether it may depend on anything."""
 
     def and_(self, other: Reads) -> Reads:
         """What both read together."""
@@ -55,7 +55,7 @@ NOBODY_KNOWS = Reads(anything=True)
 
 
 def reads_of(route: BaseRoute, dependant: Dependant | None) -> Reads:
-    """Tell it for a route, whose dependencies `dependant` has, those of its routers and its app included."""
+    """Find out what a route reads. `dependant` has its dependencies, with those of its routers and app."""
     if dependant is None or not isinstance(route, APIRoute) or _handles_itself(route):
         return NOBODY_KNOWS
     together = Reads()
@@ -102,13 +102,13 @@ def _handles_itself(route: APIRoute) -> bool:
 
 
 def _scheme(dependant: Dependant) -> object | None:
-    """The scheme of FastAPI's that it is, read as FastAPI reads it; None for everything else."""
+    """The security scheme, if this is one of FastAPI's that reads as FastAPI's do; else None."""
     call = type(dependant.call).__call__ if dependant.call is not None else None
     return dependant.call if call in _KEYS or call in _AUTHORIZATION else None
 
 
 def _takes_the_request(dependant: Dependant) -> bool:
-    """Unless it says by an attribute `reads_no_content` that it makes no use of what a client has sent."""
+    """Whether it takes the request or a body. Its attribute `reads_no_content` says that it uses neither."""
     if getattr(dependant.call, "reads_no_content", False):
         return False
     taken = (

@@ -1,4 +1,4 @@
-"""What the head of a request says about it, for whoever reads it before there is a `Request`."""
+"""The fields of a request's head that are read before there is a `Request`: id, timeout, path, counts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SHORTEST_TIMEOUT = 0.01
 MOST_HEADERS = 128
 """Fields of a head, and of the trailers behind a body; HAProxy takes 101."""
 MOST_PARAMETERS = 1000
-"""Of a query. Each may be one that validation has a word to say about."""
+"""Of a query. Validation may make an error of each."""
 LONGEST_PATH = 512
-"""Characters of a path that are logged: nobody knows a request by more, and a client may send 32 KiB."""
+"""Characters of a path that are logged; a client may send 8 KiB."""
 MOST_COOKIES = 300
 """Cookies, and backslashes in them, for which Python's own reader took quadratic time (CVE-2024-7592)."""
 

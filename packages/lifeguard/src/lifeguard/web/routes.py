@@ -1,4 +1,4 @@
-"""Which route the router will choose: middleware asks before the router has.
+"""Which route the router will choose, known before it does: middleware needs it earlier.
 
 The router's own answer costs a `matches()` a route, for every request. So its rules are compiled once, to one
 pattern a method: routes in their order, prefixes resolved, what is mounted in its place. A pattern gives
@@ -23,13 +23,13 @@ from lifeguard.web.reads import NOBODY_KNOWS, Reads, reads_of
 
 _SCOPE_KEY = "lifeguard.choice"
 _MOUNT_TAIL = "/(?P<path>.*)$"
-_ANY = ""  # stands for the methods that no route names
+_ANY = ""  # for the methods that no route names
 WEBSOCKET = "WEBSOCKET"
-"""Stands for the method of a handshake, which has none in its scope."""
+"""In place of a method, for a WebSocket's handshake: its scope has none."""
 
 
 _COMPILED = {Route.matches, APIRoute.matches, WebSocketRoute.matches, APIWebSocketRoute.matches}
-"""Whose rules these are; a class of its own may have others."""
+"""The `matches` methods that are compiled; other classes may have other rules."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,7 @@ class Served:
     """What serves a request."""
 
     template: str
-    """The whole path, placeholders unfilled; `none` where only the one who serves knows."""
+    """The whole path, placeholders unfilled; `none` if only the mounted application knows."""
     asks: tuple[object, ...]
     """What its dependencies call, at any depth: those of the app first, of its own signature last."""
     reads: Reads = NOBODY_KNOWS
@@ -49,7 +49,7 @@ _BY_OTHERS = Served("none", ())
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the router will choose for one request, and what it has looked at."""
+    """What the router will choose for one request, and from what that was found."""
 
     routing: Routing
     root_path: str
@@ -152,7 +152,7 @@ class _Table:
 
 
 def choice_of(scope: Mapping[str, Any]) -> Choice | None:
-    """Give what some middleware has had found out for this request."""
+    """Give the choice that a middleware has asked for already, if one has."""
     choice: Choice | None = scope.get(_SCOPE_KEY)
     return choice
 

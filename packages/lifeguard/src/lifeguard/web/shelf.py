@@ -1,4 +1,4 @@
-"""Where stale answers are kept: bounded, and so that nobody pushes out what others need.
+"""Where stale answers are kept: bounded, and so that no client pushes out what others need.
 
 the most is kept of one route    that route gives way
 of that route                    first what one client alone has asked for, as long as it is the greater part
@@ -16,7 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 Place = tuple[bytes, str]
 """Host and path: two tenants by host are two places."""
 Key = tuple[Place, tuple[tuple[str, str], ...], bytes | None]
-"""Place, what is asked there by the query, and the `Accept` it was made for; None if that is no matter."""
+"""Place, parameters of the query, and the `Accept` it was made for; None if it does not vary by that."""
 
 
 @dataclass(slots=True)

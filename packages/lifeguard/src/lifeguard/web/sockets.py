@@ -1,4 +1,4 @@
-"""What happens around every WebSocket: an id, a place in the drain, a count, and a word for each failure.
+"""What happens around every WebSocket: it gets an id, is drained, counted, and its failures are logged.
 
 The handshake is a request like others. It passes the gate, is counted as `GET` of its route with 101 or
 with what refused it, and is answered with a problem where it fails. An open socket is work in flight.
@@ -180,7 +180,7 @@ class SocketExchange:
             start, rest = answer_types(self._scope)
             await self.send({"type": start, "status": response.status_code, "headers": response.raw_headers})
             await self.send({"type": rest, "body": response.body})
-        else:  # all that such a server lets one say: it makes 403 of it
+        else:  # such a server answers 403, whatever the code
             await self.send({"type": "websocket.close", "code": _INTERNAL_ERROR})
 
     def _note(self, status: int) -> None:

@@ -1,10 +1,10 @@
-"""`stale-if-error` (RFC 5861): rather an older answer than none, for the routes that ask for it.
+"""`stale-if-error` (RFC 5861): an older answer instead of an error, for routes that ask for it.
 
     @router.get("/rates", dependencies=[stale_if_error(seconds=300)])
 
 Its answers (200, whole, at most 256 KiB) are kept in memory. When the database, the pool, the gate or
-the endpoint itself would have a client told 500, 502, 503 or 504, he gets the last one that is not
-older than `seconds`, and is told so:
+the endpoint itself would make the answer a 500, 502, 503 or 504, the client gets the last one that is not
+older than `seconds`, marked as such:
 
     Age: 42
     Cache-Status: "ledger"; fwd=stale; fwd-status=503; detail=stale-if-error
@@ -13,19 +13,19 @@ Ask for it where everybody gets the same answer and an old one does no harm: a h
 
 An answer is kept for host, path and the parameters of the query. Kept out is a request with a parameter
 that neither the route nor a dependency declares, which could otherwise push others' answers out; with a
-header that one of them declares (`Header()`, a security scheme); with what says who is asking anyway
+header that one of them declares (`Header()`, a security scheme); with a header that identifies the client
 (`Authorization`, `Cookie`, `X-Api-Key`, what authenticating proxies add); with conditions, ranges and a
-`Cache-Control` of the client's own. Of a route that takes the `Request` itself nobody can say what it
-reads, so nothing of it is kept, and a log line says so; a dependency that makes no use of what clients send
-can say that by an attribute, `reads_no_content = True`. What a middleware of your own reads from a request
+`Cache-Control` of the client's own. What a route reads that takes the `Request` itself is not known, so none
+of its answers is kept, and a log line says so; a dependency that makes no use of what clients send can say
+that by an attribute, `reads_no_content = True`. What a middleware of your own reads from a request
 is not seen: it must say so by `Vary`.
 
 An answer stays out if it sets a cookie, varies by more than `Accept`, or if its `Cache-Control` does not
 allow a shared cache to reuse it stale. A successful write to a path forgets what is kept for it (RFC 9111,
 section 4.4).
 
-Each process keeps its own. Where there is no room, the route that has most gives way, first by what one
-client alone has asked for: nobody pushes out what others need.
+Each process keeps its own. When the space is used up, the route with most answers loses some, first those
+that only one client has asked for. So no client pushes out what others need.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 _EXCLUDING = frozenset(
     (
-        # Who is asking, by himself or by what has authenticated him.
+        # These identify the client, by its own word or by that of a proxy.
         *(b"authorization", b"proxy-authorization", b"cookie", b"dpop", b"x-api-key", b"x-auth-token"),
         *(b"remote-user", b"x-remote-user", b"x-forwarded-user", b"x-forwarded-email", b"x-forwarded-groups"),
         *(b"x-forwarded-preferred-username", b"x-forwarded-access-token", b"x-forwarded-client-cert"),
@@ -97,7 +97,7 @@ def stale_if_error(seconds: float) -> params.Depends:
 
 @cache
 def may_be_stale(served: Served | None) -> bool:
-    """Whether it asks for it, by what `stale_if_error` has made, and it is known whom its answers are for."""
+    """Whether a route asks for older answers by `stale_if_error`, and what they depend on is known."""
     if served is None or not any(isinstance(call, _Keep) for call in served.asks):
         return False
     if served.reads.anything:
@@ -111,7 +111,7 @@ class _Keep:
     seconds: float
 
     async def __call__(self, request: Request) -> None:
-        exchange: _Exchange | None = request.scope.get(_SCOPE_KEY)
+        exchange: _StaleGet | None = request.scope.get(_SCOPE_KEY)
         if exchange is not None:
             exchange.keep_for = self.seconds
 
@@ -133,8 +133,8 @@ class StaleIfError:
         most_bytes: int = MOST_BYTES,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`name` is the cache's in `Cache-Status`: letters, digits, dots, dashes, underscores. `note` is told
-        the template of a route whenever an older answer stands in."""
+        """`name` is the cache's in `Cache-Status`: letters, digits, dots, dashes, underscores. `note` gets
+        the template of a route whenever an older answer replaces an error."""
         self.app = app
         self.name = name
         self.clock = clock
@@ -147,7 +147,7 @@ class StaleIfError:
             served = self._routing.choice(scope).served
             if scope["method"] == "GET":
                 if served is not None and may_be_stale(served):
-                    return _Exchange(self, served, scope, send).run(receive)
+                    return _StaleGet(self, served, scope, send).run(receive)
             elif scope["method"] not in _SAFE and self.shelf:
                 send = self._forgetting(_place(scope), send)
         return self.app(scope, receive, send)
@@ -161,8 +161,8 @@ class StaleIfError:
         return forget_and_send
 
 
-class _Exchange:
-    """One GET and its answer."""
+class _StaleGet:
+    """One GET of a route that asks for older answers, and its answer."""
 
     __slots__ = ("_layer", "_pending", "_replaced", "_scope", "_send", "_served", "_started", "keep_for")
 
@@ -175,7 +175,7 @@ class _Exchange:
         self._replaced = False
         self._pending: Answer | None = None
         self.keep_for = 0.0
-        """Seconds for which its answer may stand in for errors; 0 unless its route asks for it."""
+        """Seconds for which its answer may replace errors; 0 unless its route asks for it."""
         scope[_SCOPE_KEY] = self
 
     async def run(self, receive: Receive) -> None:
@@ -185,7 +185,7 @@ class _Exchange:
             problem = problems.problem_of(error)
             # Before the answer, with whose last byte the log line is written.
             self._scope[problems.SCOPE_KEY] = (error, problem)
-            if self._started or not await self._stand_in(problem.status):
+            if self._started or not await self._send_older(problem.status):
                 raise
             if problem.status == _INTERNAL:
                 _log.error("unforeseen_error", exc_info=error)
@@ -196,7 +196,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._started = True
             status = message["status"]
-            if status in _ERRORS and await self._stand_in(status):
+            if status in _ERRORS and await self._send_older(status):
                 return
             if self.keep_for and status == _OK:
                 self._begin_to_keep(list(message.get("headers", ())))
@@ -204,7 +204,7 @@ class _Exchange:
             self._go_on_keeping(self._pending, message)
         await self._send(message)
 
-    async def _stand_in(self, status: int) -> bool:
+    async def _send_older(self, status: int) -> bool:
         """Send what was kept for this request, if there is anything, instead of an error."""
         layer = self._layer
         if status not in _ERRORS or not layer.shelf or not self._is_for_all():
@@ -242,7 +242,7 @@ class _Exchange:
             self._layer.shelf.put(self._served, self._key(accept), answer)
 
     def _is_for_all(self) -> bool:
-        """Whether nothing of the request says who is asking, or asks for something else than the URL does."""
+        """Whether nothing in the request identifies the client, or asks for more than the URL says."""
         reads = self._served.reads
         named = {name for name, _ in self._scope["headers"]}
         if not (_EXCLUDING.isdisjoint(named) and reads.headers.isdisjoint(named)):

@@ -1,8 +1,8 @@
 """JSON of clients, read by one rule everywhere: bounded before objects are made, and strict.
 
 `json.loads` makes whatever a text says: 30,000 objects from 60 KB, the last of two members of one name,
-infinity from `1e999`, half a character from `"\\ud800"`. `read` refuses those. It stands in Starlette's own
-place, under `Request.json()` and `WebSocket.receive_json()`, by which FastAPI reads every body that is JSON.
+infinity from `1e999`, half a character from `"\\ud800"`. `read` refuses those. `install` puts it in
+place of Starlette's, under `Request.json()` and `WebSocket.receive_json()`: FastAPI reads all JSON by these.
 
 The bounds are a document's, however large its route lets bodies be: what costs time and memory are values,
 and the errors that validation may find in each. A larger document is one to page, or to read as a stream.
@@ -43,7 +43,7 @@ _HALF = re.compile(
 
 
 class JSONRefused(json.JSONDecodeError):
-    """A text that is no JSON, or that is none to be read here.
+    """A text that is not JSON, or is JSON that is refused here.
 
     `pointer` is the place of the fault (RFC 6901); `#` is the whole. `msg` repeats nothing of the text.
     """
@@ -57,7 +57,7 @@ class JSONRefused(json.JSONDecodeError):
 
 
 def read(document: bytes | bytearray | str) -> Any:
-    """Give the value that a client's JSON stands for.
+    """Parse a client's JSON.
 
     Raises JSONRefused, which is a ValueError; HTTPException 400 for what is no UTF-8, and 413 above
     `LARGEST_DOCUMENT`.
@@ -89,7 +89,7 @@ def read(document: bytes | bytearray | str) -> Any:
         _too_large()
 
 
-def stand_in() -> None:
+def install() -> None:
     """Put `read` where Starlette reads JSON: for every app of this process, and once."""
     setattr(requests.Request, "json", _read_body)  # noqa: B010 - a method, to mypy
     setattr(websockets, "json", SimpleNamespace(loads=read, dumps=json.dumps))  # noqa: B010 - a module, to mypy
@@ -105,7 +105,7 @@ async def _read_body(request: Any) -> Any:  # Any: `_json` is Starlette's own no
 
 
 def _bound(raw: bytes | bytearray) -> None:
-    """Count what stands outside of strings, in a few passes that C makes.
+    """Count what is outside of strings, in a few passes in C.
 
     Raises JSONRefused if it is too much.
     """

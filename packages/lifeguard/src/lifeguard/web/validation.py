@@ -1,8 +1,8 @@
-"""What validation found wrong with a request: bounded where it is made, and in what a client is told of it.
+"""Validation errors of a request, bounded when they are made and when they are answered.
 
 pydantic makes an error for each fault, and has no bound. FastAPI makes a dictionary of each, twice: 100,000
 of them stop every request for a second. `lifeguard.web.strict_json` bounds what can be at fault; here is what
-is made of it. `stand_in` has FastAPI's `ModelField.validate` keep the first `MOST_LISTED` errors, and the
+is made of it. `install` has FastAPI's `ModelField.validate` keep the first `MOST_LISTED` errors, and the
 number of the rest. For a handler of the owner's, they are pydantic's in all they have.
 """
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from lifeguard.web.strict_json import MOST_VALUES, JSONRefused, pointer_to
 
 MOST_LISTED = 100
-"""Errors of one request that its client is told of."""
+"""Errors of one request that its answer lists."""
 MOST_MADE = MOST_VALUES
 """Above so many, none is made into words: pydantic makes words of all or none, in 2 us each. There are more
 only where values have several: an object without any of its fields, a value that fits no type of a union."""
@@ -30,12 +30,12 @@ LONGEST_WORDS = 200
 """Characters of one error's message, and of its pointer. A name in it may be as long as a body."""
 
 _REST = "lifeguard_rest"
-"""Type of the error that stands for all that are not listed; its `ctx` says how many they are."""
+"""Type of the error that sums up all that are not listed; its `ctx` has their number."""
 
 Location = tuple[int | str, ...]
 
 
-def stand_in() -> None:
+def install() -> None:
     """Have FastAPI validate by this module's rule: for every app of this process, and once."""
     setattr(ModelField, "validate", _validate)  # noqa: B010 - a method, to mypy
 
@@ -62,7 +62,7 @@ def _bounded(error: ValidationError, loc: Location) -> list[dict[str, Any]]:
 
 
 def told(error: RequestValidationError) -> tuple[str, list[dict[str, str]]]:
-    """Give the sentence and the list that a client gets. No value of its request is in them."""
+    """Give the sentence and the list for the client. They contain no value of its request."""
     refused = error.__cause__
     if isinstance(refused, JSONRefused):
         return told_of_json(refused)
@@ -77,7 +77,7 @@ def told(error: RequestValidationError) -> tuple[str, list[dict[str, str]]]:
 
 
 def told_of_json(error: JSONRefused) -> tuple[str, list[dict[str, str]]]:
-    """Give the sentence and the list of what is no JSON."""
+    """Give the sentence and the list for a text that is not JSON."""
     return "1 error in the request.", [{"detail": error.msg, "in": "body", "pointer": _cut(error.pointer)}]
 
 
