@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import httpx
-
-from tests.waiting import eventually
+from lifeguard.testing.waiting import eventually
 
 
 class Clients:

@@ -15,12 +15,12 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from lifeguard.operations.state import State
 from lifeguard.server.protocol import Protocol
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ReadConnectionDep, TransactionDep, problems
 from pydantic import BaseModel
 
 from app.main import create_app
 from app.settings import Settings
-from tests.waiting import eventually
 
 items = APIRouter(prefix="/items", tags=["items"], responses=problems.documented(*problems.DATABASE))
 

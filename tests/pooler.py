@@ -3,9 +3,8 @@
 import asyncio
 import struct
 
+from lifeguard.testing.proxy import Link, Proxy
 from typing_extensions import override
-
-from tests.proxy import Link, Proxy
 
 # https://www.pgbouncer.org/config.html#ignore_startup_parameters: those it keeps track of itself, less the
 # name, which other poolers refuse.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
-from tests.servers import unused_port
-from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT = 50.0  # seconds until one that does not answer fails its test; on a busy machine 10 are usual

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 from lifeguard.development.embedded import HOST, binaries
+from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
 
 from tests.processes import ROOT
-from tests.servers import PostgresServer, copy_cluster, server_directory
 
 SCRIPTS = ROOT / "deploy" / "postgres" / "initdb.d"
 DATABASE = "production"

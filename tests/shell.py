@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lifeguard.development.embedded import HOST, binaries
 from lifeguard.development.unprivileged import Account, account_for
+from lifeguard.testing.servers import PostgresServer
 
 from tests.processes import ROOT
-from tests.servers import PostgresServer
 
 
 class Shell:

@@ -13,14 +13,14 @@ import asyncpg
 import pytest
 from lifeguard.database.schema import current_revision, head_revision
 from lifeguard.settings import env_example
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.servers import PostgresServer, is_running
+from lifeguard.testing.waiting import eventually
 from typer.testing import CliRunner, Result
 
 from app.commands import cli
 from app.settings import Settings
-from tests.conftest import ServerFactory
 from tests.processes import ROOT, run_command, running
-from tests.servers import PostgresServer, is_running
-from tests.waiting import eventually
 
 DEV = ["-m", "app", "dev"]
 NOWHERE = "postgresql://nobody:topsecret@127.0.0.1:1/x"

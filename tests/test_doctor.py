@@ -5,10 +5,10 @@ from lifeguard.database import MigrationError
 from lifeguard.database.schema import SchemaState
 from lifeguard.operations import doctor
 from lifeguard.operations.doctor import Finding
+from lifeguard.testing.servers import PostgresServer, unused_port
 from pydantic import SecretStr
 
 from app.settings import Settings
-from tests.servers import PostgresServer, unused_port
 
 
 async def findings(database_url: str, **settings: object) -> dict[str, Finding]:

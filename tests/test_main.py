@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from lifeguard.settings import SettingsError
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from app import main
 from app.settings import Settings
 from tests.inside import service, settings_for
 from tests.processes import ROOT, environment, running
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 SECRET = "canary-hush-hush"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from lifeguard.server import process
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
 from tests.processes import ServiceProcess, running
-from tests.waiting import eventually
 
 SERVICE = """
 import asyncio, os

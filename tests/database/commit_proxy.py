@@ -3,9 +3,8 @@
 import asyncio
 from typing import Literal
 
+from lifeguard.testing.proxy import Proxy
 from typing_extensions import override
-
-from tests.proxy import Proxy
 
 Fate = Literal["pass", "drop", "cut", "hold"]
 

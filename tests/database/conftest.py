@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import pytest
 import structlog
 from lifeguard.database import CallScope, Database, ReadConnection, schema
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from app.settings import Settings
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 MakeDatabase = Callable[..., Awaitable[Database]]
 Log = list[MutableMapping[str, Any]]

@@ -12,10 +12,10 @@ from lifeguard.database import (
     SchemaChanged,
     Transaction,
 )
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import MakeDatabase, kill_at_work
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 # One of each class that a statement may raise, and all that sound as if the server were going away.
 RAISED = (

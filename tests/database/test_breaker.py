@@ -14,10 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lifeguard.database import CallScope, DatabaseUnavailable, call_scope
 from lifeguard.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState, says_gone
 from lifeguard.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
+from lifeguard.testing.waiting import eventually
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-
-from tests.waiting import eventually
 
 STATS = cast("PoolStats", None)  # the breaker does not look at them
 GONE = PoolUnavailable("refused", STATS, retry_after=0.1)

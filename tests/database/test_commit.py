@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from lifeguard.database import CommitUnknown, Database, DatabaseUnavailable, Transaction, call_scope
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.database.commit_proxy import CommitProxy
 from tests.database.conftest import MakeDatabase, within
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 @pytest.fixture

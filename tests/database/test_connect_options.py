@@ -18,11 +18,11 @@ from lifeguard.database.connect_options import (
 from lifeguard.pool import PoolConfig
 from lifeguard.settings import SettingsError
 from lifeguard.settings.parameters import SERVER_SETTINGS
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
-from tests.conftest import ServerFactory
 from tests.database.conftest import MakeDatabase, settings_for
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 async def setting(database: Database, name: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from lifeguard.database import Database, TransactionAborted, call_scope
+from lifeguard.testing.proxy import Proxy
 
 from tests.database.conftest import MakeDatabase, within
-from tests.proxy import Proxy
 
 ROUND_TRIP = 0.12
 BUDGET = 0.2

@@ -15,8 +15,7 @@ import pytest
 from lifeguard.development import embedded, unprivileged
 from lifeguard.development.embedded import HOST, EmbeddedServer, EmbeddedServerError
 from lifeguard.development.unprivileged import Account, account_for
-
-from tests.servers import copy_cluster, is_running, server_directory
+from lifeguard.testing.servers import copy_cluster, is_running, server_directory
 
 OWNER = """
 import sys, time

@@ -12,12 +12,12 @@ import asyncpg
 import pytest
 from lifeguard.database import BreakerState, Database, DatabaseUnavailable, call_scope
 from lifeguard.pool import PoolError, PoolTimeout, PoolUnavailable
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import MakeDatabase, within
 from tests.pool.balance import assert_balanced, at_rest
-from tests.proxy import Proxy
-from tests.servers import PostgresServer, copy_cluster, server_directory
-from tests.waiting import eventually
 
 RECOVERY = 3.0
 """Seconds from the return of a server until it is used again, at most."""

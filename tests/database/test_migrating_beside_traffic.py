@@ -14,12 +14,12 @@ import asyncpg
 import pytest
 from lifeguard.database import MigrationError, migrations
 from lifeguard.database.migrations import TABLE_WAIT, upgrade
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
 from tests.database.conftest import AddRevision, Log, settings_for
 from tests.processes import environment
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 ALTER = "ALTER TABLE things ADD COLUMN n int"
 INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS things_id ON things (id)"

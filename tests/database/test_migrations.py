@@ -11,12 +11,12 @@ from alembic.script import ScriptDirectory
 from lifeguard.database import Database, MigrationError, migrations, schema
 from lifeguard.database.migrations import upgrade
 from lifeguard.database.schema import SchemaState, current_revision, head_revision
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
-from tests.conftest import ServerFactory
 from tests.database.conftest import REVISION, AddRevision, settings_for
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 from lifeguard.database import Database, call_scope
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import MakeDatabase, within
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 async def test_each_goes_to_the_pool_it_is_meant_for(

@@ -9,11 +9,11 @@ from time import monotonic
 
 import pytest
 from lifeguard.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
+from lifeguard.testing.proxy import Link, Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import MakeDatabase
-from tests.proxy import Link, Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 KEEPALIVE = 1
 # Seconds. The kernel looks at the time without an answer whenever it sends a probe.

@@ -6,12 +6,12 @@ import pytest
 from lifeguard.database import MigrationError
 from lifeguard.database.migrations import upgrade
 from lifeguard.operations import doctor
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import MakeDatabase, settings_for
 from tests.inside import service
 from tests.inside import settings_for as service_settings
 from tests.pooler import Pooler
-from tests.waiting import eventually
 
 REMEDY = "POOL_PGBOUNCER=on"
 SHOWN = {

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from lifeguard.database import Database, DatabaseUnavailable, DeadlineExceeded, ReadConnection, call_scope
 from lifeguard.pool import PoolSaturated, PoolTimeout, PoolUnavailable
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.proxy import full_backlog
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
-from tests.conftest import ServerFactory
 from tests.database.conftest import Log, MakeDatabase, within
-from tests.proxy import full_backlog
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 
 async def port(connection: ReadConnection) -> int:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from lifeguard.database import Database
 from lifeguard.database.lag import Lag, Places
 from lifeguard.database.replica import ReplicaGuard
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.standby import Replication, replication
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import Log, MakeDatabase
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.standby import Replication, replication
-from tests.waiting import eventually
 
 LIMIT = 0.5
 

@@ -15,10 +15,10 @@ from lifeguard.database import (
     retries,
     retry_idempotent,
 )
+from lifeguard.testing.servers import PostgresServer
 from lifeguard.web.problems import problem_of
 
 from tests.database.conftest import MakeDatabase, kill_at_work, within
-from tests.servers import PostgresServer
 
 
 async def test_work_gives_its_result(database: Database) -> None:

@@ -6,12 +6,12 @@ import asyncpg
 import pytest
 from lifeguard.database import Database, PoolOversized
 from lifeguard.database.sizing import Capacity, read_capacity, size_pool
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
-from tests.conftest import ServerFactory
 from tests.database.conftest import Log, MakeDatabase, settings_for
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 HUNDRED = Capacity(max_connections=103, reserved=3, limit=None)
 

@@ -15,10 +15,10 @@ from lifeguard.database import (
 )
 from lifeguard.database.connect_options import quoted
 from lifeguard.database.transactions import application_name, prelude
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.database.conftest import MakeDatabase, within
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 LIMITS = """
 SELECT name, setting FROM pg_settings

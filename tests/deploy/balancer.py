@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import cast
 
 import httpx
-
-from tests.servers import unused_port
-from tests.waiting import eventually
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 

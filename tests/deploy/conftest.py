@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from lifeguard.testing.plugin import run
+from lifeguard.testing.servers import PostgresServer
 
-from tests.conftest import run
 from tests.secured import SecuredServer, secured_server
-from tests.servers import PostgresServer
 
 TALKATIVE = {"log_statement": "all", "log_min_duration_statement": "0"}
 

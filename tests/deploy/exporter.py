@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-
-from tests.servers import unused_port
-from tests.waiting import eventually
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 
 CONFIGURATION = """
 global

@@ -11,9 +11,8 @@ from typing import Any
 
 import httpx
 import yaml
-
-from tests.servers import unused_port
-from tests.waiting import eventually
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 
 DIRECTORY = Path(__file__).parents[2] / "deploy/prometheus"
 END_TIMEOUT = 10.0  # seconds

@@ -8,14 +8,14 @@ import asyncpg
 import pytest
 from lifeguard.database.migrations import upgrade
 from lifeguard.development.embedded import HOST, binaries
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.servers import server_directory, unused_port
+from lifeguard.testing.waiting import eventually
 
 from deploy.documents import blocks
-from tests.conftest import ServerFactory
 from tests.inside import service, settings_for, until_ready
 from tests.secured import DATABASE, PASSWORDS, SecuredServer, secured_server
-from tests.servers import server_directory, unused_port
 from tests.shell import Shell, access_to
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

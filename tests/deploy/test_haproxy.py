@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 
 from tests.deploy.balancer import Balancer, balancer
 from tests.inside import service, settings_for
-from tests.servers import unused_port
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.deploy
 

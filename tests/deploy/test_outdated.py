@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from lifeguard.testing.servers import unused_port
 
 from deploy import outdated
 from deploy.outdated import Image, Standing
-from tests.servers import unused_port
 
 CURRENT = {image.repository: [image.tag] for image in map(Image.parse, outdated.named())}
 

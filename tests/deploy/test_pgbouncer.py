@@ -16,11 +16,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 from lifeguard.database.connect_options import milliseconds, session_limits
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
-from tests.conftest import ServerFactory
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.deploy
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 from lifeguard.database.connect_options import session_limits
+from lifeguard.testing.plugin import ServerFactory
 
 from app.settings import Settings
-from tests.conftest import ServerFactory
 from tests.secured import PASSWORDS, SecuredServer
 
 LOGINS = ("migrator", "app", "monitor")

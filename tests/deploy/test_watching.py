@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from fastapi import APIRouter
 from lifeguard.database import DatabaseUnavailable
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, stale_if_error
 
 from tests.deploy.exporter import balancing
 from tests.deploy.prometheus import Prometheus, watching
 from tests.deploy.promql import panels, rules, runbooks
 from tests.inside import Service, service, settings_for, until_ready
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 

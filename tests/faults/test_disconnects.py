@@ -9,11 +9,11 @@ from typing import Annotated
 import asyncpg
 import pytest
 from fastapi import APIRouter, Body
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import TransactionDep
 
 from tests.inside import Service, service, settings_for, until_ready
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 slow = APIRouter()
 

@@ -18,13 +18,13 @@ import pytest
 from fastapi import APIRouter
 from lifeguard.database.migrations import upgrade
 from lifeguard.development.embedded import EmbeddedServerError
+from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ReadConnectionDep, TransactionDep
 
 from deploy.documents import blocks
 from tests.inside import Service, service, settings_for, until_ready
-from tests.servers import PostgresServer, copy_cluster, server_directory
 from tests.shell import Shell, access_to
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ import pytest
 from lifeguard.database import BreakerState
 from lifeguard.database.migrations import upgrade
 from lifeguard.development.embedded import StopMode
+from lifeguard.testing.plugin import run
+from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
+from lifeguard.testing.waiting import eventually
 
-from tests.conftest import run
 from tests.inside import Service, service, settings_for, until_ready
 from tests.pool.balance import assert_balanced, at_rest
-from tests.servers import PostgresServer, copy_cluster, server_directory
-from tests.waiting import eventually
 
 RECOVERY = 3.0
 """Seconds from the return of the server until it is used again, at most."""

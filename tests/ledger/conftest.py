@@ -8,12 +8,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from lifeguard.database import Database
+from lifeguard.testing.servers import PostgresServer
 from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
 from app.settings import Settings
-from tests.servers import PostgresServer
 
 
 class Running:

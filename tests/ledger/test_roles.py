@@ -7,13 +7,13 @@ import asyncpg
 import httpx
 import pytest
 from lifeguard.database.migrations import upgrade
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.waiting import eventually
 from pydantic import SecretStr
 
 from app.settings import Settings
-from tests.conftest import ServerFactory
 from tests.ledger.conftest import client_of, open_account, service_on
 from tests.secured import SecuredServer, secured_server
-from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

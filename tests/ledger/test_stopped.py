@@ -4,9 +4,10 @@ import asyncio
 import signal
 from pathlib import Path
 
+from lifeguard.testing.waiting import eventually
+
 from tests.clients import Clients
 from tests.processes import running
-from tests.waiting import eventually
 
 
 async def test_a_process_that_was_stopped_opens_no_breaker(ledger_database: str, tmp_path: Path) -> None:

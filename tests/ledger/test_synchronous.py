@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from lifeguard.database.migrations import upgrade
+from lifeguard.testing.standby import Replication, replication
+from lifeguard.testing.waiting import eventually
 from pydantic import SecretStr
 
 from app.settings import Settings
 from tests.ledger.conftest import client_of, open_account, service_on
-from tests.standby import Replication, replication
-from tests.waiting import eventually
 
 HURRY = {"X-Request-Timeout": "0.3"}
 

@@ -3,8 +3,7 @@
 import time
 
 from lifeguard.observability import LoopLag
-
-from tests.waiting import eventually
+from lifeguard.testing.waiting import eventually
 
 
 async def test_a_blocked_loop_is_seen_and_remembered() -> None:

@@ -24,9 +24,8 @@ from typing import Any, Self
 
 from lifeguard.pool import Pool
 from lifeguard.pool.connection import PooledConnection, Status
-
-from tests.servers import PostgresServer, server_directory
-from tests.waiting import eventually
+from lifeguard.testing.servers import PostgresServer, server_directory
+from lifeguard.testing.waiting import eventually
 
 base: Any = importlib.import_module("asyncpg._testbase")  # untyped, and patched here
 _Cluster: Any = importlib.import_module("asyncpg.cluster").Cluster

@@ -3,10 +3,9 @@
 from urllib.parse import urlsplit
 
 from lifeguard.pool import Lease, Pool
-
-from tests.proxy import HOST, Link, Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
+from lifeguard.testing.proxy import HOST, Link, Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 
 async def pid_of_next(pool: Pool) -> int:

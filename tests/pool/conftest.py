@@ -8,11 +8,10 @@ from itertools import count
 import asyncpg
 import pytest
 from lifeguard.pool import Pool, PoolEvent
+from lifeguard.testing.servers import ADMIN, PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import assert_balanced, nothing_left
-from tests.proxy import Proxy
-from tests.servers import ADMIN, PostgresServer
-from tests.waiting import eventually
 
 MakePool = Callable[..., Awaitable[Pool]]
 _pool_numbers = count(1)
@@ -87,9 +86,3 @@ async def make_pool(
     await asyncio.gather(*(pool.drain(timeout=1) for pool in pools))
     for pool in pools:
         await eventually(partial(watcher.sees_nothing_of, pool))
-
-
-@pytest.fixture
-async def proxy(postgres: PostgresServer) -> AsyncIterator[Proxy]:
-    async with Proxy(postgres.dsn()).serve() as proxy:
-        yield proxy

@@ -6,12 +6,12 @@ from time import monotonic
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, tasks
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import link_of, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 async def test_an_idle_connection_is_lent_and_returned_without_suspending(make_pool: MakePool) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Lease
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import link_of
 from tests.pool.conftest import MakePool
-from tests.proxy import Proxy
-from tests.waiting import eventually
 
 Call = Callable[[Lease], Awaitable[Any]]
 MUCH = "SELECT n, repeat('x', 100) FROM generate_series(1, 20000) AS n"

@@ -10,6 +10,9 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import pid_of_next
@@ -25,9 +28,6 @@ from tests.pool.statements import (
     WRITES,
     lower,
 )
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 # Everything that a session remembers and the server tells of.
 SESSION = """

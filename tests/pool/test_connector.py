@@ -15,11 +15,11 @@ import asyncpg
 import pytest
 from lifeguard.pool import Connector, NoHostServes
 from lifeguard.pool.connector import STAGGER
+from lifeguard.testing.proxy import HOST, Proxy, full_backlog
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import on_ports
-from tests.proxy import HOST, Proxy, full_backlog
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 TIMEOUT = 3.0
 NAME = "database.test"

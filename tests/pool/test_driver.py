@@ -15,10 +15,9 @@ from asyncpg.transaction import Transaction, TransactionState
 from lifeguard.pool import Isolation, driver
 from lifeguard.pool.addresses import RedirectedLoop
 from lifeguard.pool.driver.copying import Copy
-
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 # Whose each private name is; "protocol" is what `_protocol` holds.
 NAMES: dict[str, object] = {

@@ -7,13 +7,13 @@ from time import monotonic
 import asyncpg
 import pytest
 from lifeguard.pool import Pool, PoolClosing, PoolTimeout
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import assert_balanced, nothing_left
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool, Watcher
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 def tasks_of(pool: Pool) -> list[str]:

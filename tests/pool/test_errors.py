@@ -6,14 +6,14 @@ import asyncpg
 import pytest
 from lifeguard.development.embedded import StopMode
 from lifeguard.pool import PoolClosing, PoolError, PoolUnavailable
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
-from tests.conftest import ServerFactory
 from tests.pool.balance import assert_balanced, at_rest
 from tests.pool.borrowers import borrow_all, link_of, on_ports, pid_of_next
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 FATAL = b"E\x00\x00\x00\x23SFATAL\x00VFATAL\x00C57P01\x00Mthe end\x00\x00"
 READY = b"Z\x00\x00\x00\x05I"

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, PoolEvent
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 async def session_of(lease: Lease) -> tuple[int, str]:

@@ -7,14 +7,14 @@ from time import monotonic
 import asyncpg
 import pytest
 from lifeguard.pool import NO_WRITABLE_SERVER, Connector, Pool, PoolError, opener
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
-from tests.conftest import ServerFactory
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import on_ports
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 REFUSED = (asyncpg.ReadOnlySQLTransactionError,)
 

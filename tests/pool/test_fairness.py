@@ -17,13 +17,13 @@ from lifeguard.pool import PoolSaturated, PoolTimeout
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.queue import STALE_AFTER_TARGETS, Waiter, WaitQueue
 from lifeguard.pool.stats import Histogram
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import borrow_all, link_of
 from tests.pool.conftest import MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 LATE = 0.25  # seconds that a wait may outlast its deadline
 

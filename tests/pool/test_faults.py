@@ -10,11 +10,11 @@ import pytest
 from lifeguard.pool import Connector, NoHostServes, fault_of, opener
 from lifeguard.pool.faults import NO_WRITABLE_SERVER, TOO_MANY_CONNECTIONS, OtherServer, ReadOnlyServer, stays
 from lifeguard.pool.opener import ceiling_of
+from lifeguard.testing.proxy import HOST, Proxy
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import HOST, Proxy
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 Dsn = Callable[[PostgresServer], str]
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from lifeguard.pool import Lease, Pool, PoolEvent
 from lifeguard.pool.callsite import borrows_for_the_endpoint, look_through
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.conftest import Events, MakePool
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 THIS_FILE = str(Path(__file__))
 

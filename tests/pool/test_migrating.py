@@ -10,11 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool, Watcher
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 NOTICE = "DO $$ BEGIN RAISE NOTICE 'hello'; END $$"
 

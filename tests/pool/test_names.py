@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from lifeguard.pool import Connector, addresses
 from lifeguard.pool.addresses import RedirectedLoop, lookup, resolve
+from lifeguard.testing.proxy import HOST, Proxy, full_backlog
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.conftest import MakePool
-from tests.proxy import HOST, Proxy, full_backlog
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 NAME = "database.test"
 OLD = "127.0.0.9"

@@ -6,12 +6,12 @@ from time import monotonic
 import asyncpg
 import pytest
 from lifeguard.pool import PoolError
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import assert_balanced, at_rest
 from tests.pool.borrowers import link_of
 from tests.pool.conftest import MakePool
-from tests.proxy import Proxy
-from tests.waiting import eventually
 
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 

@@ -7,11 +7,11 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, StatementNotSent
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import borrow_all
 from tests.pool.conftest import Events, MakePool
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 Call = Callable[[Lease], Awaitable[Any]]
 

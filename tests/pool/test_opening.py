@@ -12,13 +12,13 @@ import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, PoolError, PoolTimeout, PoolUnavailable, opener
 from lifeguard.pool.connector import STAGGER
+from lifeguard.testing.proxy import HOST, Proxy, full_backlog
+from lifeguard.testing.servers import PostgresServer, unused_port
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import on_ports, pid_of_next, waiting
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import HOST, Proxy, full_backlog
-from tests.servers import PostgresServer, unused_port
-from tests.waiting import eventually
 
 _roles = count(1)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from lifeguard.pool import Pool, PoolConfig, PoolTimeout
+from lifeguard.testing.servers import PostgresServer
 
 from tests.pool.conftest import MakePool
-from tests.servers import PostgresServer
 
 NO_TIMES = {
     "nan": (math.nan, ValueError),

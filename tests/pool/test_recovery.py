@@ -11,13 +11,13 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, StatementNotSent
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer, is_running
+from lifeguard.testing.waiting import eventually
 
-from tests.conftest import ServerFactory
 from tests.pool.borrowers import borrow_all, link_of, waiting
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer, is_running
-from tests.waiting import eventually
 
 LAST_WORDS = b"E\x00\x00\x00\x1cSFATAL\x00C57P01\x00Mthe end\x00\x00"
 Call = Callable[[Lease], Awaitable[Any]]

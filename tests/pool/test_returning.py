@@ -7,13 +7,13 @@ from time import monotonic
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, cleanup
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import link_of, pid_of_next
 from tests.pool.conftest import Events, MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 async def is_in_transaction(pool: Pool) -> bool:

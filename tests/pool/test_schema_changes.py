@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import borrow_all
 from tests.pool.conftest import Events, MakePool
-from tests.waiting import eventually
 
 THINGS = "CREATE TABLE things (a int); INSERT INTO things VALUES (1)"
 PAIRS = "CREATE TYPE pair AS (a int, b int); CREATE TABLE things (p pair); INSERT INTO things VALUES ((1, 2))"

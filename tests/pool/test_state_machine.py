@@ -22,10 +22,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from lifeguard.pool import Lease, Pool, PoolError, PoolUnavailable
+from lifeguard.testing.servers import ADMIN, PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import assert_balanced, at_rest, nothing_left
-from tests.servers import ADMIN, PostgresServer
-from tests.waiting import eventually
 
 MAX_SIZE = 4
 SOON = 5.0  # seconds within which a borrow must work again, whatever has happened

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lifeguard.pool.effects import Effect, effect_of, known_clean
+from lifeguard.testing.servers import PostgresServer
 
 from tests.pool.statements import CHANGES, CLEAN, DISGUISES, WRITES, lower
-from tests.servers import PostgresServer
 
 COMMENTS = ["", " ", "\n", "-- x\n", "-- ' ; \r\n", "/* x */", "/* ; ' -- */", "/**/"]
 CLEAN_STATEMENTS = [*CLEAN, *WRITES]

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lifeguard.pool.stats import BOUNDS, Histogram
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import assert_balanced
 from tests.pool.borrowers import borrow_all, pid_of_next
 from tests.pool.conftest import MakePool
-from tests.proxy import Proxy
-from tests.waiting import eventually
 
 
 async def test_they_say_where_every_connection_is(make_pool: MakePool, proxy: Proxy) -> None:

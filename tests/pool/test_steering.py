@@ -6,13 +6,13 @@ from time import monotonic
 
 import pytest
 from lifeguard.pool import Pool, PoolSaturated, PoolTimeout
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import at_rest
 from tests.pool.borrowers import borrow_all, link_of, pid_of_next
 from tests.pool.conftest import MakePool
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 
 async def pids_of_all(pool: Pool, number: int) -> set[int]:

@@ -10,12 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Pool, PoolError, PoolEvent, PoolUnavailable
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.borrowers import pid_of_next
 from tests.pool.conftest import Events, MakePool
 from tests.pool.test_ending import tasks_of
-from tests.proxy import Proxy
-from tests.waiting import eventually
 
 Hook = Callable[..., Awaitable[Any]]
 

@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import sys
 
+from lifeguard.testing.servers import PostgresServer, create_cluster, server_directory
+
 from tests.conftest import LOOPS
-from tests.servers import PostgresServer, create_cluster, server_directory
 from tests.stress.trial import trial
 from tests.stress.world import World
 

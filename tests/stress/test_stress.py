@@ -1,8 +1,8 @@
 """The stress of `python -m tests.stress`, a short one."""
 
 import pytest
+from lifeguard.testing.servers import PostgresServer
 
-from tests.servers import PostgresServer
 from tests.stress.__main__ import verdict
 from tests.stress.trial import trial
 

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from lifeguard.pool import Lease, Pool, PoolError
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from tests.pool.balance import assert_balanced, at_rest
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
 from tests.stress.deeds import COMMON, RARE, read, read_a_mood
 from tests.stress.troubles import TROUBLES
 from tests.stress.world import BOUND, LEFT_BEHIND, NAME, SCHEMA, SETTINGS, World
-from tests.waiting import eventually
 
 BORROWERS = 24
 MIN_SIZE, MAX_SIZE = 2, 8

@@ -12,9 +12,8 @@ from typing import Any
 
 import asyncpg
 from lifeguard.pool import Pool, PoolClosing, PoolError
-
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
 
 NAME = "stress"
 BOUND = 20.0  # seconds within which anything must have ended, whatever was done to it

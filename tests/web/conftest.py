@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
+from lifeguard.testing.plugin import run
+from lifeguard.testing.servers import PostgresServer
 
-from tests.conftest import run
 from tests.inside import Service, service, settings_for, until_ready
-from tests.servers import PostgresServer
 
 Log = Callable[[], list[dict[str, Any]]]
 

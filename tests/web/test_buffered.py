@@ -14,13 +14,13 @@ from fastapi.responses import StreamingResponse
 from lifeguard.server import protocol, socket_protocol
 from lifeguard.server.protocol import Protocol
 from lifeguard.server.socket_protocol import SocketProtocol
+from lifeguard.testing.waiting import eventually
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
 from tests.inside import Service
-from tests.waiting import eventually
 from tests.web.test_protocol import Wire
 from tests.web.wires import answers_to
 

@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from lifeguard.server import protocol
+from lifeguard.testing.waiting import eventually
 from lifeguard.web.request_head import LONGEST_PATH
 
 from tests.inside import Service
-from tests.waiting import eventually
 from tests.web import test_gate
 from tests.web.conftest import Log
 from tests.web.test_gate import saturated

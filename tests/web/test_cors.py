@@ -8,9 +8,9 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from lifeguard.server.protocol import Protocol
+from lifeguard.testing.waiting import eventually
 
 from tests.inside import Service, service, settings_for, until_ready
-from tests.waiting import eventually
 from tests.web.test_gate import PLACES, saturated
 
 ORIGIN = "https://shop.example"

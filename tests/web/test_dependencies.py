@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import asyncpg
 from fastapi import APIRouter, BackgroundTasks
 from fastapi.responses import StreamingResponse
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep
 
 from tests.inside import Service
-from tests.waiting import eventually
 
 routes = APIRouter(prefix="/test")
 used_afterwards: list[int] = []

@@ -5,11 +5,11 @@ import time
 
 import httpx
 from fastapi import APIRouter
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import TransactionDep
 from lifeguard.web.drain import Drain
 
 from tests.inside import Service, service, settings_for, until_ready
-from tests.waiting import eventually
 
 routes = APIRouter(prefix="/test")
 

@@ -12,10 +12,10 @@ from fastapi import APIRouter, BackgroundTasks, Depends
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 from lifeguard.database import DatabaseUnavailable, call_scope
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import DatabaseDep, DrainDep, hangup
 
 from tests.inside import Service, service, settings_for, until_ready
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 SETTINGS = {"log_level": "info"}

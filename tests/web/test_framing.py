@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from lifeguard.testing.servers import unused_port
 
 from tests.processes import ServiceProcess, running
-from tests.servers import unused_port
 from tests.web.corpus import CHUNKED, GET, INCOMPLETE, MALFORMED, NEXT, VALID
 from tests.web.wires import Answer, answers_to
 

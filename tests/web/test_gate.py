@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from lifeguard.pool import PoolSaturated
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import problems
 
 from tests.inside import Service
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 PLACES = 2

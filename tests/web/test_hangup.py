@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from fastapi import APIRouter, Request
+from lifeguard.testing.waiting import eventually
 
 from tests.inside import Service
-from tests.waiting import eventually
 
 routes = APIRouter(prefix="/late")
 

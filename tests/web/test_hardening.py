@@ -10,11 +10,11 @@ import pytest
 from fastapi import APIRouter, Request
 from lifeguard.server import process as server
 from lifeguard.server import protocol
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import hangup, middleware
 
 from tests.inside import Service
 from tests.processes import ROOT
-from tests.waiting import eventually
 
 LIMIT = 100_000
 PATIENCE = 0.2

@@ -7,13 +7,13 @@ import httpx
 import pytest
 from fastapi import APIRouter, Body, FastAPI, Request, Response
 from lifeguard.database import BreakerState
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ReadConnectionDep, problems
 from lifeguard.web import app as web
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 
 from tests.inside import Service
-from tests.waiting import eventually
 
 SETTINGS = {"breaker_reset_timeout": 10}
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 from lifeguard.server.listening import CannotListen
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 
 from app.main import create_app
 from app.settings import Settings
 from tests.inside import Service, service, settings_for, until_ready
 from tests.processes import running
-from tests.servers import unused_port
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 OPERATORS = (

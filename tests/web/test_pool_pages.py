@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep
 
 from tests.inside import Service, service, settings_for, until_ready
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 TOKEN = "canary-hush-hush-token"

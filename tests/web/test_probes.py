@@ -11,13 +11,13 @@ import httpx
 import pytest
 from lifeguard.database import PoolOversized, ReadConnection, schema
 from lifeguard.database.migrations import upgrade
+from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 
 from app.settings import Settings
-from tests.conftest import ServerFactory
 from tests.inside import Service, service, settings_for, until_ready
-from tests.proxy import Proxy
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 SECRET = "canary-hush-hush"

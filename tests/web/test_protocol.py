@@ -13,10 +13,10 @@ import pytest
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from lifeguard.server import protocol
+from lifeguard.testing.waiting import eventually
 from uvicorn.protocols.http import httptools_impl
 
 from tests.inside import Service
-from tests.waiting import eventually
 from tests.web import test_gate
 from tests.web.conftest import Log
 from tests.web.test_gate import PLACES, saturated

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from lifeguard.database import ReplicaGuard
 from lifeguard.operations import readiness
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.waiting import eventually
 
 from tests.inside import Service, service, settings_for, until_ready
-from tests.proxy import Proxy
-from tests.waiting import eventually
 
 NOT_ABOUT_THE_DATABASE = ("/healthz", "/readyz", "/metrics", "/pool")
 ROUNDS = 25  # of asking all of them: many times the interval of each thing that looks from time to time

@@ -7,12 +7,12 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from fastapi import APIRouter
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep
 
 from tests.inside import Service, service, settings_for, until_ready
 from tests.processes import running
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 PASSWORD = 'canary:"p@ss/wörd\\'

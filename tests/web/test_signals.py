@@ -18,11 +18,11 @@ import httpx
 import pytest
 from lifeguard.database import CallScope, call_scope
 from lifeguard.server.signals import ECHO, StopSignals
+from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.waiting import eventually
 from lifeguard.web.drain import Drain
 
 from tests.processes import ROOT, ServiceProcess, running
-from tests.servers import PostgresServer
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow  # real processes, real delays
 

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from lifeguard.server import protocol
+from lifeguard.testing.servers import unused_port
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import middleware
 
 from tests.inside import service, settings_for
 from tests.processes import ServiceProcess, running
-from tests.servers import unused_port
-from tests.waiting import eventually
 
 PATIENCE = 0.5
 CLIENTS = 10  # of each kind

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
 from lifeguard.database import DatabaseUnavailable, call_scope
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep, problems
 from lifeguard.web.dependencies import PinsConnection
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,7 +18,6 @@ from websockets.http11 import Response
 
 from app.main import create_app
 from tests.inside import Service, service, settings_for, until_ready
-from tests.waiting import eventually
 from tests.web.conftest import Log
 from tests.web.test_gate import saturated
 

@@ -9,12 +9,12 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import StreamingResponse
 from lifeguard.database import BreakerState
 from lifeguard.pool import PoolUnavailable
+from lifeguard.testing.waiting import eventually
 from lifeguard.web import DatabaseDep, problems, stale_if_error
 from lifeguard.web.routes import Routing
 from lifeguard.web.stale import LARGEST_ANSWER, StaleIfError
 
 from tests.inside import Service
-from tests.waiting import eventually
 from tests.web.conftest import Log
 
 SETTINGS = {"service_name": "9-lives", "breaker_reset_timeout": 10, "log_level": "info"}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.proxy import Proxy
-from tests.servers import PostgresServer, copy_cluster, server_directory
-from tests.waiting import eventually
+from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
+from lifeguard.testing.waiting import eventually
 
 STANDBY = "standby"  # application_name of its receiver
 

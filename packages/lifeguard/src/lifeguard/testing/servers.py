@@ -15,6 +15,7 @@ from itertools import count, cycle
 from pathlib import Path
 
 import asyncpg
+
 from lifeguard.development.embedded import HOST, EmbeddedServer, StopMode
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - directories in it are made by tempfile
