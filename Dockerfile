@@ -18,9 +18,13 @@ RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=source=requirements.lock,target=/tmp/requirements.lock \
     uv venv --quiet \
     && uv pip sync --quiet --require-hashes --compile-bytecode /tmp/requirements.lock
+# The engine, unless it comes from the lock: then there is no packages/, which the pattern allows for. The image
+# gets nothing of it that only development and tests import.
+COPY requirements.lock package[s] /tmp/packages/
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
-    --mount=source=packages,target=/tmp/packages,rw \
-    uv pip install --quiet --no-deps --compile-bytecode --offline /tmp/packages/lifeguard
+    if [ -d /tmp/packages/lifeguard ]; then \
+      uv pip install --quiet --no-deps --compile-bytecode --offline /tmp/packages/lifeguard; fi \
+    && cd .venv/lib/python3*/site-packages/lifeguard && rm -r development testing
 COPY migrations migrations
 COPY app app
 RUN .venv/bin/python -m compileall -q app migrations

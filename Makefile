@@ -5,8 +5,11 @@ READY   := .venv/requirements-dev.installed
 TOOLS   := .venv-deploy/requirements.installed
 PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+# The engine's source, for as long as it is here: without packages/ pyproject.toml pins its version.
+ENGINE  := $(wildcard packages/lifeguard)
+SOURCES := $(if $(ENGINE),$(ENGINE)/src) app migrations tests bench deploy
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-             --no-emit-package lifeguard-pg --python-version 3.11
+             $(if $(ENGINE),--no-emit-package lifeguard-pg) --python-version 3.11
 # A worker for each core, each with servers of its own. No more than four: several tests are about time.
 PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
@@ -50,11 +53,11 @@ test-slow: $(READY)  ## run what takes longer, and the event loop that the servi
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, revisions, generated files
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
-	$(BIN)/mypy
+	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry app migrations
-	$(BIN)/deptry packages/lifeguard/src --config packages/lifeguard/pyproject.toml
-	$(BIN)/pylint packages/lifeguard/src app migrations tests bench deploy
+	$(if $(ENGINE),$(BIN)/deptry $(ENGINE)/src --config $(ENGINE)/pyproject.toml)
+	$(BIN)/pylint $(SOURCES)
 	$(BIN)/python -m migrations.lint
 	@stale() { echo 'stale: make generated'; exit 1; }; \
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
@@ -89,7 +92,7 @@ outdated: $(READY)  ## which images in compose, Dockerfile and manifests have ne
 	@$(BIN)/python -m deploy.outdated
 
 wheel: $(READY)  ## build the engine, lifeguard-pg, into dist/
-	$(BIN)/uv build --quiet --wheel packages/lifeguard --out-dir dist
+	$(BIN)/uv build --quiet --wheel $(ENGINE) --out-dir dist
 
 image:  ## build the service's image, lifeguard:dev
 	DOCKER_BUILDKIT=1 docker build --tag lifeguard:dev \
@@ -112,7 +115,8 @@ lock: $(READY)  ## bring the lock files up to date with pyproject.toml (UPGRADE=
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group deploy -o deploy/requirements.lock
 
 clean:  ## remove the environment, the embedded server's data and all caches
-	rm -rf .venv .venv-deploy .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-deploy .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache dist sbom.cdx.json
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
 
@@ -136,8 +140,7 @@ $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@uv=$$(command -v uv || command -v $(BIN)/uv); if [ -n "$$uv" ]; then \
 	  "$$uv" pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements-dev.lock; else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; fi
-	@[ ! -d packages/lifeguard ] || \
-	  $(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable packages/lifeguard
+	@$(if $(ENGINE),$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable $(ENGINE))
 	@touch $@
 
 # Apart from .venv: checkov pins half of what the service uses to versions of its own.

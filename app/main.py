@@ -10,17 +10,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from lifeguard import protection
 from lifeguard.observability import logs, traces
-from lifeguard.operations import docs_page, pool_pages, probes
+from lifeguard.operations import docs_page, live_page, pool_pages, probes
 from lifeguard.operations.state import State
 from lifeguard.service import Service, made_on_demand
-from lifeguard.web.body_limit import BodyLimit
-from lifeguard.web.gate import GateMiddleware
-from lifeguard.web.hangup import HangupMiddleware
-from lifeguard.web.head_as_get import HeadAsGet
-from lifeguard.web.middleware import RequestMiddleware
-from lifeguard.web.sockets import SocketMiddleware
-from lifeguard.web.stale import StaleIfError
 
 from app import ledger
 from app.settings import Settings
@@ -44,30 +38,25 @@ def create_app(settings: Settings | None = None) -> Service:
     """
     settings = settings or Settings.load()
     logs.configure(settings)
-    service = Service(settings, description=_DESCRIPTION, lifespan=lifespan)
-    parts, routing = service.parts, service.parts["gate"].routing
+    service = Service(
+        settings,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        telemetry=traces.telemetry(settings),
+    )
     # What a request goes through, from the inside outwards.
-    service.add_middleware(HangupMiddleware)
-    service.add_middleware(GateMiddleware, gate=parts["gate"])
-    service.add_middleware(
-        StaleIfError,
-        routing=routing,
-        name=settings.service_name,
-        note=parts["metrics"].note_stale_answer,
+    service.protect(
+        protection.hangup,
+        protection.gate,
+        protection.stale_answers,
+        protection.head_as_get,
+        protection.sockets,
+        protection.requests,
     )
-    service.add_middleware(HeadAsGet, routing=routing)
-    service.add_middleware(SocketMiddleware, drain=parts["drain"], metrics=parts["metrics"])
-    service.add_middleware(
-        RequestMiddleware,
-        body_limit=BodyLimit(routing, settings.max_body_bytes),
-        buffered=parts["buffered"],
-        drain=parts["drain"],
-        metrics=parts["metrics"],
-    )
-    if service.is_traced:
-        service.add_middleware(traces.WithoutQueries)
     # What operators ask, on OPS_PORT where there is one.
-    service.include_operators(probes.router, pool_pages.router)
+    service.include_operators(probes.router)
+    service.include_operators(pool_pages.router)
+    service.include_operators(live_page.router)
     if settings.serves_docs:
         service.include_operators(docs_page.router)
     # What it is there for.

@@ -92,6 +92,7 @@ async def running(
     cwd: Path,
     variables: Mapping[str, str] | None = None,
     probed_on: int | None = None,
+    python: Path = Path(sys.executable),
 ) -> AsyncIterator[ServiceProcess]:
     """A Python process with these arguments and a PORT of its own, once it answers `/healthz`: there, or on
     the port `probed_on`, and a 404 here."""
@@ -99,7 +100,7 @@ async def running(
     output = cwd / f"output-{port}"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, *command],
+            [python, *command],
             cwd=cwd,
             env=environment(PORT=str(port), **(variables or {})),
             stdin=subprocess.DEVNULL,

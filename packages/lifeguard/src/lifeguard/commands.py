@@ -6,12 +6,13 @@ Nothing here is needed to serve: uvicorn starts the same service from the app al
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
@@ -72,7 +73,7 @@ def serve(context: typer.Context) -> None:
 
     It ends at once at a second one, 2 s later or more: sooner it is taken for the first one again.
     """
-    with _readable_faults(), _good_end():
+    with _readable_faults(), process.told_to_stop():
         owner = _owner(context)
         settings = owner.load()
         with closing(process.listen(settings)) as listener:
@@ -85,11 +86,13 @@ def dev(
     data: Annotated[Path, typer.Option(help="Where the embedded server keeps its data.")] = EMBEDDED_DATA,
 ) -> None:
     """Migrate and serve; without DATABASE_URL on an embedded PostgreSQL server."""
-    from lifeguard.development import run  # noqa: PLC0415 - production never imports it
-
-    with _readable_faults(run.EmbeddedServerError), _good_end():
+    development = _development()
+    if development is None:
+        typer.echo("`dev` is not in this installation: `migrate`, then `serve`", err=True)
+        raise typer.Exit(code=2)
+    with _readable_faults(development.EmbeddedServerError), process.told_to_stop():
         owner = _owner(context)
-        run.run(owner.create_app, owner.load(), data)
+        development.run(owner.create_app, owner.load(), data)
 
 
 @cli.command()
@@ -130,20 +133,25 @@ def settings(context: typer.Context) -> None:
     typer.echo(env_example(_owner(context).settings), nl=False)
 
 
+def _development() -> ModuleType | None:
+    """What is for development only, and imported by these commands alone; the image does not have it."""
+    if find_spec("lifeguard.development") is None:
+        return None
+    return import_module("lifeguard.development.run")
+
+
 def _owner(context: typer.Context) -> _Owner:
     return cast("_Owner", context.obj)
 
 
 def _settings_to_look_by(context: typer.Context) -> Settings:
     settings = _owner(context).load()
-    if settings.database_url or settings.in_production:
+    if settings.database_url or settings.in_production or (development := _development()) is None:
         return settings
-    from lifeguard.development import run  # noqa: PLC0415 - production never imports it
-
-    with _readable_faults(run.EmbeddedServerError):
-        settings = run.on_running_database(settings, EMBEDDED_DATA)
-    output.guard(settings)
-    return settings
+    with _readable_faults(development.EmbeddedServerError):
+        running: Settings = development.on_running_database(settings, EMBEDDED_DATA)
+    output.guard(running)
+    return running
 
 
 async def _report(settings: Settings) -> bool:
@@ -166,20 +174,3 @@ def _readable_faults(*more: type[Exception]) -> Iterator[None]:
     except expected as error:
         typer.echo(output.shown(error), err=True)
         raise typer.Exit(code=1) from error
-
-
-@contextmanager
-def _good_end() -> Iterator[None]:
-    """Exit with 0 when a signal stops it, also when uvicorn raises the signal again."""
-
-    def leave(*_: object) -> None:
-        sys.exit(0)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(code=0) from None
-    finally:
-        if signal.getsignal(signal.SIGTERM) is leave:  # once stopped, it is ignored
-            signal.signal(signal.SIGTERM, before)

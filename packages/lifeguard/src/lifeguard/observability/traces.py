@@ -1,6 +1,6 @@
 """Traces: FastAPI's own OpenTelemetry spans, exported when the standard variables ask for it.
 
-Needs the packages of `fastapi[opentelemetry]`, which this service does not install by itself.
+Needs the packages of `lifeguard-pg[otel]`, which no service installs by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lifeguard.settings import Settings
 
-_OFF = TelemetryConfig(auto_configure=False, tracing=False, metrics=False, logs=False)
+OFF = TelemetryConfig(auto_configure=False, tracing=False, metrics=False, logs=False)
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -28,10 +28,10 @@ def telemetry(settings: Settings) -> TelemetryConfig:
     """
     disabled = settings.otel.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or not any(settings.otel.get(name) for name in _ENDPOINTS):
-        return _OFF
+        return OFF
     if not all(_installed(package) for package in _PACKAGES):
-        _log.warning("traces_off", reason="OTEL_* asks for traces: pip install 'fastapi[opentelemetry]'")
-        return _OFF
+        _log.warning("traces_off", reason="OTEL_* asks for traces: pip install 'lifeguard-pg[otel]'")
+        return OFF
     _log.info("traces_on")
     return TelemetryConfig(auto_configure=True, tracing=True, metrics=False, logs=False)
 

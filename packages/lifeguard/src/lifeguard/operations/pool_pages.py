@@ -1,24 +1,20 @@
-"""The pools for people: numbers, the same as a live page, and who holds a connection now."""
+"""The pools for people: numbers, and who holds a connection now."""
 
 from __future__ import annotations
 
 import hmac
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 
 from lifeguard.observability import PoolNumbers, numbers, rounded
-from lifeguard.operations import live_page
-from lifeguard.operations.history import DIGITS, INTERVAL, History
+from lifeguard.operations.history import DIGITS
 from lifeguard.operations.state import state_of
 from lifeguard.web import problems
-from lifeguard.web.drain import Drain
 
 router = APIRouter(tags=["pool"])
 
@@ -98,35 +94,6 @@ def _guarded(pool: PoolNumbers) -> GuardedPool:
     breaker = Breaker(state=pool.breaker.state, transitions=pool.breaker.transitions)
     replica = Replica(**rounded(asdict(pool.replica), DIGITS)) if pool.replica else None
     return GuardedPool(stats=stats, breaker=breaker, reads=pool.reads, replica=replica)
-
-
-@router.get("/pool/live", response_class=HTMLResponse)
-async def live() -> HTMLResponse:
-    """The same as a page that draws the last minutes and goes on."""
-    return HTMLResponse(live_page.HTML, headers=live_page.HEADERS)
-
-
-@router.get("/pool/live/events", include_in_schema=False)
-async def live_events(request: Request) -> StreamingResponse:
-    """The page's data as server-sent events: the last minutes at once, then a sample a second."""
-    state = state_of(request)
-    return StreamingResponse(
-        _events(state["history"], state["drain"]),
-        media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no"},
-    )
-
-
-async def _events(history: History, drain: Drain) -> AsyncIterator[str]:
-    """Yield until the service drains: a stream that did not end would hold the shutdown up."""
-    yield "retry: 2000\n\n"
-    latest = 0
-    while True:
-        if samples := history.since(latest):
-            latest = samples[-1]["number"]
-            yield f"data: {json.dumps(samples, separators=(',', ':'))}\n\n"
-        if await drain.wait(INTERVAL):
-            return
 
 
 async def operator(

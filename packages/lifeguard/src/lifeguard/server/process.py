@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
@@ -17,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from typing_extensions import override
 
+from lifeguard.observability import output
 from lifeguard.server import listening
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.protocol import Protocol
@@ -31,7 +33,7 @@ _BACKSTOP = 1
 _KEEP_ALIVE = 75
 
 
-__all__ = ("CannotListen", "CutOff", "Refused", "listen", "run", "url_of")
+__all__ = ("CannotListen", "CutOff", "Refused", "listen", "run", "serve", "told_to_stop", "url_of")
 
 
 class Refused(Exception):
@@ -57,6 +59,38 @@ def listen(settings: Settings) -> socket.socket:
 def url_of(listener: socket.socket) -> str:
     """Where a browser finds the service."""
     return listening.url_of(*listener.getsockname()[:2])
+
+
+def serve(app: FastAPI, settings: Settings) -> None:
+    """Listen on `HOST` and `PORT`, serve until SIGTERM or Ctrl-C, drain, and return.
+
+    Raises SystemExit, with a line on standard error instead of a traceback: 2 if the service declines to
+    start, 1 if the address is not to be had or requests had to be cut off at the end.
+    """
+    output.guard(settings)
+    try:
+        with told_to_stop(), contextlib.closing(listen(settings)) as listener:
+            run(app, settings, listener)
+    except (Refused, CannotListen, CutOff) as error:
+        sys.stderr.write(f"{output.shown(error)}\n")
+        raise SystemExit(2 if isinstance(error, Refused) else 1) from None
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[None]:
+    """In the block, being told to stop is no failure: it ends there, also when uvicorn passes it on."""
+
+    def leave(*_: object) -> None:
+        sys.exit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        if signal.getsignal(signal.SIGTERM) is leave:  # once stopped, it is ignored
+            signal.signal(signal.SIGTERM, before)
 
 
 def run(

@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
+from typing_extensions import override
 
 from lifeguard.database import Database, PoolOversized, connect_options
 from lifeguard.observability import (
@@ -28,6 +30,7 @@ from lifeguard.operations import operators
 from lifeguard.operations.history import History
 from lifeguard.operations.readiness import ReadinessWatch
 from lifeguard.operations.state import State
+from lifeguard.protection import Protection
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.signals import StopSignals
 from lifeguard.settings import Settings, SettingsError
@@ -60,7 +63,6 @@ class Service(App):
         **options: Any,
     ) -> None:
         """`lifespan`: what is around `running()`, for a service that opens more than its databases."""
-        telemetry = traces.telemetry(settings)
         documented_here = settings.serves_docs and settings.ops_port is None
         defaults: dict[str, Any] = {
             "title": settings.service_name,
@@ -69,14 +71,27 @@ class Service(App):
             "redoc_url": None,
             "redirect_slashes": False,  # to wherever the Host header says
             "responses": problems.documented(problems.Internal, problems.PayloadTooLarge),
-            "telemetry": telemetry,
+            "telemetry": traces.OFF,  # traces.telemetry(settings): what the standard variables say
         }
-        super().__init__(**{**defaults, **options}, lifespan=lifespan or Service.running)
-        self.is_traced = bool(telemetry.get("tracing"))
+        options = {**defaults, **options}
+        super().__init__(**options, lifespan=lifespan or Service.running)
+        self._is_traced = bool(options["telemetry"].get("tracing"))
         self.parts = _parts(settings, self)
         self._operators: operators.OperatorsService | None = None
         for kind in problems.handled():
             self.add_exception_handler(kind, problems.answer)
+
+    def protect(self, *protections: Protection) -> None:
+        """Have requests go through these (lifeguard.protection), from the inside outwards."""
+        for protection in protections:
+            middleware = protection(self.parts)
+            self.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        if self._is_traced:  # around all else, because a span of a request that is refused is exported, too
+            self.add_middleware(traces.WithoutQueries)
+        return super().build_middleware_stack()
 
     def include_operators(self, *routers: APIRouter) -> None:
         """Serve what operators ask: on `OPS_PORT` and nowhere else, or here where there is none."""
