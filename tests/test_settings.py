@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lifeguard.settings import SettingsError, env_example, environment
+from lifeguard.settings import SettingsError, env_example, variables
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from app.settings import Settings
@@ -277,7 +277,7 @@ class TestTypesOfAUser:
     """Every type that pydantic knows has its place in the example, and its line when it is wrong."""
 
     def test_each_is_in_the_example(self) -> None:
-        example = environment.render_example(Extended, "", skip={"otel"})
+        example = variables.render_example(Extended, "", skip={"otel"})
         lines = [line[1:] for line in example.splitlines() if line[1:2].isupper()]
         written = dict(line.split("=", 1) for line in lines)
         assert written.keys() == {name.upper() for name in Extended.model_fields if name != "otel"}
@@ -301,8 +301,12 @@ class TestTypesOfAUser:
             ("NAMES", "a,b", "NAMES=a,b: must be a list in JSON, each text"),
             ("NAMES", "[1]", "NAMES=[1]: must be a list in JSON, each text"),
             ("SOME", "1", "SOME=1: must be a list in JSON, each a whole number"),
-            ("TABLE", "{", "TABLE={: must be an object in JSON"),
-            ("NESTED", "{}", "NESTED={}: must be an object in JSON"),
+            ("TABLE", "{", "TABLE={: must be an object in JSON, each a whole number"),
+            (
+                "NESTED",
+                "{}",
+                "NESTED={}: must be an object in JSON: name (text), children (a list in JSON, or left out)",
+            ),
             ("COLOUR", "green", "COLOUR=green: must be one of: red, blue"),
             ("WAIT", "soon", "WAIT=soon: must be text of the form duration"),
             ("DAY", "soon", "DAY=soon: must be text of the form date"),

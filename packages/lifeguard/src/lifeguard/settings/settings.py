@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -26,15 +26,16 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from typing_extensions import override
 
-from lifeguard.settings import dsn, environment
+from lifeguard.settings import dsn, environment, variables
 from lifeguard.settings.environment import Fault
+from lifeguard.settings.hidden import secrets_in
 
 MOUNTED_SECRETS = Path("/run/secrets")
 SHORTEST_OPS_TOKEN = 16
 LARGEST_BODY = 6 * 2**20
 """Bytes: the most that `MAX_BODY_BYTES` and a route's `max_body()` allow. Read as a whole, twice that."""
-_OWN_PREFIXES = ("pool_", "breaker_", "drain_", "readyz_", "replica_")
 _EXAMPLE_HEADER = """\
 # Every variable of the service, with its default. Written by `make generated` from
 # the class `Settings`. Copy it to `.env` (read in development) and uncomment what should differ.
@@ -106,6 +107,12 @@ class Settings(BaseSettings):
 
     migrations: ClassVar[Path] = Path("migrations")
     """Alembic's directory; its `versions` say which revision the code needs."""
+    defaults: ClassVar[Mapping[str, object]] = {}
+    """Other defaults than the engine's, by field: `{"pool_max_size": 10}`. They are checked at import."""
+    hidden: ClassVar[Collection[str]] = frozenset({"otel"})
+    """Fields that `.env.example` says nothing of. Their variables are read all the same."""
+    own_prefixes: ClassVar[tuple[str, ...]] = ("pool_", "breaker_", "drain_", "readyz_", "replica_")
+    """A variable that begins like this and is no field is warned of at the start, as is a likely typo."""
 
     app_env: Environment = "development"
     """What the service runs as; `production` refuses defaults that are unsafe there."""
@@ -210,6 +217,31 @@ class Settings(BaseSettings):
     _typos: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
+    @override
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:  # Any: pydantic's
+        """Raise TypeError for a class that says of its variables what cannot be."""
+        for name in cls.model_fields:
+            variables.names_of(cls, name)
+        for name in {*cls.defaults, *cls.hidden} - cls.model_fields.keys():
+            raise TypeError(f"{cls.__name__}: there is no field {name}")
+        faults = environment.faults_of(cls, {}) if cls.defaults else []
+        if wrong := [fault.line for fault in faults if not fault.variables.isdisjoint(cls.defaults)]:
+            raise TypeError(f"{cls.__name__}.defaults: {'; '.join(wrong)}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:  # Any: pydantic's
+        """Let `defaults` stand in for what is not given."""
+        if not isinstance(given, dict):
+            return given
+        missing = {
+            names[0]: value
+            for field, value in cls.defaults.items()
+            if given.keys().isdisjoint(names := variables.names_of(cls, field))
+        }
+        return {**missing, **given}
+
+    @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
@@ -226,9 +258,9 @@ class Settings(BaseSettings):
 
         Raises `SettingsError` with one readable line for each fault.
         """
-        values, variables, faults = environment.read(cls)
+        values, found, faults = environment.read(cls)
         values["otel"] = {
-            name.upper(): value or "" for name, value in variables.items() if name.startswith("otel_")
+            name.upper(): value or "" for name, value in found.items() if name.startswith("otel_")
         }
         if faults := [*faults, *environment.faults_of(cls, values)]:
             raise SettingsError("\n".join(fault.line for fault in faults))
@@ -236,7 +268,7 @@ class Settings(BaseSettings):
         for name, value in settings.otel.items():
             for header in value.split(",") if name.endswith("_HEADERS") else ():  # name=value,name=value
                 environment.note_secret(header.partition("=")[2].strip())
-        settings._typos = tuple(environment.typos(cls, variables, _OWN_PREFIXES))
+        settings._typos = tuple(variables.typos(cls, found, cls.own_prefixes))
         return settings
 
     @property
@@ -261,8 +293,9 @@ class Settings(BaseSettings):
     def secret_values(self) -> frozenset[str]:
         """Everything that must never be shown, as it would be found in a text."""
         found = dsn.secrets(self._dsn("database_url")) | dsn.secrets(self._dsn("database_replica_url"))
-        if self.ops_token:
-            found |= {self.ops_token.get_secret_value()}
+        # A whole URL is no secret: its hosts and names are in every other line.
+        for name in type(self).model_fields.keys() - {"database_url", "database_replica_url", "otel"}:
+            found |= frozenset(secrets_in(getattr(self, name)))
         if self.database_password_file:
             found |= {environment.read_secret(self.database_password_file)}
         found |= {value for name, value in self.otel.items() if name.endswith("_HEADERS")}
@@ -315,4 +348,4 @@ class Settings(BaseSettings):
 
 def env_example(model: type[Settings]) -> str:
     """Render `.env.example`: every variable with its sentence, what it may be, and its default."""
-    return environment.render_example(model, _EXAMPLE_HEADER, skip={"otel"})
+    return variables.render_example(model, _EXAMPLE_HEADER, skip=model.hidden)
