@@ -34,7 +34,7 @@ WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 .PHONY: help run test wheel coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m app dev
