@@ -123,6 +123,23 @@ class TestTransactions:
         await asyncio.wait([commit])
 
 
+@pytest.mark.parametrize("begin", ["BEGIN; SET LOCAL", "SET"], ids=["transaction", "session"])
+async def test_a_statement_that_was_prepared_and_ran_out_of_time_costs_no_connection(
+    make_pool: MakePool, postgres: PostgresServer, begin: str
+) -> None:
+    """The server's clock runs from the Parse to the next message, which is that of whoever comes next."""
+    pool = await make_pool(max_size=1)
+    async with pool.acquire() as lease:
+        pid = lease.get_server_pid()
+        await lease.execute(f"{begin} statement_timeout = '20ms'")
+        await lease.prepare("SELECT 'something new'")
+        async with postgres.connect() as other:
+            await other.execute("SELECT pg_sleep(0.05)")
+    assert await pid_of_next(pool) == pid
+    assert await pool.fetchval("SELECT 'an answer of its own'") == "an answer of its own"
+    assert pool.stats().closed == {}
+
+
 class TestQueriesUnderWay:
     async def test_a_cancelled_query_is_ended_and_its_session_lent_again(
         self, make_pool: MakePool, postgres: PostgresServer

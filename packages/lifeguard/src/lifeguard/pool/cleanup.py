@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 import asyncpg
 
 from lifeguard.pool import driver
 from lifeguard.pool.config import Hook
 from lifeguard.pool.effects import Effect
+
+T = TypeVar("T")
 
 # Seconds for each step: the cancel, the rollback, the reset. A session that needs longer is cut.
 STEP_BOUND = 5.0
@@ -39,18 +44,18 @@ async def roll_back(connection: asyncpg.Connection) -> bool:
     Raises what the driver raises when that takes longer than the bound.
     """
     await driver.finish_cancelling(connection, STEP_BOUND, UNSENT_CANCEL_BOUND)
-    return await driver.roll_back(connection, STEP_BOUND)
+    return await _past_cancellation(partial(driver.roll_back, connection, STEP_BOUND))
 
 
 async def reset(connection: asyncpg.Connection) -> None:
     """Bring the session back to the state of a new one."""
-    await connection.execute(_REST_OF_RESET, timeout=STEP_BOUND)
+    await _past_cancellation(partial(connection.execute, _REST_OF_RESET, timeout=STEP_BOUND))
     await connection.reset(timeout=STEP_BOUND)
 
 
 async def ping(connection: asyncpg.Connection, timeout: float = STEP_BOUND) -> None:
     """One round trip; raises when the session cannot run a statement now."""
-    await connection.execute("SELECT 1", timeout=timeout)
+    await _past_cancellation(partial(connection.execute, "SELECT 1", timeout=timeout))
 
 
 async def renew_caches(connection: asyncpg.Connection) -> None:
@@ -91,3 +96,16 @@ async def make_fit(
     if loose and not answered:
         await ping(connection)
     return False, answered or loose
+
+
+async def _past_cancellation(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call, and again if it was cancelled in the place of what came before.
+
+    asyncpg prepares a statement without a Sync: the server's clock for it runs until the next message. If the
+    borrower was broken off in between, that message is answered with the cancellation, and not run. The answer
+    ends the clock, and in a transaction its `SET LOCAL statement_timeout`.
+    """
+    try:
+        return await call()
+    except asyncpg.QueryCanceledError:
+        return await call()
