@@ -13,7 +13,7 @@ from lifeguard.operations.state import State
 from lifeguard.web.body_limit import BodyLimit
 from lifeguard.web.gate import GateMiddleware
 from lifeguard.web.hangup import HangupMiddleware
-from lifeguard.web.head import HeadAsGet
+from lifeguard.web.head_as_get import HeadAsGet
 from lifeguard.web.middleware import RequestMiddleware
 from lifeguard.web.sockets import SocketMiddleware
 from lifeguard.web.stale import StaleIfError

@@ -102,8 +102,8 @@ async def _past_cancellation(call: Callable[[], Awaitable[T]]) -> T:
     """Make a call, and again if it was cancelled in the place of what came before.
 
     asyncpg prepares a statement without a Sync: the server's clock for it runs until the next message. If the
-    borrower was broken off in between, that message is answered with the cancellation, and not run. The answer
-    ends the clock, and in a transaction its `SET LOCAL statement_timeout`.
+    borrower was broken off in between, that message is answered with the cancellation, and not run. The
+    answer ends the clock, and in a transaction its `SET LOCAL statement_timeout`.
     """
     try:
         return await call()
