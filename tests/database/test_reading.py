@@ -2,8 +2,17 @@
 
 import asyncio
 
+import asyncpg
 import pytest
-from lifeguard.database import Database, DatabaseUnavailable, DeadlineExceeded, ReadConnection, call_scope
+from lifeguard.database import (
+    Database,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    ReadConnection,
+    WriteRefused,
+    call_scope,
+    retry_idempotent,
+)
 from lifeguard.pool import PoolSaturated, PoolTimeout, PoolUnavailable
 from lifeguard.testing.plugin import ServerFactory
 from lifeguard.testing.proxy import full_backlog
@@ -168,3 +177,75 @@ async def test_a_database_that_is_not_there_says_so(make_database: MakeDatabase)
     database = await make_database(dead)
     with pytest.raises((PoolUnavailable, DatabaseUnavailable)):  # the pool's word, or its breaker's
         await read_port(database)
+
+
+# -- what only reads -------------------------------------------------------------------------------
+
+WRITES = ["INSERT INTO things VALUES (2, 2) RETURNING n", "DELETE FROM things RETURNING n"]
+
+
+@pytest.mark.parametrize("deadline", [None, 10])
+async def test_what_is_lent_for_reading_sends_no_write(
+    make_database: MakeDatabase, deadline: float | None
+) -> None:
+    database = await make_database(breaker_fail_max=1)
+    await database.execute("CREATE TABLE things (id int, n int)")
+    if deadline is not None:
+        call_scope.set(within(deadline))
+    for statement in WRITES:
+        for method in ("fetch", "fetchrow", "fetchval"):
+            with pytest.raises(WriteRefused, match=f"{statement[:6]}.* was not sent"):
+                async with database.read() as connection:
+                    await getattr(connection, method)(statement)
+            with pytest.raises(WriteRefused):
+                await getattr(database, method)(statement, read=True)
+    async with database.read() as connection:
+        others = {name for name in dir(connection) if not name.startswith("_")}
+        assert others == {"fetch", "fetchrow", "fetchval", "is_closed"}
+        assert await connection.fetchval("SELECT count(*) FROM things") == 0
+        assert await connection.fetchval("SELECT $1::int, $2::int", 1, 2, column=1) == 2
+    assert await database.fetchval("INSERT INTO things VALUES (3, 3) RETURNING n") == 3
+    assert not database.breaker.transitions
+
+
+async def test_what_a_function_writes_is_refused_by_the_replica_and_no_reason_to_leave_anybody(
+    make_database: MakeDatabase, replica: PostgresServer, log: Log
+) -> None:
+    url = f"{replica.dsn()}?default_transaction_read_only=on"  # as a standby refuses it
+    database = await make_database(database_replica_url=url, breaker_fail_max=1)
+    await eventually(lambda: database.guards[1].serves)
+    connection = await asyncpg.connect(replica.dsn())
+    await connection.execute("CREATE TABLE things (n int)")
+    await connection.execute(
+        "CREATE FUNCTION add() RETURNS int LANGUAGE sql AS 'INSERT INTO things VALUES (1) RETURNING n'"
+    )
+    await connection.close()
+    attempts = 0
+
+    async def work() -> object:
+        nonlocal attempts
+        attempts += 1
+        return await database.fetchval("SELECT add()", read=True)
+
+    with pytest.raises(WriteRefused) as refused:
+        await retry_idempotent(work)
+    assert isinstance(refused.value.__cause__, asyncpg.ReadOnlySQLTransactionError)
+    assert attempts == 1
+    assert await read_port(database) == replica.port
+    assert not any(guard.breaker.transitions for guard in database.guards)
+    assert "replica_out_of_service" not in [entry["event"] for entry in log]
+
+
+async def test_a_primary_that_refuses_to_write_is_not_blamed_on_who_reads_beside_it(
+    make_database: MakeDatabase,
+) -> None:
+    database = await make_database()
+    await database.execute("CREATE TABLE things (n int)")
+
+    async def work() -> None:
+        async with database.read() as connection, database.transaction(read_only=True) as transaction:
+            await connection.fetchval("SELECT 1")
+            await transaction.execute("DELETE FROM things")
+
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await work()

@@ -20,6 +20,13 @@ async def read(connection: ReadConnectionDep) -> int:
     return number
 
 
+@routes.get("/write")
+async def write(connection: ReadConnectionDep) -> int | None:
+    """Writes where it says that it reads, which no type sees."""
+    number: int | None = await connection.fetchval("CREATE TABLE read ()")
+    return number
+
+
 @routes.get("/background")
 async def background(connection: ConnectionDep, database: DatabaseDep, tasks: BackgroundTasks) -> None:
     await connection.execute("SELECT 1")
@@ -67,6 +74,12 @@ async def test_a_connection_is_given_back_when_the_endpoint_has_returned(serving
     await eventually(lambda: used_afterwards)
     assert used_afterwards == [0]
     assert (await serving.client.get("/test/stream")).text == "0"
+
+
+async def test_a_write_by_what_reads_is_a_mistake_of_ours_and_is_not_done(serving: Service) -> None:
+    answer = await serving.client.get("/test/write")
+    assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal")
+    assert not await exists(serving, "read")
 
 
 async def test_a_transaction_commits(serving: Service) -> None:

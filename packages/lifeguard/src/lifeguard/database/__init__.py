@@ -12,6 +12,7 @@ from lifeguard.database.errors import (
     PoolOversized,
     SchemaChanged,
     TransactionAborted,
+    WriteRefused,
 )
 from lifeguard.database.guard import Guard
 from lifeguard.database.replica import ReplicaGuard
@@ -39,6 +40,7 @@ __all__ = [
     "SchemaChanged",
     "Transaction",
     "TransactionAborted",
+    "WriteRefused",
     "call_scope",
     "confirm_reads",
     "retry_idempotent",

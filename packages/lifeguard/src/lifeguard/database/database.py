@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import structlog
-from asyncpg import Record
+from asyncpg import ReadOnlySQLTransactionError, Record
 
 from lifeguard.database.breaker import Breaker
 from lifeguard.database.connect_options import (
@@ -22,8 +22,9 @@ from lifeguard.database.connect_options import (
     session_limits,
 )
 from lifeguard.database.deadlines import DeadlineConnection
-from lifeguard.database.errors import DatabaseUnavailable, PoolOversized
+from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
 from lifeguard.database.guard import Guard
+from lifeguard.database.reading import ReadingConnection
 from lifeguard.database.replica import ReplicaGuard
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
 from lifeguard.database.scope import current_deadline, current_tag, time_left, within_deadline
@@ -100,12 +101,20 @@ class Database:
 
         With a replica, what was just written may not be there yet: read it where it was written, in
         `connection()` or in the transaction. Without one that serves, the primary is read.
+
+        Raises WriteRefused for a statement that writes, before it is sent; what a function
+        of one's own writes inside is seen by a replica only.
         """
         async with AsyncExitStack() as stack:
             guard, lease = await self._lend_for_reading(stack)
             self.reads[guard.pool.name] += 1
             await self._tag(lease)
-            yield self._bounded(lease)
+            try:
+                yield ReadingConnection(self._bounded(lease))
+            except ReadOnlySQLTransactionError as error:
+                if lease.was_refused_to_write:  # and not another one that was used meanwhile
+                    raise WriteRefused(f"a ReadConnection only reads: {error}") from error
+                raise
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

@@ -37,6 +37,12 @@ class DatabaseUnavailable(Exception):
         """One session was lost, for no fault of the work: another may serve it at once."""
 
 
+class WriteRefused(Exception):
+    """A statement that writes was given to a ReadConnection. That is a mistake in the program: it writes
+    where it said that it only reads, and perhaps to a replica. The primary and its breaker have nothing to do
+    with it, and trying again does not help."""
+
+
 class SchemaChanged(DatabaseUnavailable):
     """The schema changed while the work was under way, and a statement no longer fits what its session
     knew of it. The transaction was rolled back; the same work may succeed at once."""

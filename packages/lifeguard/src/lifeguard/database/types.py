@@ -1,4 +1,4 @@
-"""Connections by what may be done with them. At run time each is the pool's lease itself.
+"""Connections by what may be done with them. At run time each is the pool's lease itself, but for what reads.
 
 A function says in its signature what it needs; mypy refuses to give it less:
 
@@ -23,7 +23,11 @@ Isolation = Literal["read_committed", "repeatable_read", "serializable"]
 
 
 class ReadConnection(Protocol):
-    """Reads, each in a snapshot of its own, maybe on a replica that lags behind the primary."""
+    """Reads, each in a snapshot of its own, maybe on a replica that lags behind the primary.
+
+    It takes SELECT, VALUES, TABLE, WITH, SHOW and EXPLAIN that do not write, and raises WriteRefused for the
+    rest. A Connection or a Transaction, which serves for reading as well, takes everything.
+    """
 
     async def fetch(self, query: str, /, *args: object, timeout: float | None = None) -> list[Record]: ...
 

@@ -19,6 +19,7 @@ from lifeguard.pool.lease import Lease
 from lifeguard.pool.pool import Pool
 from lifeguard.pool.recovery import says_schema_changed
 from lifeguard.pool.stats import HistogramSnapshot, PoolMetric, PoolStats, pool_metrics
+from lifeguard.pool.writes import known_reads, what_writes
 
 NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
 """The `PoolStats.fault` of a pool that asks for a writable server and knows of none."""
@@ -47,7 +48,9 @@ __all__ = [
     "StatementNotSent",
     "borrows_for_the_endpoint",
     "fault_of",
+    "known_reads",
     "look_through",
     "pool_metrics",
     "says_schema_changed",
+    "what_writes",
 ]

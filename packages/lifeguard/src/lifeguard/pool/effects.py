@@ -35,11 +35,11 @@ class Effect(IntEnum):
 # -- what changes a session ------------------------------------------------------------------------
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_CLEAN_VERBS = _words("""
+_CLEAN_VERBS = words("""
     abort analyze begin checkpoint close cluster comment commit copy declare delete end fetch grant insert
     lock merge move notify refresh reindex release revoke rollback savepoint select show start table
     truncate update vacuum values with
@@ -52,19 +52,19 @@ _RUN_A_TEXT_VERBS = frozenset(("call", "do"))
 _UNTIL_THE_END = frozenset(("local", "transaction", "constraints"))
 
 # Functions whose changes a reset undoes; `set_limit` is pg_trgm's.
-_DIRTY_CALLS = _words("""
+_DIRTY_CALLS = words("""
     set_config set_limit
     pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared
     pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
 """)
 # Functions that run a text they are given, or make a query of it: the server's own, tablefunc's, xml2's.
-_RUN_A_TEXT_CALLS = _words("""
+_RUN_A_TEXT_CALLS = words("""
     query_to_xml query_to_xmlschema query_to_xml_and_xmlschema ts_rewrite ts_stat
     connectby crosstab crosstab2 crosstab3 crosstab4 xpath_table
 """)
 # Only the end of the session undoes these: the state of random(), a backup under way, origins and slots of
 # replication, dblink's connections, the mode of module isn before 18, SELinux's label.
-_RUINOUS_CALLS = _words("""
+_RUINOUS_CALLS = words("""
     setseed pg_backup_start
     pg_replication_origin_session_setup pg_replication_origin_session_reset
     pg_replication_origin_xact_setup pg_replication_origin_xact_reset
@@ -95,7 +95,7 @@ def _pieces(plain_literal: str) -> re.Pattern[str]:
         rf"""
           (?: {_SPACE}+ | --[^\n\r]* )
         | (?P<comment> /\* )
-        | (?P<disguised> [uU]&" )
+        | (?P<disguised> [uU]&"(?:[^"]|"")*" )
         | (?P<literal> [eE]{_WITH_ESCAPES} | {plain_literal} )
         | (?P<dollars> \$(?:{_LETTER}[\w\x80-\U0010ffff]*)?\$ ) (?P<body> .*? ) (?P=dollars)
         | (?P<quoted> "(?:[^"]|"")*" )
@@ -111,7 +111,7 @@ _NOT_STANDARD = _pieces(_WITH_ESCAPES)  # with `standard_conforming_strings = of
 _BRACKET_OF_COMMENT = re.compile(r"/\*|\*/")
 
 # Tokens: words in lower case; names that were quoted, and literals, with one quote in front; signs.
-_QUOTED, _LITERAL, _DISGUISED = '"', "'", '&"'
+QUOTED, _LITERAL, UNREADABLE_NAME = '"', "'", '&"'
 
 
 def _tokens(statement: str, pieces: re.Pattern[str]) -> Iterator[str]:
@@ -132,9 +132,29 @@ def _tokens(statement: str, pieces: re.Pattern[str]) -> Iterator[str]:
             case "body":
                 yield _LITERAL + piece["body"]
             case "disguised":
-                yield _DISGUISED
+                yield UNREADABLE_NAME
             case "comment":
                 at = _end_of_comment(statement, at)
+
+
+def _statements(text: str, pieces: re.Pattern[str]) -> Iterator[list[str]]:
+    """The tokens of each statement: what is between the semicolons, so at least one."""
+    statement: list[str] = []
+    for word in _tokens(text, pieces):
+        if word == ";":
+            yield statement
+            statement = []
+        else:
+            statement.append(word)
+    yield statement
+
+
+def statements(text: str) -> Iterator[list[str]]:
+    """The tokens of each statement of `text`. Where it depends on a setting of the session where a literal
+    ends, both ways to read it follow each other."""
+    yield from _statements(text, _STANDARD)
+    if "\\'" in text:
+        yield from _statements(text, _NOT_STANDARD)
 
 
 def _end_of_comment(statement: str, at: int) -> int:
@@ -151,7 +171,7 @@ def _end_of_comment(statement: str, at: int) -> int:
 
 # -- judging ---------------------------------------------------------------------------------------
 
-_NAME = re.compile(rf"{_LETTER}|{_QUOTED}")
+_NAME = re.compile(rf"{_LETTER}|{QUOTED}")
 _TEMPORARY_SCHEMA = re.compile(r"pg_temp(?:_\d+)?")
 _OPENING, _CLOSING = frozenset("(["), frozenset(")]")
 _ARGUMENTS = 3  # of set_config()
@@ -192,15 +212,7 @@ def _effect_of_text(text: str, pieces: re.Pattern[str]) -> Effect:
         head = list(islice(dropwhile("(".__eq__, _tokens(text, pieces)), _LONGEST_VERB))
         if head and head[0] not in _RUN_A_TEXT_VERBS:
             return _effect_of_verb(head)
-    effect = Effect.NONE
-    statement: list[str] = []
-    for word in _tokens(text, pieces):
-        if word == ";":
-            effect = max(effect, _effect_of_statement(statement))
-            statement = []
-        else:
-            statement.append(word)
-    return max(effect, _effect_of_statement(statement))
+    return max(map(_effect_of_statement, _statements(text, pieces)))
 
 
 def _is_harmless_but_for_its_verb(text: str) -> bool:
@@ -217,13 +229,13 @@ def _effect_of_statement(tokens: list[str]) -> Effect:
         tokens = tokens[1:]
     if not tokens:
         return Effect.NONE
-    if _DISGUISED in tokens:  # which can be the name of anything
+    if UNREADABLE_NAME in tokens:  # which can be the name of anything
         return Effect.RUINOUS
     effect = _effect_of_verb(tokens)
     for at, (word, following) in enumerate(pairwise([*tokens, ""])):
         if word[0] == _LITERAL:
             continue
-        name = word.removeprefix(_QUOTED)
+        name = word.removeprefix(QUOTED)
         if following == "(":
             effect = max(effect, _effect_of_call(name, tokens, at))
         elif (

@@ -148,7 +148,7 @@ def note_failure(lending: Lending, pooled: PooledConnection, error: BaseExceptio
         if pooled.retire_reason not in ENDED_HERE:
             pooled.sqlstate = code
             lending.closer.suspect_all("server_gone", about=pooled, error=error)
-    elif code == _READ_ONLY and lending.connector.asks_for_writable:
+    elif code == _READ_ONLY:
         pooled.refused_to_write()
     elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
         schema_changed(lending, pooled, error)

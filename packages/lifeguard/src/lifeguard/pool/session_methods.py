@@ -54,6 +54,11 @@ class SessionMethods(_Proxy):
         """Whether the server has sent something that was not read yet: on an idle session mostly its end."""
         return self._lent("has_unread").has_unread()
 
+    @property
+    def was_refused_to_write(self) -> bool:
+        """Whether the server has refused to write for this borrower (ReadOnlySQLTransactionError)."""
+        return self._lent("was_refused_to_write").doubts_writable
+
     def mark_dirty(self) -> None:
         """Have the session reset on return: for statements that change it where the pool cannot see."""
         self._lent("mark_dirty")

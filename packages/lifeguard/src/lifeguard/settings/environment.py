@@ -12,19 +12,18 @@ import stat
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_core.core_schema import ErrorType
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
-from lifeguard.settings.variables import allowed_values, fields_by_name, names_of, secret_fields
+from lifeguard.settings.variables import allowed_values, default_of, fields_by_name, names_of, secret_fields
 
 _LONGEST_VALUE_SHOWN = 60
-# What pydantic says by itself; other types of errors are those of a validator of one's own.
-_PYDANTICS = frozenset(get_args(ErrorType)) - {"value_error", "assertion_error"}
+# What a validator of one's own raises. For the rest the type says what is allowed.
+_OF_A_VALIDATOR = frozenset(("value_error", "assertion_error"))
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/]*@")
 
 secrets_read: deque[str] = deque(maxlen=32)
@@ -50,11 +49,12 @@ class Reading(NamedTuple):
 def read(model: type[BaseSettings]) -> Reading:
     """Read the environment, then `.env` (not in production), then secret files: first wins."""
     source = _Environment(model)
-    in_production = (source.env_vars.get("app_env") or "").strip().lower() == "production"
+    told = str(source.env_vars.get("app_env") or default_of(model, "app_env"))
+    in_production = told.strip().lower() == "production"
     if not in_production:
         source.env_vars = {**DotEnvSettingsSource(model, env_file=".env").env_vars, **source.env_vars}
     variables = source.env_vars
-    directory = Path(variables.get("secrets_dir") or model.model_fields["secrets_dir"].default)
+    directory = Path(variables.get("secrets_dir") or str(default_of(model, "secrets_dir")))
     faults = []
     if variables.get("secrets_dir") and not os.path.isdir(directory):  # noqa: PTH112 - it raises nothing
         faults = [_fault("secrets_dir", f"={shown(directory)}: must be a directory")]
@@ -190,7 +190,7 @@ def _faults_in(
     if "faults" in context:
         return list(context["faults"])
     said = ""
-    if details["type"] not in _PYDANTICS:
+    if not name or details["type"] in _OF_A_VALIDATOR:
         said = _without_secrets(model, str(context.get("error", "")) or details["msg"], values)
     if not name:  # a validator of the whole
         return [Fault(frozenset(), line) for line in said.splitlines()]

@@ -116,7 +116,7 @@ class Settings(BaseSettings):
 
     app_env: Environment = "development"
     """What the service runs as; `production` refuses defaults that are unsafe there."""
-    service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,30}$")] = "ledger"
+    service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,30}$")] = "service"
     """`application_name` at the server, and the name in logs and traces."""
     service_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] = "unknown"
     """What is deployed; only `/metrics` says it. The image sets it when it is built."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +23,8 @@ from typing_extensions import override
 from lifeguard.settings.hidden import holds_secret
 
 _SURELY_A_TYPO = 0.86
+# In an `.env` file: a comment, the quotes of a whole value, white space that is dropped.
+_READ_OTHERWISE = re.compile(r"\s#|^['\"\s]|\s$")
 
 
 @functools.cache
@@ -188,7 +191,7 @@ def render_example(model: type[BaseSettings], header: str, *, skip: Collection[s
     """Render an `.env` file that changes nothing: each variable, its sentence, its default."""
     return header + "".join(
         f"\n{_comment(_sentence(model, name))}# ({allowed_values(model, first)})\n"
-        f"#{first.upper()}={'' if first in secret_fields(model) else _as_variable(_default(model, name))}\n"
+        f"#{first.upper()}={'' if first in secret_fields(model) else _as_variable(default_of(model, name))}\n"
         for name in model.model_fields
         if name not in skip
         for first in names_of(model, name)[:1]
@@ -205,7 +208,7 @@ def _comment(sentence: str) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in sentence.splitlines())
 
 
-def _default(model: type[BaseSettings], name: str) -> object:
+def default_of(model: type[BaseSettings], name: str) -> object:
     """What a field is where nothing is set; None if something must be, or if it is another one each time."""
     own: Mapping[str, object] = getattr(model, "defaults", {})
     if name in own:
@@ -230,7 +233,10 @@ def _as_variable(value: object) -> str:
         text = plain if isinstance(plain, str) else json.dumps(plain)
     except ValueError:
         return ""
-    return text if text.isprintable() else json.dumps(text)
+    if not text.isprintable():
+        return json.dumps(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'" if _READ_OTHERWISE.search(text) else text
 
 
 def _in_order(value: object) -> object:

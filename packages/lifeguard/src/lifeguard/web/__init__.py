@@ -5,7 +5,14 @@ from pathlib import Path
 from lifeguard.pool import look_through
 from lifeguard.web import problems
 from lifeguard.web.body_limit import max_body
-from lifeguard.web.dependencies import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep
+from lifeguard.web.dependencies import (
+    ConnectionDep,
+    DatabaseDep,
+    DrainDep,
+    ReadConnectionDep,
+    TransactionDep,
+    settings_of,
+)
 from lifeguard.web.plain_int import PlainInt
 from lifeguard.web.stale import stale_if_error
 
@@ -18,6 +25,7 @@ __all__ = [
     "TransactionDep",
     "max_body",
     "problems",
+    "settings_of",
     "stale_if_error",
 ]
 

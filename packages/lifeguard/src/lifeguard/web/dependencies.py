@@ -15,8 +15,9 @@ an event stream, a background task.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.dependencies.models import Dependant
@@ -25,8 +26,11 @@ from starlette.requests import HTTPConnection
 
 from lifeguard.database import Connection, Database, ReadConnection, Transaction
 from lifeguard.pool import borrows_for_the_endpoint
+from lifeguard.settings import Settings
 from lifeguard.web.drain import Drain
 from lifeguard.web.state import state_of
+
+S = TypeVar("S", bound=Settings)
 
 
 async def database(connection: HTTPConnection) -> Database:
@@ -35,6 +39,25 @@ async def database(connection: HTTPConnection) -> Database:
 
 async def drain(connection: HTTPConnection) -> Drain:
     return state_of(connection)["drain"]
+
+
+@functools.cache
+def settings_of(kind: type[S]) -> Callable[[HTTPConnection], Coroutine[Any, Any, S]]:
+    """The dependency that gives an endpoint the service's settings as what they are: its own subclass.
+
+        SettingsDep = Annotated[Settings, Depends(settings_of(Settings))]
+
+    Raises TypeError where the service runs with settings of another class.
+    """
+
+    async def settings(connection: HTTPConnection) -> S:
+        settings = state_of(connection)["settings"]
+        if not isinstance(settings, kind):
+            raise TypeError(f"the service's settings are {type(settings).__name__}, not {kind.__name__}")
+        return settings
+
+    settings.reads_no_content = True  # type: ignore[attr-defined]  # of a function
+    return settings
 
 
 # They use nothing that the client has sent; see `lifeguard.web.reads`.
