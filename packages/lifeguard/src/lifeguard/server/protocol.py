@@ -34,7 +34,7 @@ from lifeguard.web import problems, request_head
 from lifeguard.web.app import App
 from lifeguard.web.buffered import RETRY_AFTER, Share
 from lifeguard.web.client import forwarded_client
-from lifeguard.web.prepared_answers import PreparedProblem
+from lifeguard.web.gate import PreparedProblem
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application

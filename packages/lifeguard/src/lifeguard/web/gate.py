@@ -13,6 +13,7 @@ what the protocol leaves to it and for servers that do not use the protocol.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import Context
@@ -21,12 +22,13 @@ from functools import partial
 from math import ceil
 
 import structlog
+from fastapi_problem.error import Problem
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lifeguard.database import BreakerState, Database, Guard, call_scope
 from lifeguard.web import problems
+from lifeguard.web.answer_headers import ALWAYS, UNLESS_SAID, answer_types
 from lifeguard.web.client import client_of
-from lifeguard.web.prepared_answers import PreparedProblem, answer_types
 from lifeguard.web.routes import WEBSOCKET, Routing, Served
 from lifeguard.web.stale import may_be_stale
 
@@ -42,6 +44,34 @@ _CLIENTS_TOLD, _MOST_CLIENTS = 10, 1000
 _UNKNOWN, _OTHERS = "unknown", "others"
 
 _log = structlog.get_logger("lifeguard.gate")
+
+
+class PreparedProblem:
+    """A problem, rendered but for what differs from request to request."""
+
+    def __init__(self, problem: Problem) -> None:
+        content = problem.marshal(uri=problems.TYPE_URI)
+        rendered = json.dumps({**content, "request_id": ""}, separators=(",", ":"), ensure_ascii=False)
+        self.name = str(problem.type)
+        self.status = problem.status
+        self._body = rendered.removesuffix('"}').encode()
+        described = ((b"content-type", problems.MEDIA_TYPE.encode()), *ALWAYS, *UNLESS_SAID)
+        self._head = b"".join(b"%b: %b\r\n" % header for header in described)
+
+    def body(self, tag: bytes) -> bytes:
+        """The body for the request `tag`: letters, digits, dots, dashes, nothing that JSON would escape."""
+        return b'%b%b"}' % (self._body, tag)
+
+    def message(self, tag: bytes, *more: bytes) -> bytes:
+        """The answer as HTTP/1.1 below its status line; `more` are whole header lines."""
+        return b'%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b%b"}' % (
+            self._head,
+            b"".join(more),
+            tag,
+            len(self._body) + len(tag) + 2,
+            self._body,
+            tag,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import AlreadyLogged, Metrics
 from lifeguard.web import problems, request_head
+from lifeguard.web.answer_headers import complete
 from lifeguard.web.body_limit import BodyLimit
 from lifeguard.web.buffered import Buffered, Share
 from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
-from lifeguard.web.prepared_answers import complete
 from lifeguard.web.routes import WEBSOCKET
 
 # Machines request these every few seconds, or keep them open for hours: they are not counted, and logged

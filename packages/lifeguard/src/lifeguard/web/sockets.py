@@ -25,12 +25,12 @@ from starlette.websockets import WebSocketDisconnect
 from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import Metrics
 from lifeguard.web import problems, request_head
+from lifeguard.web.answer_headers import answer_types, complete
 from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.middleware import RequestCaller, route_template
-from lifeguard.web.prepared_answers import answer_types, complete
 
 _SWITCHING = 101
 _FORBIDDEN = 403

@@ -1,0 +1,33 @@
+"""The headers of every answer: of ordinary ones, and of refusals that are rendered beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.types import Scope
+
+ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+"""Headers of every answer."""
+UNLESS_SAID = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Headers of every answer that has none of its own by that name.
+
+Strict-Transport-Security is not among them: it is set where TLS ends, at the proxy.
+"""
+
+
+def answer_types(scope: Scope) -> tuple[str, str]:
+    """Give the types of the two messages that answer this request, or this WebSocket's handshake."""
+    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+    return f"{kind}.start", f"{kind}.body"
+
+
+def complete(headers: Iterable[tuple[bytes, bytes]], tag: str) -> list[tuple[bytes, bytes]]:
+    """Add what every answer says to what this one says, the answer to the request `tag`."""
+    completed = [*headers, *ALWAYS]
+    said = {name for name, _ in completed}
+    completed += [header for header in UNLESS_SAID if header[0] not in said]
+    completed.append((b"x-request-id", tag.encode("ascii")))
+    return completed
