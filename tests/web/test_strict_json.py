@@ -1,7 +1,9 @@
 """How a client's JSON is read: what is refused, where the fault is said to be, and what it costs at most."""
 
 import json
+import sys
 import tracemalloc
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -156,3 +158,45 @@ def test_is_bounded_in_memory(document: bytes) -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < MOST_MEMORY - 2 * LARGEST_DOCUMENT  # the document itself, in chunks and whole
+
+
+SAME_HASH = [n * sys.hash_info.modulus + 7 for n in range(1, 300)]
+DECIMALS = [f"{7 * pow(10, -n, sys.hash_info.modulus) % sys.hash_info.modulus}E{n}" for n in range(300)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        SAME_HASH,
+        [-number for number in SAME_HASH],
+        list(map(str, SAME_HASH)),
+        [f" {number:_}.0" for number in SAME_HASH],
+        [str(UUID(int=number)) for number in SAME_HASH],
+        [UUID(int=number).urn for number in SAME_HASH],
+        [f"{{{UUID(int=number).hex.upper()}}}" for number in SAME_HASH],
+        DECIMALS,
+    ],
+    ids=["ints", "negative", "texts", "spelled", "uuids", "urns", "hex", "decimals"],
+)
+def test_numbers_that_only_comparisons_tell_apart_are_refused(values: list[object]) -> None:
+    """Each is compared with all before it, in a set or as keys: thousands in one body stop everybody."""
+    documents: list[object] = [values, {str(value): [] for value in values}]
+    for document in documents:
+        with pytest.raises(JSONRefused, match="the same hash"):
+            read(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [SAME_HASH[0]] * 500,
+        [str(UUID(int=SAME_HASH[0]))] * 500,
+        [1789123456789012345 + 4096 * n for n in range(1000)],
+        [str(uuid4()) for _ in range(500)],
+        [f"{n}.1234567890123456789" for n in range(500)],
+        ["1" * 5000] * 50,
+    ],
+    ids=["one number", "one uuid", "ids by time", "uuids", "decimals", "long"],
+)
+def test_numbers_as_they_come_are_read(values: list[object]) -> None:
+    assert read(json.dumps(values)) == values

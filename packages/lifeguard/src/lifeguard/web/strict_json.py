@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from starlette import requests, websockets
 from starlette.exceptions import HTTPException
 
+from lifeguard.web.alike import MOST_ALIKE, has_too_many_alike
 from lifeguard.web.turns import turns
 
 LARGEST_DOCUMENT = 2**20
@@ -76,6 +77,13 @@ def read(document: bytes | bytearray | str) -> Any:
         raise JSONRefused("JSON begins without a byte order mark")
     if "\\u" in text:
         _refuse_half_characters(text)
+    value = _decoded(text)
+    if len(raw) > _LARGE and has_too_many_alike(value):
+        raise JSONRefused(f"More than {MOST_ALIKE} numbers of the same hash")
+    return value
+
+
+def _decoded(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except JSONRefused:
