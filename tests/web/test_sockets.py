@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi.middleware.cors import CORSMiddleware
 from lifeguard.database import DatabaseUnavailable, call_scope
 from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, DatabaseDep, DrainDep, ReadConnectionDep, TransactionDep, problems
@@ -280,3 +281,37 @@ async def test_a_handshake_has_a_number_of_parts(
     answer = await refused(serving, f"tag?{query}", Cookie=cookie)
     assert answer.status_code == status
     assert json.loads(answer.body or b"")["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://shop.example", 101),
+        ("https://evil.example", 403),
+        ("https://shop.example.evil.example", 403),
+        ("null", 403),
+        ("http://{host}", 101),
+        ("http://{host}0", 403),
+        ("http://user@{host}", 403),
+    ],
+)
+async def test_only_pages_of_its_own_host_and_those_that_cors_lets_in_may_open_one(
+    ledger_database: str, origin: str, status: int
+) -> None:
+    def allow(app: FastAPI) -> None:
+        app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"])
+
+    settings = settings_for(ledger_database, **SETTINGS)
+    async with service(settings, routes=routes, prepare=allow) as running:
+        sent = origin.format(host=running.client.base_url.netloc.decode())
+        if status == 101:
+            async with open_socket(running, "tag", Origin=sent) as socket:
+                assert await socket.recv()
+        else:
+            answer = await refused(running, "tag", Origin=sent)
+            assert answer.status_code == status
+            assert json.loads(answer.body or b"")["type"] == "/problems/foreign-origin"
+
+
+async def test_no_page_of_another_host_may_open_one_as_long_as_no_cors_lets_it_in(serving: Service) -> None:
+    assert (await refused(serving, "tag", Origin="https://shop.example")).status_code == 403

@@ -117,6 +117,10 @@ class Forbidden(StatusProblem):
     type_, title, status = "forbidden", "Not with this token", 403
 
 
+class ForeignOrigin(StatusProblem):
+    type_, title, status = "foreign-origin", "Pages of other origins may not open this", 403
+
+
 class Internal(StatusProblem):
     type_, title, status = "internal", "Something went wrong on our side", 500
 

@@ -24,7 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import Metrics
-from lifeguard.web import problems, request_head
+from lifeguard.web import origins, problems, request_head
 from lifeguard.web.answer_headers import answer_types, complete
 from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
@@ -40,6 +40,10 @@ _INTERNAL_ERROR, _SERVICE_RESTART, _TRY_AGAIN_LATER = 1011, 1012, 1013
 # Seconds for the close frame to get out, when its endpoint has ended already.
 _LAST_WORD = 1.0
 _HTTP_ANSWER = "websocket.http.response"
+
+
+def _foreign(scope: Scope) -> Exception | None:
+    return problems.ForeignOrigin() if origins.is_foreign(scope) else None
 
 
 class _Closed(OSError):
@@ -104,8 +108,8 @@ class SocketExchange:
         cookies = sum(
             request_head.cookies_in(value) for name, value in self._scope["headers"] if name == b"cookie"
         )
-        if excess := problems.excess(self._scope, cookies):
-            await self._fail(excess)
+        if refusal := problems.excess(self._scope, cookies) or _foreign(self._scope):
+            await self._fail(refusal)
             return
         try:
             await self._middleware.app(self._scope, receive, self.send)
