@@ -167,21 +167,30 @@ check_settings() {
 
 # --- a change ----------------------------------------------------------------------------------------------------
 
-# begin: nobody else is at work; what runs is known, in `state` and $BEFORE.
-begin() {
+# lock: nobody else is at work.
+lock() {
   mkdir -p "$STATE"
   exec 9>>"$STATE/lock"
   flock -n 9 || die "another of these scripts is at work, process $(cat "$STATE/lock")"
   echo $$ >"$STATE/lock"
+}
+
+# begin: nobody else is at work; what runs is known, in `state` and $BEFORE.
+begin() {
+  lock
   balancer=$(compose "$(now)" ps -q haproxy)
-  [ -n "$balancer" ] && [ "$(docker inspect -f '{{.State.Running}}' "$balancer")" = true ] ||
+  if [ -z "$balancer" ] || [ "$(docker inspect -f '{{.State.Running}}' "$balancer")" != true ]; then
+    is_over
     die 'HAProxy does not run; docker compose up starts everything'
+  fi
   project=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.project"}}' "$balancer")
-  [ -n "$(servers)" ] ||
+  if [ -z "$(servers)" ]; then
+    [ ! -f "$RELEASED" ] || die "HAProxy runs and does not answer; docker restart ${balancer:0:12}"
     die "HAProxy runs with a configuration from before these scripts: once, and with a gap, docker compose up -d --build"
+  fi
   if [ -f "$RELEASED" ]; then
     read_state "$RELEASED"
-    sed "s|^  image: .*LIFEGUARD_UNDER_WAY.*|  image: ${state[LIFEGUARD_IMAGE]}|" "$RELEASED" >"$BEFORE"
+    plain "$RELEASED" >"$BEFORE"
   else
     adopt
   fi
@@ -190,6 +199,19 @@ begin() {
   trap '' PIPE
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
+}
+
+# plain <file>: it, as anybody may use it.
+plain() {
+  local image
+  image=$(sed -n 's/^#: LIFEGUARD_IMAGE=//p' "$1")
+  sed "s|^  image: .*LIFEGUARD_UNDER_WAY.*|  image: $image|" "$1"
+}
+
+# is_over: nobody is served, so a release that was broken off is over, and compose may start what it put in place.
+is_over() {
+  [ -f "$RELEASED" ] || return 0
+  plain "$RELEASED" >"$RELEASED.new" && mv -f "$RELEASED.new" "$RELEASED"
 }
 
 # now: what compose reads.
@@ -303,6 +325,7 @@ undo() {
   if [ -n "$at_work" ]; then
     [ "$code" != 0 ] || code=1
     say 'Everything goes back to what it was.' >&2 || exec >>"$STATE/log" 2>&1 # the terminal is gone
+    finish_stopping >&2
     read_state "$BEFORE"
     if roll "$BEFORE" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" >&2; then
       put_back

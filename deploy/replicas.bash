@@ -2,6 +2,9 @@
 # What runs: the replicas, and how one release of them takes the place of another. A part of release.bash, which
 # has `compose`, `project` and `balancer`.
 
+declare -a started=() # by this script
+leaving=''            # the replica that drains
+
 # replicas <release>: the containers of that release; of every other one with a `!` before it. Stopped ones too.
 replicas() {
   local id release
@@ -104,12 +107,13 @@ start_one() {
   said=$(create "$1" --no-recreate --scale "app=$(($(wc -w <<<"$known") + 1))" app 2>&1) || say "$said" >&2
   mapfile -t new < <(replicas all | grep -vxF "${known:-none}" || true)
   successor=${new[0]:-}
+  started+=("${new[@]}")
   if [ -z "$successor" ] || ! docker start "${new[@]}" >/dev/null; then
     say 'no successor could be started' >&2
     return 1
   fi
   if ! why=$(until_it_serves "$successor"); then
-    { docker logs --tail 20 "$successor" 2>&1 || true; } >&2
+    last_lines "$successor" >&2
     say "The successor ${successor:0:12} was taken away: $why. Its last lines are above." >&2
     docker rm -f "$successor" >/dev/null || true
     return 1
@@ -117,14 +121,22 @@ start_one() {
   say "${successor:0:12} serves, version $(variable_of "$successor" SERVICE_VERSION)"
 }
 
+# last_lines <replica>: of its log, without those of HAProxy's and Docker's checks, which come twice a second.
+last_lines() { { docker logs --tail 400 "$1" 2>&1 || true; } | { grep -v '"path": "/readyz"' || true; } | tail -n 20; }
+
 # stop_one <replica>: it drains first, and has the time that it says it takes.
 stop_one() {
   local seconds
+  leaving=$1
   seconds=$(grace "$(variable_of "$1" DRAIN_DELAY)" "$(variable_of "$1" DRAIN_TIMEOUT)")
   docker stop -t "$seconds" "$1" >/dev/null 2>&1 9>&- || true # it may be gone
   docker rm -f "$1" >/dev/null 2>&1 || true
+  leaving=''
   say "${1:0:12} has drained and is gone"
 }
+
+# finish_stopping: somebody interrupted it.
+finish_stopping() { [ -z "$leaving" ] || stop_one "$leaving"; }
 
 # grace <DRAIN_DELAY> <DRAIN_TIMEOUT>: seconds between a replica's SIGTERM and its end, 5 to spare.
 grace() { awk -v delay="${1:-5}" -v timeout="${2:-20}" 'BEGIN { s = delay + timeout + 5; print s == int(s) ? s : int(s) + 1 }'; }
@@ -154,7 +166,7 @@ roll() {
       continue
     fi
     for one in "${fresh[@]}"; do
-      if ! is_ready "$one"; then
+      if [[ " ${started[*]} " == *" $one "* ]] && ! is_ready "$one"; then
         say "${one:0:12}, which is new, does not serve any more" >&2
         return 1
       fi
@@ -163,7 +175,7 @@ roll() {
     if [ "${#stale[@]}" -gt 0 ]; then
       stop_one "$(first_unready "${stale[@]}")"
     elif [ "${#fresh[@]}" -gt "$count" ]; then
-      stop_one "${fresh[0]}"
+      stop_one "$(first_unready "${fresh[@]}")"
     else
       return 0
     fi

@@ -1,4 +1,4 @@
-"""`docker-compose.released.yml`, which compose reads after a release: nothing in it is left open.
+"""`docker-compose.released.yml`, which compose reads after a release, and how a change goes on and back.
 
 What the scripts do with containers is tried by `make end-to-end`.
 """
@@ -31,8 +31,12 @@ class Checkout:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / "deploy/haproxy").mkdir(parents=True)
-        libraries = ("deploy/release.bash", "deploy/replicas.bash")
-        for name in ("docker-compose.yml", "deploy/haproxy/haproxy.cfg", *libraries):
+        scripts = ("release.bash", "replicas.bash", "down", "rolling-update", "scale")
+        for name in (
+            "docker-compose.yml",
+            "deploy/haproxy/haproxy.cfg",
+            *(f"deploy/{name}" for name in scripts),
+        ):
             (directory / name).write_text((ROOT / name).read_text())
         docker = directory / "bin/docker"
         docker.parent.mkdir()
@@ -41,13 +45,24 @@ class Checkout:
 
     def run(self, commands: str, **variables: str) -> str:
         """Source the scripts' library and run that."""
+        ran = self.end("-c", f". deploy/release.bash\n{commands}", **variables)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def end(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run bash with that, however it ends."""
         inherited = {name: text for name, text in os.environ.items() if not name.startswith("COMPOSE_")}
         path = f"{self.directory}/bin:{os.environ['PATH']}"
-        command = ["bash", "-c", f". deploy/release.bash\n{commands}"]
         environment = {**inherited, **variables, "PATH": path}
+        command = ["bash", *arguments]
         return subprocess.run(
-            command, cwd=self.directory, env=environment, check=True, capture_output=True, text=True
-        ).stdout
+            command,
+            cwd=self.directory,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
 
     def rendered(self, state: dict[str, str], **variables: str) -> dict[str, Any]:
         (self.directory / "state").write_text(
@@ -167,3 +182,91 @@ def test_compose_refuses_it_while_a_release_is_under_way(checkout: Checkout) -> 
     images = [service["image"] for service in yaml.safe_load(released)["services"].values()]
     assert sum("${LIFEGUARD_UNDER_WAY:?a release is under way" in image for image in images) == 2
     assert sum("$" in image for image in images) == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("deploy/scale 3", 1, "HAProxy does not run; docker compose up starts everything\n"),
+        ("deploy/down", 0, ""),
+    ],
+)
+def test_a_release_that_was_broken_off_is_over_when_nobody_is_served(
+    checkout: Checkout, script: str, code: int, said: str
+) -> None:
+    """Else compose would refuse to start anything, and so would the scripts."""
+    wanted = checkout.rendered(STATE)
+    checkout.run("put_under_way released.yml")
+    ended = checkout.end(*script.split())
+    assert (ended.returncode, ended.stderr) == (code, said)
+    released = yaml.safe_load((checkout.directory / "docker-compose.released.yml").read_text())
+    assert released["services"] == wanted["services"]
+
+
+def test_nobody_takes_everything_down_while_a_script_is_at_work(checkout: Checkout) -> None:
+    ended = checkout.end("-c", ". deploy/release.bash\nlock\nbash deploy/down")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("another of these scripts is at work, process ")
+
+
+def test_an_image_without_a_name_is_none(checkout: Checkout) -> None:
+    ended = checkout.end("deploy/rolling-update", "")
+    assert ended.returncode == 2
+    assert "deploy/rolling-update IMAGE" in ended.stdout
+
+
+ROLL = """
+replicas() { case $1 in '!'*) ;; *) cat running ;; esac; }
+bury_dead() { :; }
+is_ready() { [ "$1" != "$HUNG" ]; }
+ask() { [ "$1" = "$HUNG" ] || echo 200; }
+start_one() { echo new >>running; started+=(new); }
+stop_one() { sed -i "/^$1\\$/d" running; }
+printf '%s\\n' $RUNNING >running
+roll file one "$COUNT" || echo failed
+xargs <running
+"""
+
+
+@pytest.mark.parametrize(
+    ("running", "hung", "count", "left"),
+    [
+        ("a b", "", "3", "a b new"),
+        ("a b", "b", "3", "a b new"),  # it hung before, and is nobody's fault here
+        ("a b c", "b", "2", "a c"),  # who does not serve goes first
+        ("a b", "new", "3", "failed a b new"),
+    ],
+)
+def test_only_what_a_change_has_started_must_go_on_serving(
+    checkout: Checkout, running: str, hung: str, count: str, left: str
+) -> None:
+    assert checkout.run(ROLL, RUNNING=running, HUNG=hung, COUNT=count).split() == left.split()
+
+
+def test_a_replica_that_drains_when_the_change_is_broken_off_is_not_counted_on(checkout: Checkout) -> None:
+    ended = checkout.end(
+        "-c",
+        """. deploy/release.bash
+        docker() {
+          echo "docker $1 ${*: -1}"
+          [ "$1" != stop ] || [ -e interrupted ] || { touch interrupted; kill -INT $$; }
+        } >>calls
+        roll() { echo "roll $1" >>calls; }
+        put_back() { :; }
+        read_state() { state=([LIFEGUARD_RELEASE]=one [LIFEGUARD_REPLICAS]=2); }
+        variable_of() { :; }
+        at_work=yes
+        trap undo EXIT
+        trap 'exit 130' INT
+        stop_one old""",
+    )
+    assert ended.returncode == 130
+    calls = (checkout.directory / "calls").read_text().splitlines()
+    assert calls == ["docker stop old", "docker stop old", "docker rm old", "roll deploy/state/before.yml"]
+
+
+def test_the_last_lines_of_a_replica_are_not_those_of_its_checks(checkout: Checkout) -> None:
+    log = (
+        """docker() { echo why; for _ in $(seq 50); do echo '{"method": "GET", "path": "/readyz"}'; done; }"""
+    )
+    assert checkout.run(f"{log}\nlast_lines one") == "why\n"
