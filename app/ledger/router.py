@@ -48,7 +48,7 @@ _REPLAYED = {
 @router.post(
     "/accounts",
     status_code=status.HTTP_201_CREATED,
-    responses=problems.documented(*problems.WRITING, problems.BadRequest, problems.Invalid),
+    responses=problems.documented(*problems.WRITING, problems.Invalid),
 )
 async def open_account(new: NewAccount, database: DatabaseDep) -> Account:
     """Open an account; its opening balance comes from the funding account of its currency."""
@@ -98,7 +98,6 @@ async def list_entries(
     responses={
         **problems.documented(
             *problems.WRITING,
-            problems.BadRequest,
             problems.NotFound,
             problems.Invalid,
             InsufficientFunds,

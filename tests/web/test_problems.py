@@ -209,6 +209,13 @@ class TestOpenApi:
         for _, content in errors:
             assert list(content) == ["application/problem+json"]
 
+    async def test_says_of_every_operation_what_any_request_may_be_answered(
+        self, schema: dict[str, Any]
+    ) -> None:
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                assert operation["responses"].keys() >= {"400", "413", "500"}, path
+
     async def test_is_the_same_each_time(self, serving: Service, schema: dict[str, Any]) -> None:
         assert (await serving.client.get("/openapi.json")).json() == schema
 

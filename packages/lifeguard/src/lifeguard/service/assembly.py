@@ -70,7 +70,7 @@ class Service(App):
             "openapi_url": "/openapi.json" if documented_here else None,
             "redoc_url": None,
             "redirect_slashes": False,  # to wherever the Host header says
-            "responses": problems.documented(problems.Internal, problems.PayloadTooLarge),
+            "responses": problems.documented(*problems.ANY),
             "telemetry": traces.OFF,  # traces.telemetry(settings): what the standard variables say
         }
         options = {**defaults, **options}

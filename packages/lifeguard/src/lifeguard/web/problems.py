@@ -132,6 +132,8 @@ class BodyTurnedAway(HTTPException):
         super().__init__(Overloaded.status)
 
 
+ANY = (BadRequest, PayloadTooLarge, Internal)
+"""What every endpoint may answer."""
 DATABASE = (Saturated, QueueTimeout, Unavailable, ShuttingDown, StatementTimeout)
 """What every endpoint that uses the database may answer."""
 WRITING = (*DATABASE, OutcomeUnknown)
