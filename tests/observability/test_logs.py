@@ -68,6 +68,24 @@ class TestForm:
         assert "[warning  ] accepted" in stream.getvalue()
         assert "order=17" in stream.getvalue()
 
+    def test_console_shows_values_in_the_order_in_which_they_were_given(self) -> None:
+        stream = configured(log_format="console")
+        structlog.get_logger("lifeguard.request").info(
+            "request", method="GET", path="/x", status=200, client="c"
+        )
+        assert "method=GET path=/x status=200 client=c" in stream.getvalue()
+
+    def test_console_shows_a_traceback_below_its_line(self) -> None:
+        stream = configured(log_format="console")
+        try:
+            fail("no such order")
+        except ValueError:
+            structlog.get_logger("lifeguard").exception("failed", order=17)
+            logging.getLogger("library").exception("failed too")
+        shown = stream.getvalue().splitlines()
+        assert shown.count("Traceback (most recent call last):") == 2
+        assert shown.count("ValueError: no such order") == 2
+
     def test_an_error_has_its_traceback_on_its_line(self) -> None:
         stream = configured()
         try:

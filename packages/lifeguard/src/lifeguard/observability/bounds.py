@@ -70,8 +70,8 @@ def told(exc_info: ExcInfo) -> str:
 
 
 def tell(stream: TextIO, exc_info: ExcInfo) -> None:
-    """Write the traceback to a console, without control characters except line ends."""
-    stream.write(told(exc_info)[:LONGEST_TRACEBACK].translate(_WITHOUT_LINES))
+    """Write the traceback to a console, below its line, without control characters except line ends."""
+    stream.write("\n" + told(exc_info)[:LONGEST_TRACEBACK].translate(_WITHOUT_LINES))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

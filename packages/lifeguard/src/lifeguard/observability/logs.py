@@ -69,6 +69,7 @@ def _rendering(settings: Settings, stream: TextIO) -> list[Processor]:
     if not writes_json(settings, stream):
         columns = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
+            sort_keys=False,  # as they are said: of a request method, path and status come first
             # The richer formatters print local variables, and with them whatever they hold.
             exception_formatter=bounds.tell,
         )
