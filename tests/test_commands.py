@@ -64,7 +64,7 @@ class TestFaults:
         names = [line.partition("=")[0] for line in said.splitlines()]
         assert sorted(names) == ["POOL_MAX_SIZE", "PORT"]
 
-    @pytest.mark.parametrize("command", ["doctor", "sizing"])
+    @pytest.mark.parametrize("command", ["doctor", "sizing", "migrate"])
     def test_no_database(self, command: str) -> None:
         assert self.fault(command, 2) == "DATABASE_URL: required here\n"
 
@@ -179,7 +179,8 @@ class TestDev:
                 assert part in service.output
             server = postmaster(tmp_path)
             await self.leave_a_mark(embedded_dsn(tmp_path))
-            for command, said in (("doctor", "read-write"), ("sizing", "the server has")):
+            told = (("doctor", "read-write"), ("sizing", "the server has"), ("migrate", "schema_ready"))
+            for command, said in told:
                 looked = await asyncio.to_thread(run_command, command, cwd=tmp_path, variables={})
                 assert (looked.returncode, said in looked.stdout) == (0, True), looked.stdout + looked.stderr
             started = time.monotonic()

@@ -184,6 +184,7 @@ class TestRefusal:
     def test_another_server_on_the_directory(self, server: EmbeddedServer) -> None:
         said = self.refusal(EmbeddedServer(server.directory, disposable=True))
         assert f"another PostgreSQL server (process {server.pid}) is running on" in said
+        assert "`dev --data`" in said
         assert server.running
 
     def test_data_of_another_major_version(self, directory: Path) -> None:

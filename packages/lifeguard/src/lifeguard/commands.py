@@ -97,11 +97,14 @@ def dev(
 
 @cli.command()
 def migrate(context: typer.Context) -> None:
-    """Bring the schema up to date. Any number of these may start at once."""
+    """Bring the schema up to date. Any number of these may start at once.
+
+    Without DATABASE_URL it is that of the embedded server of a `dev` that runs in this directory.
+    """
     from lifeguard.database.migrations import upgrade  # noqa: PLC0415 - Alembic, which `serve` starts without
 
     with _readable_faults():
-        settings = _owner(context).load()
+        settings = _settings_to_look_by(context)
         logs.configure(settings)
         asyncio.run(upgrade(settings))
 

@@ -298,7 +298,8 @@ class EmbeddedServer:
         if "could not bind" in complaint:
             return f"port {port} of {HOST} is taken: the embedded PostgreSQL server cannot use it"
         if other := re.search(r'"postmaster.pid" already exists.*?PID (\d+)', complaint, re.DOTALL):
-            return f"another PostgreSQL server (process {other[1]}) is running on {self.data}"
+            remedy = "stop it, which may be a `make run`, or take another directory with `dev --data`"
+            return f"another PostgreSQL server (process {other[1]}) is running on {self.data}: {remedy}"
         said = re.findall(r"(?:FATAL|DETAIL): +(.*)", complaint)
         reason = " ".join(said) or _last_line(complaint.encode()) or f"see {self.log}"
         return f"the embedded PostgreSQL server cannot start on {self.data}: {reason}"
