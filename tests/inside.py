@@ -65,9 +65,12 @@ class Service:
 
 
 def settings_for(url: str, **values: object) -> Settings:
-    """Settings for this database, with small pools and no access log unless `values` say so."""
+    """Settings for this database, with small pools and no access log unless `values` say so.
+
+    The name is not the owner's, who may have given the service another one.
+    """
     small = {"pool_min_size": 1, "pool_max_size": 5, "log_level": "warning", "log_format": "json"}
-    return Settings.model_validate({"database_url": url, **small, **values})
+    return Settings.model_validate({"database_url": url, "service_name": "ledger", **small, **values})
 
 
 @asynccontextmanager

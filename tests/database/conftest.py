@@ -44,12 +44,14 @@ class AddRevision(Protocol):
 
 
 def settings_for(url: str, **values: object) -> Settings:
-    """Small pools on this database; `values` replace what is the default."""
+    """Small pools on this database, and not the name that its owner gave the service.
+
+    `values` replace what is the default.
+    """
     if isinstance(replica := values.get("database_replica_url"), str):
         values["database_replica_url"] = SecretStr(replica)
-    return Settings.model_validate(
-        {"database_url": SecretStr(url), "pool_min_size": 1, "pool_max_size": 5, **values}
-    )
+    small = {"service_name": "ledger", "pool_min_size": 1, "pool_max_size": 5}
+    return Settings.model_validate({"database_url": SecretStr(url), **small, **values})
 
 
 @pytest.fixture
