@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 ENGINE = Path(lifeguard.__file__).parent
 SOURCES = sorted(path for package in (ENGINE, ROOT / "app") for path in package.rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+MADE = ("deploy/state/", "deploy/secrets/")
+"""Where the scripts of deploy/ keep what they make."""
 DIVIDED_SOON = frozenset({"server/protocol.py"})
 
 PATH = re.compile(r"(?<![\w./<$}-])(?:app|packages|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\.\w+")
@@ -117,4 +119,4 @@ def _resolves(name: str) -> bool:
 def _exists(path: str) -> bool:
     """Whether it does, or went with something that a service may have deleted."""
     gone = [at.rpartition("/")[2] for at in ("app/ledger", "packages") if not (ROOT / at).exists()]
-    return (ROOT / path).exists() or any(name in path for name in gone)
+    return (ROOT / path).exists() or path.startswith(MADE) or any(name in path for name in gone)
