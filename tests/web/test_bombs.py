@@ -234,6 +234,16 @@ class TestHeads:
         assert len(answer.content) <= LARGEST_PROBLEM
         assert answer.headers["content-type"] == "application/problem+json"
 
+    @pytest.mark.parametrize("name", sorted(name.decode() for name in heading.SINGLE))
+    @pytest.mark.parametrize("second", ["1", "2"], ids=["same", "other"])
+    async def test_say_once_what_readers_would_take_the_first_or_the_last_of(
+        self, serving: Service, name: str, second: str
+    ) -> None:
+        answer = await serving.client.get(
+            "/test/plain?limit=1", headers=[(name, "1"), (name.title(), second)]
+        )
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+
     @pytest.mark.parametrize(
         "number",
         ["1_0", "%201", "1%20", "%2B1", "+1", "01", "-0", "1.0", "1e1", "%D9%A1%D9%A2", "9" * 10_000, ""],

@@ -196,7 +196,8 @@ def documented(*problems: type[StatusProblem]) -> dict[int | str, dict[str, Any]
 
 
 def excess(scope: Scope, cookies: int) -> Problem | None:
-    """Give the problem of a head with too many parts, of which `cookies` are counted already.
+    """Give the problem of a head with too many parts, of which `cookies` are counted already, or with two of
+    what there is one of.
 
     FastAPI reads them all, for every request, and validation has an error for each that a route forbids.
     """
@@ -204,6 +205,8 @@ def excess(scope: Scope, cookies: int) -> Problem | None:
         return BadRequest(f"The query has more than {request_head.MOST_PARAMETERS} parameters.")
     if len(scope["headers"]) > request_head.MOST_HEADERS or cookies > request_head.MOST_COOKIES:
         return HeadersTooLarge()
+    if heading.has_repeated(scope["headers"]):
+        return BadRequest("A header that may be there once is there twice.")
     return None
 
 

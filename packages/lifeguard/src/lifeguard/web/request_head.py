@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SHORTEST_TIMEOUT = 0.01
@@ -19,6 +19,9 @@ LONGEST_PATH = 512
 MOST_COOKIES = 300
 """Cookies, and backslashes in them, for which Python's own reader took quadratic time (CVE-2024-7592)."""
 
+SINGLE = frozenset((b"authorization", b"content-type", b"idempotency-key", b"origin", b"x-request-timeout"))
+"""Fields of one value that decide what a request does: of two, one reader takes the first, one the last."""
+
 _DECIMAL = re.compile(rb"[0-9]{1,9}(\.[0-9]{0,9})?")  # float() takes `inf`, `nan`, `1_0` and ` 1` as well
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -26,6 +29,12 @@ _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 def cookies_in(value: bytes) -> int:
     """Count what `MOST_COOKIES` bounds in a Cookie header; all of a request's are read as one."""
     return 1 + value.count(b";") + value.count(b"\\")
+
+
+def has_repeated(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a field of `SINGLE` is there more than once."""
+    single = [name for name, _ in headers if name in SINGLE]
+    return len(single) > len(set(single))
 
 
 def has_too_many_parameters(query: bytes) -> bool:
