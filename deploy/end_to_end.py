@@ -232,6 +232,8 @@ async def use(stack: Stack) -> None:
         async with step("backed up, and restored"):
             await back_up_and_restore(stack.run, stack.compose)
         await audit(stack, crowd)
+    async with step("everything taken down after a kill, and up"):
+        await releases.down_after_a_kill(stack)
     async with step("deploy/down --volumes leaves nothing"):
         await releases.leave_nothing(stack)
 

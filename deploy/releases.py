@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,6 +53,8 @@ async def try_all(stack: Stack, crowd: Crowd) -> None:
         await failed_update(stack)
     async with step("an update that is killed half way, and again", crowd):
         await killed_update(stack)
+    async with step("an update that Ctrl-C breaks off, and again", crowd):
+        await interrupted_update(stack)
     async with step("rollback, and forward again", crowd):
         await rollback(stack)
     async with step("passwords rotated, then plain `up -d`", crowd):
@@ -123,10 +127,14 @@ async def failed_update(stack: Stack) -> None:
         true=process.returncode == 1, otherwise=f"a failed update ends with {process.returncode}: {output}"
     )
     expect(true="broken on purpose" in output, otherwise=f"it does not say why: {output}")
+    await expect_standing(stack, before)
+    stack.commit("app/main.py", '\nraise SystemExit("broken on purpose")\n', "\n# three\n")
+
+
+async def expect_standing(stack: Stack, before: Standing) -> None:
     after = await standing(stack)
     changed = [name for name in Standing._fields if getattr(before, name) != getattr(after, name)]
     expect(true=not changed, otherwise=f"a failed update has changed {changed}: {after.images} {after.tags}")
-    stack.commit("app/main.py", '\nraise SystemExit("broken on purpose")\n', "\n# three\n")
 
 
 async def _until_said(process: asyncio.subprocess.Process, what: str) -> bytes:
@@ -149,6 +157,25 @@ async def killed_update(stack: Stack) -> None:
     said = (await up.communicate())[0].decode()
     expect(true=up.returncode != 0 and "was broken off" in said, otherwise=f"`up -d` goes on: {said}")
     await stack.run("deploy/rolling-update")
+    await expect_version(stack, stack.version())
+
+
+async def interrupted_update(stack: Stack) -> None:
+    """Ctrl-C while a predecessor drains. What is taken again is what runs, whatever the shell says."""
+    update = ("deploy/rolling-update",)
+    variables = {"SKIP_BUILD": "1", "LIFEGUARD_IMAGE": f"{PROJECT}:latest"}
+    before = await standing(stack)
+    process = await stack.start(*update, **variables)
+    await _until_said(process, " serves, version")
+    await until_serving(stack, 2)  # of three
+    os.killpg(process.pid, signal.SIGINT)
+    said = (await process.communicate())[0].decode()
+    expect(
+        true=process.returncode == 128 + signal.SIGINT,
+        otherwise=f"Ctrl-C ends with {process.returncode}: {said}",
+    )
+    await expect_standing(stack, before)
+    await stack.run(*update, **variables)
     await expect_version(stack, stack.version())
 
 
@@ -218,6 +245,17 @@ async def _calm(crowd: Crowd, since: float) -> None:
         return answered - last > NOTICED and time.monotonic() - last > NOTICED
 
     await until(calm, "no request fails any more")
+
+
+async def down_after_a_kill(stack: Stack) -> None:
+    """What was broken off is over when nobody is served: compose starts what it put in place."""
+    process = await stack.start("deploy/rolling-update", SKIP_BUILD="1")
+    await _until_said(process, " serves, version")
+    process.kill()
+    await process.communicate()
+    await stack.run("deploy/down")
+    await stack("up", "-d")
+    await until_serving(stack, 2)
 
 
 async def leave_nothing(stack: Stack) -> None:

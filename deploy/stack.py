@@ -66,9 +66,15 @@ class Stack:
         return text
 
     async def start(self, *command: str, **variables: str) -> asyncio.subprocess.Process:
+        """In a session of its own, as from a terminal of its own."""
         environment = {**os.environ, **self.variables, **variables}
         return await asyncio.create_subprocess_exec(
-            *command, env=environment, cwd=self.directory, stdout=PIPE, stderr=STDOUT
+            *command,
+            env=environment,
+            cwd=self.directory,
+            stdout=PIPE,
+            stderr=STDOUT,
+            start_new_session=True,
         )
 
     def commit(self, path: str, old: str, new: str) -> None:
