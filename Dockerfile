@@ -24,7 +24,7 @@ COPY requirements.lock package[s] /tmp/packages/
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     if [ -d /tmp/packages/lifeguard ]; then \
       uv pip install --quiet --no-deps --compile-bytecode --offline /tmp/packages/lifeguard; fi \
-    && cd .venv/lib/python3*/site-packages/lifeguard && rm -r development testing
+    && rm -r .venv/lib/python3*/site-packages/lifeguard/development .venv/lib/python3*/site-packages/lifeguard/testing
 COPY migrations migrations
 COPY app app
 RUN .venv/bin/python -m compileall -q app migrations

@@ -120,7 +120,7 @@ clean:  ## remove the environment, the embedded server's data and all caches
 
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
 
-.env.example: app/settings.py $(wildcard packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
+.env.example: $(wildcard app/settings.py packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
 	$(BIN)/python -m app settings $(WHOLE)
 
 $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(READY)

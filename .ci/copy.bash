@@ -1,6 +1,7 @@
 # A copy of this checkout to try something in, sourced by the drills beside it. It goes when the drill ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck disable=SC2034 # the drills use it
 checkout=$PWD
 
 copy=$(mktemp -d)
