@@ -89,7 +89,7 @@ def hold(contestant: Contestant, load: float, seconds: Seconds, postgres: Embedd
             postmaster=postgres.pid or 0,
         )
         answers = generate(plan)
-        transitions = _breaker_transitions(port) if contestant is OURS else None
+        transitions = breaker_transitions(port) if contestant is OURS else None
         return Trial(contestant, load, seconds, answers, transitions)
 
 
@@ -138,9 +138,9 @@ def _comes_to_work(process: subprocess.Popen[bytes], port: int) -> bool:
     return False
 
 
-def _breaker_transitions(port: int) -> int:
+def breaker_transitions(port: int) -> int:
     lines = get(port, "/metrics")[1].splitlines()
-    counts = (line for line in lines if line.startswith("db_pool_breaker_transitions_total"))
+    counts = (line for line in lines if line.startswith("db_poolbreaker_transitions_total"))
     return int(sum(float(line.split()[-1]) for line in counts))
 
 

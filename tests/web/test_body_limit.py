@@ -6,6 +6,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, Request
 from lifeguard.settings import LARGEST_BODY
 from lifeguard.web import max_body
+from lifeguard.web.body_limit import BodiesDoNotFit, refuse_what_never_fits
 
 from tests.inside import Service, service, settings_for
 
@@ -84,6 +85,13 @@ async def test_is_the_default_where_no_route_takes_it(limited: Service, path: st
 async def test_of_a_head_with_a_body_leaves_its_get_to_be_found(limited: Service) -> None:
     answer = await limited.client.request("HEAD", "/healthz", content=b"x")
     assert answer.status_code == 200
+
+
+def test_that_no_process_would_hold_stops_the_start(limited: Service) -> None:
+    routing = limited.state["gate"].routing
+    refuse_what_never_fits(routing, MOST)
+    with pytest.raises(BodiesDoNotFit, match=rf"max_body\({MOST}\) of /.* MAX_BUFFERED_BYTES={MOST - 1}"):
+        refuse_what_never_fits(routing, MOST - 1)
 
 
 @pytest.mark.parametrize("size", [-1, LARGEST_BODY + 1])

@@ -234,7 +234,7 @@ class TestHeads:
         assert len(answer.content) <= LARGEST_PROBLEM
         assert answer.headers["content-type"] == "application/problem+json"
 
-    @pytest.mark.parametrize("name", sorted(name.decode() for name in heading.SINGLE))
+    @pytest.mark.parametrize("name", sorted(name.decode() for name in request_head.SINGLE))
     @pytest.mark.parametrize("second", ["1", "2"], ids=["same", "other"])
     async def test_say_once_what_readers_would_take_the_first_or_the_last_of(
         self, serving: Service, name: str, second: str

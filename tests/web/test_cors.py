@@ -76,7 +76,7 @@ class TestTheCheapWay:
             protocol = Protocol(config, running.server.server_state, {**running.state})
         finally:
             config.loaded_app = before
-        return protocol._may_refuse
+        return protocol._gate is not None
 
     async def test_is_taken_without_a_middleware_of_the_owners(self, serving: Service) -> None:
         assert self.may_refuse(serving, serving.server.config.loaded_app)

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Body, Request, WebSocket
+from lifeguard.server.protocol import Protocol
 from lifeguard.web import strict_json
+from lifeguard.web import turns as turns_module
 from lifeguard.web.turns import Turns
 
 from tests.inside import Service
@@ -77,6 +79,51 @@ async def test_turns_come_in_order_and_those_who_left_are_passed_over() -> None:
         tasks[number].cancel()
     await asyncio.wait(tasks)
     assert order == [0, 1, 2, 5, 6, 7]
+
+
+async def served_with(turns: Turns, charged: float) -> list[str]:
+    """Who has had a turn by the time that those have who were not refused."""
+    order: list[str] = []
+
+    async def take(who: str, *, was_refused: bool = False) -> None:
+        await turns.mine(was_refused=was_refused)
+        order.append(who)
+
+    turns.charge(charged)
+    refused = [asyncio.create_task(take("refused", was_refused=True)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.gather(*(take("other") for _ in range(3)))
+    for task in refused:
+        task.cancel()
+    await asyncio.wait(refused)
+    return order
+
+
+async def test_who_was_refused_waits_behind_all_others() -> None:
+    assert await served_with(Turns(), turns_module.DEAR * 10) == ["other"] * 3
+
+
+async def test_nobody_rests_from_what_was_cheap() -> None:
+    assert (await served_with(Turns(), turns_module.DEAR / 2))[0] == "refused"
+
+
+async def test_who_was_refused_has_a_turn_when_the_rest_is_over() -> None:
+    turns = Turns()
+    turns.charge(turns_module.DEAR)
+    async with asyncio.timeout(5):
+        await turns.mine(was_refused=True)
+        await turns.mine()
+
+
+async def test_a_connection_is_known_by_its_last_large_body(serving: Service) -> None:
+    headers = {"Content-Type": "application/json"}
+    bad, small = b'{"a": 1, "a": "' + b"x" * 5000 + b'"}', b"[1]"
+    for body, was_refused in ((bad, True), (small, True), (LARGE, False)):
+        await serving.client.post("/test/large", content=body, headers=headers)
+        (connection,) = (
+            c for c in serving.server.server_state.connections if isinstance(c, Protocol)
+        )  # the client keeps one
+        assert connection._record.was_refused is was_refused
 
 
 @pytest.mark.parametrize("steps", range(8))

@@ -1,6 +1,8 @@
 """A client that says what it says byte by byte, and takes the answers apart."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
@@ -28,26 +30,26 @@ async def answers_to(url: str, pieces: Iterable[bytes], *, methods: Iterable[str
     `methods`: of the requests, in their order, where one is HEAD.
     """
     where = urlsplit(url)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    try:
-        said = asyncio.create_task(_say(writer, pieces))
-        try:
+    assert where.hostname
+    loop, heard = asyncio.get_running_loop(), b""
+    with socket.socket() as client:  # a stream would lose what it has heard when it can say no more
+        client.setblocking(False)
+        await loop.sock_connect(client, (where.hostname, where.port))
+        said = asyncio.create_task(_say(client, pieces))
+        with contextlib.suppress(ConnectionResetError):
             async with asyncio.timeout(10):
-                heard = await reader.read()
-        except ConnectionResetError:  # by then all that was said to it has been read, or nobody wants it
-            heard = b""
+                while more := await loop.sock_recv(client, 2**16):
+                    heard += more
         said.cancel()
         await asyncio.wait({said})
-        return list(_taken_apart(heard, iter(methods)))
-    finally:
-        writer.close()
+    return list(_taken_apart(heard, iter(methods)))
 
 
-async def _say(writer: asyncio.StreamWriter, pieces: Iterable[bytes]) -> None:
-    for piece in pieces:
-        writer.write(piece)
-        await writer.drain()
-        await asyncio.sleep(0)
+async def _say(client: socket.socket, pieces: Iterable[bytes]) -> None:
+    with contextlib.suppress(ConnectionError):
+        for piece in pieces:
+            await asyncio.get_running_loop().sock_sendall(client, piece)
+            await asyncio.sleep(0)
 
 
 def _taken_apart(heard: bytes, methods: Iterable[str]) -> Iterable[Answer]:

@@ -44,6 +44,7 @@ _ORDINARY = re.compile(
     rb"(?!CONNECT )" + _TOKEN + rb"++ " + _PATH + _QUERY + rb" HTTP/1\.1\r\n" + _FIELDS + _LINE_END
 )
 _SECTION = re.compile(_FIELDS + _LINE_END)
+_FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:[ \t]*+([^\r\n]*+)(?=\r\n)", re.IGNORECASE)
 _HOST = re.compile(rb"\r\nhost:[ \t]*+(" + _AUTHORITY + rb")[ \t]*+\r\n", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*+([0-9]{1,18})[ \t]*+\r\n")
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*+chunked[ \t]*+\r\n")
@@ -66,12 +67,26 @@ class Malformed(Exception):
         self.problem = problem
 
 
-def read_head(head: bytes) -> tuple[bytes, Sized | Chunked | None]:
-    """Look at a whole head, from the request line to the empty line.
+class Head:
+    """A whole head, from the request line to the empty line."""
 
-    Returns the head for the parser, and what finds the end of the body; None if there is no body.
-    Raises Malformed.
-    """
+    __slots__ = ("body", "is_special", "lowered", "raw")
+
+    def __init__(
+        self, raw: bytes, lowered: bytes, body: Sized | Chunked | None = None, *, is_special: bool = False
+    ) -> None:
+        self.is_special = is_special
+        """Whether it has a field that says how it is to be read."""
+        self.raw = raw
+        """As the parser shall have it."""
+        self.lowered = lowered
+        """As it came, in small letters."""
+        self.body = body
+        """What tells where the body ends; None if there is none."""
+
+
+def read_head(head: bytes) -> Head:
+    """Look at a whole head. Raises Malformed."""
     if len(head) > LARGEST_TARGET or not _ORDINARY.fullmatch(head):
         _check_unusual(head)
     lowered = head.lower()
@@ -80,14 +95,19 @@ def read_head(head: bytes) -> tuple[bytes, Sized | Chunked | None]:
     if not is_named and (hosts or not _is_old(head)):
         raise Malformed(problems.BadRequest)
     if not _SPECIAL.search(lowered):
-        return head, None
+        return Head(head, lowered)
     body = _body_of(head, lowered)
     if b"\r\nexpect:" in lowered and not _EXPECTATION.search(lowered):
         raise Malformed(problems.ExpectationFailed)
     if b"\r\nupgrade:" in lowered and (body or not _SOCKET.match(head)):
         # RFC 9110, section 7.8: a server may ignore it. The parser would take the body for that protocol.
         head = _UPGRADE.sub(b"", head)
-    return head, body
+    return Head(head, lowered, body, is_special=True)
+
+
+def forwarded_for(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Give the `X-Forwarded-For` fields of a head that is not whole, or is no head, as far as lines are."""
+    return [(b"x-forwarded-for", value) for value in _FORWARDED_FOR.findall(head)]
 
 
 def _check_unusual(head: bytes) -> None:
@@ -180,6 +200,11 @@ class Sized:
     def __init__(self, length: int) -> None:
         self._left = length
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has been taken."""
+        return not self._left
+
     def take(self, data: bytearray) -> int:
         """Say how many bytes from the beginning of `data` belong to it, and count them as taken."""
         taken = min(self._left, len(data), _MOST_AT_ONCE)
@@ -190,9 +215,11 @@ class Sized:
 class Chunked:
     """A body in chunks, and its trailers, which come whole or not at all."""
 
-    __slots__ = ("_extensions", "_left")
+    __slots__ = ("_extensions", "_left", "is_whole")
 
     def __init__(self) -> None:
+        self.is_whole = False
+        """Whether all of it has been taken."""
         self._left = 0
         """Bytes of the chunk, with its line end, that are still to come."""
         self._extensions = 0
@@ -215,7 +242,9 @@ class Chunked:
                 raise Malformed(problems.BadRequest)
             size = int(line[1], 16)
             if size == 0:
-                return at + self._last(data, at, line_end)
+                last = self._last(data, at, line_end)
+                self.is_whole = last > 0
+                return at + last
             self._extensions += len(line[2] or b"")
             if self._extensions > LARGEST_EXTENSIONS:
                 raise Malformed(problems.BadRequest)

@@ -16,25 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
-from fastapi_problem.error import StatusProblem
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
 from typing_extensions import override
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from lifeguard.server import framing, wrapped
-from lifeguard.server.framing import Chunked, Malformed, Sized
+from lifeguard.server.arrival import TurnedAway, meets_requests_first, turned_away
+from lifeguard.server.framing import Chunked, Head, Malformed, Sized
+from lifeguard.server.line import line_of
+from lifeguard.server.refusals import (
+    CLOSE,
+    FAULTS,
+    OVERLOADED,
+    RETRY_AFTER_LINE,
+    TIMEOUT,
+    common_headers,
+)
 from lifeguard.server.socket_protocol import SocketProtocol
+from lifeguard.server.stand_ins import ANSWERED, Flow, Lingering
 from lifeguard.web import problems, request_head
-from lifeguard.web.app import App
-from lifeguard.web.buffered import RETRY_AFTER, Share
+from lifeguard.web.buffered import Share
 from lifeguard.web.client import forwarded_client
 from lifeguard.web.gate import PreparedProblem
+from lifeguard.web.turns import RECORD, Record
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -56,61 +65,24 @@ _MOST_READ_AHEAD = 64 * 1024  # bytes that wait for their turn before no more is
 _MOST_BLANK_LINES = 4  # before a request line; RFC 9112, section 2.2, asks for one at least
 _MOST_A_TURN = 32  # requests, or pieces of a body, that are looked at before others have their turn
 
-_OVERLOADED = PreparedProblem(problems.Overloaded())
-_RETRY_AFTER = b"retry-after: %d\r\n" % RETRY_AFTER
-_TIMEOUT = PreparedProblem(problems.RequestTimeout())
-_FAULTS: dict[type[StatusProblem], PreparedProblem] = {
-    kind: PreparedProblem(kind())
-    for kind in (
-        *(problems.BadRequest, problems.UriTooLong, problems.HeadersTooLarge, problems.ExpectationFailed),
-        *(problems.MethodNotImplemented, problems.VersionNotSupported),
-    )
-}
-_CLOSE = b"connection: close\r\n"
-_ALLOWED = b"HTTP/1.1 204 No Content\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\r\n"
-_MAY_BE_REFUSED = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))  # not HEAD: its answer has no body
-
-
 _log = structlog.get_logger("lifeguard.request")
-
-
-class _Answered:
-    """Stands where uvicorn keeps a connection's request: it is answered, what still comes is ignored."""
-
-    response_complete = True
-    message_event = asyncio.Event()
-    body = b""
-
-
-_ANSWERED = cast("RequestResponseCycle", _Answered())
-
-
-class _Flow(FlowControl):
-    """uvicorn's, which reads on whenever a request is answered or its body is asked for."""
-
-    has_enough = False
-    """Whether what has been read waits for its turn, so that no more shall be read."""
-
-    @override
-    def resume_reading(self) -> None:
-        if not self.has_enough:
-            super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):
     """One connection, and on it one request after the other: the next is read when the last is answered."""
 
-    flow: _Flow
+    flow: Flow
 
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
         self._parts = cast("State", self.app_state) if "gate" in self.app_state else None
         """Without them, which another app does not have, nobody is refused."""
         self._share = Share(self._parts["buffered"] if self._parts else None)
-        self._may_refuse = _meets_requests_first(self.app)
+        may_refuse = self._parts and not self.root_path and meets_requests_first(self.app)
+        self._gate = self._parts["gate"] if self._parts and may_refuse else None
         if self.ws_protocol_class is not None:
             self.ws_protocol_class = SocketProtocol
-        self.cycle = _ANSWERED
+        self.cycle = ANSWERED
         self._unread = bytearray()
         """What has come and has not been given to the parser."""
         self._looked_at = 0
@@ -120,21 +92,30 @@ class Protocol(HttpToolsProtocol):
         """What says where the body ends, while one comes."""
         self._blank_lines = 0
         self._in_head = False
+        self._is_unparsed = False
+        """Whether the parser has seen nothing of the request, whose body is still to come."""
         self._is_answered = False
         """Whether the request that came last is: what is left of its body is ignored."""
         self._asks_for_head = False
         self._deaf = False
         """Whether the last word is said: what still comes is not read."""
         self._next_turn: asyncio.Handle | None = None
+        self._record = Record()
+        self._line = line_of(self.loop)
+        self._is_in_line = False
+        self._is_first = False
+        """Whether it is the turn of its next request."""
+        self._is_behind = False
+        """Whether what is unread came before the request ahead of it was answered."""
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow = Flow(transport)
         if len(self.connections) > most_connections():
-            self._write(_OVERLOADED, b"", _CLOSE, _RETRY_AFTER)
+            self._write(OVERLOADED, b"", CLOSE, RETRY_AFTER_LINE)
             self._deaf = True
             transport.close()
         else:
@@ -150,6 +131,8 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._parts:
             self._parts["drain"].begin()  # unless a signal has: uvicorn now waits for streams to end
+        if self._is_in_line:  # it has come before the end, and is served
+            self._have_turn()
         super().shutdown()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -158,11 +141,13 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._is_next_head(data):
+        if self._is_next_head(data) and self._line.admits():
             self._unset_keepalive_if_required()
             self._parse_head(data)
             self._look_at_what_is_missing()
         else:
+            if not self._unread and not self._in_request and not self._is_answering:
+                self._is_behind = False
             self._unread += data
             self._go_on()
 
@@ -191,9 +176,26 @@ class Protocol(HttpToolsProtocol):
         self._next_turn = None
         self._go_on()
 
+    def _may_begin(self) -> bool:
+        """Whether it is the turn of the next request. If not, it stands in line."""
+        if self._is_first or (not self._is_behind and self._line.admits()):
+            self._is_first = False
+            return True
+        self._is_in_line = True
+        self._line.stand(self._have_turn, behind=self._is_behind)
+        return False
+
+    def _have_turn(self) -> bool:
+        if not self._is_in_line:  # shut down meanwhile, when it was served at once
+            return False
+        self._is_in_line, self._is_first = False, True
+        self._go_on()
+        is_used, self._is_first = not self._is_first, False
+        return is_used
+
     @property
     def _has_turn(self) -> bool:
-        if not self._unread or self._deaf or self.transport.is_closing():
+        if not self._unread or self._is_in_line or self._deaf or self.transport.is_closing():
             return False
         if self._in_request:  # a body, as far as it is used or ignored
             return not self._is_answering or len(self.cycle.body) <= HIGH_WATER_LIMIT
@@ -208,21 +210,28 @@ class Protocol(HttpToolsProtocol):
         try:
             size = self._body.take(self._unread)
         except Malformed as fault:
-            self._give_up(_FAULTS[fault.problem])
+            self._give_up(FAULTS[fault.problem])
             return False
         piece = bytes(self._unread[:size])
         del self._unread[:size]
-        self._parse(piece)
+        if not self._is_unparsed:
+            self._parse(piece)
+        elif self._body.is_whole:
+            self._is_unparsed = False
+            self.on_message_complete()
         return size > 0
 
-    def _parse_head(self, head: bytes) -> bool:
-        self._asks_for_head = head.startswith(b"HEAD ")
+    def _parse_head(self, came: bytes) -> bool:
+        self._asks_for_head = came.startswith(b"HEAD ")
+        self._is_behind = True  # what follows, unless it comes when this has been answered
         try:
-            head, self._body = framing.read_head(head)
+            head = framing.read_head(came)
         except Malformed as fault:
-            self._give_up(_FAULTS[fault.problem])
+            self._give_up(FAULTS[fault.problem], head=came)
             return False
-        self._parse(head)
+        self._body = head.body
+        if not self._turns_away(head):
+            self._parse(head.raw)
         return True
 
     def _parse(self, piece: bytes) -> None:
@@ -232,9 +241,9 @@ class Protocol(HttpToolsProtocol):
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
         except HttpParserInvalidMethodError:
-            self._give_up(_FAULTS[problems.MethodNotImplemented])
+            self._give_up(FAULTS[problems.MethodNotImplemented])
         except HttpParserError:
-            self._give_up(_FAULTS[problems.BadRequest])
+            self._give_up(FAULTS[problems.BadRequest])
 
     def _take_head(self) -> bytes:
         """Take a head from what is unread; nothing, if it is not whole."""
@@ -249,6 +258,8 @@ class Protocol(HttpToolsProtocol):
         if end < 0:
             self._look_at_beginning()
             return b""
+        if not self._may_begin():
+            return b""
         head = bytes(unread[: end + len(framing.HEAD_END)])
         del unread[: len(head)]
         self._looked_at = self._blank_lines = 0
@@ -259,7 +270,7 @@ class Protocol(HttpToolsProtocol):
         try:
             framing.check_beginning(bytes(self._unread), self._looked_at)
         except Malformed as fault:
-            self._give_up(_FAULTS[fault.problem])
+            self._give_up(FAULTS[fault.problem])
         self._looked_at = len(self._unread)
 
     def _settle(self) -> None:
@@ -275,7 +286,7 @@ class Protocol(HttpToolsProtocol):
             flow.resume_reading()
         if not self._share.hold(unread + body) and unread and not self._in_request:
             self._give_up(
-                _OVERLOADED, _RETRY_AFTER
+                OVERLOADED, RETRY_AFTER_LINE
             )  # bodies that the app reads are the middleware's to refuse
 
     def _read_no_more(self) -> None:
@@ -288,7 +299,7 @@ class Protocol(HttpToolsProtocol):
         """See to it that something ends every wait."""
         if self._deaf or self._is_answering or self._read_timer is not None or self.transport.is_closing():
             return
-        if self._next_turn is not None:
+        if self._next_turn is not None or self._is_in_line:
             return
         if self._in_request:
             self._await(PATIENCE, self.transport.abort)
@@ -319,12 +330,12 @@ class Protocol(HttpToolsProtocol):
             self._read_unusual_target()
         if self.expect_100_continue and (self._body is None or self.parser.get_http_version() == "1.0"):
             self.expect_100_continue = False
-        if not self._turns_away():
-            headers, url, expectation = self.headers, self.url, self.expect_100_continue
-            super().on_message_begin()  # which makes the scope: whoever is refused needs none
-            self.scope["headers"] = self.headers = headers
-            self.url, self.expect_100_continue = url, expectation
-            super().on_headers_complete()
+        headers, url, expectation = self.headers, self.url, self.expect_100_continue
+        super().on_message_begin()  # which makes the scope
+        self.scope["headers"] = self.headers = headers
+        self.scope[RECORD] = self._record  # type: ignore[literal-required]
+        self.url, self.expect_100_continue = url, expectation
+        super().on_headers_complete()
 
     def _read_unusual_target(self) -> None:
         """Make the usual form of an absolute one, whose host counts (RFC 9112, section 3.2.2)."""
@@ -359,92 +370,66 @@ class Protocol(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.0":
             app = wrapped.without_chunks(cycle, app)
         super()._start_asgi_task(cycle, app)
+        self._line.begun()
 
     # -- refusing ----------------------------------------------------------------------------------
 
-    def _turns_away(self) -> bool:
+    def _turns_away(self, head: Head) -> bool:
         """Answer the request if it could not be served in time. False: it is the app's to answer."""
+        if self._gate is None:
+            return False
         try:
-            return self._asks_the_gate()
-        except Exception:  # the parser would call it the client's fault
+            told = turned_away(head, self._gate, self._client_of)
+        except Exception:
             self.logger.exception("a request could not be judged on arrival")
             return False
-
-    def _asks_the_gate(self) -> bool:
-        parts = self._parts
-        if parts is None or not self._may_refuse or not self._is_ordinary:
+        if told is None:
             return False
-        gate = parts["gate"]
-        method, path = self._method, self.url.partition(b"?")[0].decode("ascii")
-        tag, budget = b"", None
-        for name, value in self.headers:
-            if name == b"x-request-id" and request_head.is_valid_id(value):
-                tag = value
-            elif name == b"x-request-timeout":
-                budget = request_head.seconds(value)
-                if budget is None:
-                    return False
-        refusal = gate.refusal_on_arrival(method, path, self.headers, budget, self._client)
-        if refusal is None:
-            return False
-        parts["metrics"].count(method, refusal.template, refusal.problem.status)
-        retry_after = b"retry-after: %d\r\n" % refusal.retry_after
-        if parts["drain"].draining or not self.parser.should_keep_alive():
-            self._end(refusal.problem, tag, retry_after)
-        else:
-            self._write(refusal.problem, tag, retry_after)
-            self._is_answered = True
-            self.cycle = _ANSWERED
-            super().on_response_complete()
+        self._await_no_more()
+        self._refuse(told)
         return True
 
-    @property
-    def _is_ordinary(self) -> bool:
-        """Not so: a prefix, a path to be decoded, an expectation, HEAD, HTTP/1.0. The app answers those,
-        where the same gate stands.
-        """
-        return not (
-            self.root_path
-            or self.expect_100_continue
-            or b"%" in self.url
-            or self._method not in _MAY_BE_REFUSED
-            or self.parser.get_http_version() != "1.1"
-            or self.parser.should_upgrade()
-        )
+    def _refuse(self, told: TurnedAway) -> None:
+        assert self._parts
+        refusal, method, tag, closes = told
+        self._parts["metrics"].count(method, refusal.template, refusal.problem.status)
+        retry_after = b"retry-after: %d\r\n" % refusal.retry_after
+        if closes or self._parts["drain"].draining:
+            self._end(refusal.problem, tag, retry_after)
+            return
+        self._write(refusal.problem, tag, retry_after)
+        self._is_answered = True
+        self._in_request = self._is_unparsed = self._body is not None
+        self.cycle = ANSWERED
+        super().on_response_complete()
 
     @property
     def _is_answering(self) -> bool:
         return not self.cycle.response_complete
 
-    @property
-    def _method(self) -> str:
-        method: str = self.parser.get_method().decode("ascii")
-        return method
-
     # -- answering ---------------------------------------------------------------------------------
 
     def _write(self, problem: PreparedProblem, tag: bytes, *headers: bytes) -> None:
         """Answer the request `tag`, which gets an id if it has none."""
-        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         told = problem.message(tag or request_head.new_id().encode(), *headers)
         if self._asks_for_head:
             told = told[: told.index(framing.HEAD_END) + len(framing.HEAD_END)]
-        self.transport.write(STATUS_LINE[problem.status] + b"".join(lines) + told)
+        self.transport.write(STATUS_LINE[problem.status] + common_headers(self.server_state) + told)
 
-    def _give_up(self, problem: PreparedProblem, *headers: bytes) -> None:
-        """Tell the client what is wrong with its request, as the last word."""
+    def _give_up(self, problem: PreparedProblem, *headers: bytes, head: bytes = b"") -> None:
+        """Tell the client what is wrong with its request, as the last word. `head` is it where it is read."""
         if self._deaf:
             return
         cycle = self.cycle
         if self._in_request and self._is_answering and not cycle.response_started:
             cycle.disconnected = True  # its body will not come to its end: nobody shall wait for that
             cycle.message_event.set()
-            self.cycle = _ANSWERED
+            self.cycle = ANSWERED
         if not self._is_answering and not (self._in_request and self._is_answered):
-            self._note(problem)
+            self._note(problem, head)
         self._end(problem, b"", *headers)
 
-    def _note(self, problem: PreparedProblem) -> None:
+    def _note(self, problem: PreparedProblem, head: bytes) -> None:
         """Count and log what is refused before anybody else has seen it."""
         if self._parts:
             self._parts["metrics"].count("unknown", "none", problem.status)
@@ -454,12 +439,17 @@ class Protocol(HttpToolsProtocol):
             route="none",
             status=problem.status,
             problem=problem.name,
-            client=self._client(),
+            client=self._client(head),
         )
 
-    def _client(self) -> str | None:
-        """Whose request this is. Before its first line it may be anybody's who uses the same proxy."""
-        return forwarded_client(self.app, self.client, self.headers if self._in_request else ())
+    def _client(self, head: bytes) -> str | None:
+        """Whose request this is. Without a word in its head it may be anybody's who uses the same proxy."""
+        if self._in_request and not self._is_unparsed:
+            return self._client_of(self.headers)
+        return self._client_of(framing.forwarded_for(head or bytes(self._unread[:LARGEST_HEADER])))
+
+    def _client_of(self, fields: Iterable[tuple[bytes, bytes]]) -> str | None:
+        return forwarded_client(self.app, self.client, fields)
 
     def _end(self, problem: PreparedProblem, tag: bytes, *headers: bytes) -> None:
         """Say the last word on this connection: this, unless the request has its answer, or gets it now."""
@@ -468,10 +458,14 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()  # to hear of its end
         if self._is_answering:
             self.cycle.keep_alive = False
+            self.cycle.transport = cast("asyncio.Transport", Lingering(self.transport, self._linger))
             return
         if not (self._in_request and self._is_answered):
-            self._write(problem, tag, _CLOSE, *headers)
-        self.cycle = _ANSWERED
+            self._write(problem, tag, CLOSE, *headers)
+        self.cycle = ANSWERED
+        self._linger()
+
+    def _linger(self) -> None:
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._await(LINGER, self.transport.abort)
@@ -514,7 +508,7 @@ class Protocol(HttpToolsProtocol):
         elif self._is_answering or self.flow.write_paused:
             self._await(PATIENCE, self._head_is_late)
         else:
-            self._give_up(_TIMEOUT)
+            self._give_up(TIMEOUT)
 
     @override
     def pause_writing(self) -> None:
@@ -545,17 +539,6 @@ class Protocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def _meets_requests_first(app: object) -> bool:
-    """Whether a request that `app` refuses would meet nothing on its way but the house's own middleware.
-
-    Where it would, for instance CORS, without whose headers a browser shows the refusal to nobody, the
-    app refuses: dearer, and in the words of all.
-    """
-    while isinstance(app, ProxyHeadersMiddleware):  # uvicorn's, which changes no answer
-        app = app.app
-    return isinstance(app, App) and app.meets_requests_first
 
 
 def most_connections() -> int:

@@ -34,7 +34,7 @@ from lifeguard.protection import Protection
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.signals import StopSignals
 from lifeguard.settings import Settings, SettingsError
-from lifeguard.web import dependencies, problems
+from lifeguard.web import body_limit, dependencies, problems
 from lifeguard.web.app import App
 from lifeguard.web.buffered import Buffered
 from lifeguard.web.drain import Drain
@@ -113,11 +113,17 @@ class Service(App):
         async with AsyncExitStack() as until_the_end:
             try:
                 dependencies.refuse_pinning(self)
+                body_limit.refuse_what_never_fits(state["gate"].routing, state["buffered"].most)
                 if self._operators:
                     listening = operators.listening(self._operators, state["settings"], state)
                     await until_the_end.enter_async_context(listening)
                 await database.open()
-            except (PoolOversized, dependencies.PinsConnection, CannotListen) as error:
+            except (
+                PoolOversized,
+                dependencies.PinsConnection,
+                body_limit.BodiesDoNotFit,
+                CannotListen,
+            ) as error:
                 self.refusal = str(error)
                 await database.close()
                 raise

@@ -47,6 +47,21 @@ def _said_by(served: Served | None) -> int | None:
     return sizes[-1] if sizes else None
 
 
+class BodiesDoNotFit(Exception):
+    """A route takes bodies that the process never holds; the message is one line."""
+
+
+def refuse_what_never_fits(routing: Routing, most: int) -> None:
+    """Raise BodiesDoNotFit if a route says that it takes more bytes than all requests together may have."""
+    for served in routing.all_served():
+        size = _said_by(served)
+        if size is not None and size > most:
+            said = f"max_body({size}) of {served.template}"
+            raise BodiesDoNotFit(
+                f"{said} is more than MAX_BUFFERED_BYTES={most}: it would refuse such a body"
+            )
+
+
 class BodyLimit:
     """Says how many bytes the body of a request may have."""
 

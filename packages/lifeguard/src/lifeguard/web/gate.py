@@ -113,8 +113,10 @@ class Gate:
 
         Requests that arrive together would otherwise all count on the same idle connection.
         """
+        routing = self.routing
         scope = {"type": "http", "method": method, "path": path, "headers": headers}
-        served = self.routing.find({**scope, "root_path": self.routing.root_path})
+        scope["root_path"] = routing.root_path
+        served = routing.find(scope)
         if method == "GET" and may_be_stale(served):
             return None
         return self._noted(client, self._judge(method, served, budget, on_arrival=True))

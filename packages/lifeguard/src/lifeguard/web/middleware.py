@@ -30,6 +30,7 @@ from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.routes import WEBSOCKET
+from lifeguard.web.turns import RECORD
 
 # Machines request these every few seconds, or keep them open for hours: they are not counted, and logged
 # only when they fail.
@@ -272,6 +273,8 @@ class RequestExchange:
         self._noted = True
         seconds = perf_counter() - self._started
         status = self._status or _CLIENT_CLOSED_REQUEST
+        if RECORD in self._scope:
+            self._scope[RECORD].is_answered(status)
         if TURNED_AWAY in self._scope:  # the gate writes a line for all of a second
             self._middleware.metrics.count(self._scope["method"], self._scope[TURNED_AWAY], status)
             return

@@ -205,7 +205,7 @@ def excess(scope: Scope, cookies: int) -> Problem | None:
         return BadRequest(f"The query has more than {request_head.MOST_PARAMETERS} parameters.")
     if len(scope["headers"]) > request_head.MOST_HEADERS or cookies > request_head.MOST_COOKIES:
         return HeadersTooLarge()
-    if heading.has_repeated(scope["headers"]):
+    if request_head.has_repeated(scope["headers"]):
         return BadRequest("A header that may be there once is there twice.")
     return None
 

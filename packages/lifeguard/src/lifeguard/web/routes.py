@@ -108,6 +108,12 @@ class Routing:
                 return _BY_OTHERS
         return None
 
+    def all_served(self) -> Iterator[Served]:
+        """Give what serves requests, as far as that is known without one."""
+        if self._compiled_routes != len(self._service.routes):
+            self._read()
+        return (rule.served for rule in self._rules[False] if isinstance(rule, _Rule))
+
     def methods_of(self, scope: Mapping[str, Any]) -> list[str]:
         """The methods that this path knows, which may belong to several routes; HEAD wherever GET is."""
         known = {m for m in self._methods - {WEBSOCKET} if self.find({**scope, "method": m})}

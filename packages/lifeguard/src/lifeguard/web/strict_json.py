@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from math import isfinite
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ from starlette import requests, websockets
 from starlette.exceptions import HTTPException
 
 from lifeguard.web.alike import MOST_ALIKE, has_too_many_alike
-from lifeguard.web.turns import turns
+from lifeguard.web.turns import RECORD, Record, turns
 
 LARGEST_DOCUMENT = 2**20
 """Bytes. As objects it takes up to ten times that: one character outside the BMP makes four bytes of each."""
@@ -106,10 +107,23 @@ def install() -> None:
 async def _read_body(request: Any) -> Any:  # Any: `_json` is Starlette's own note of it
     if not hasattr(request, "_json"):
         body = await request.body()
-        if len(body) > _LARGE:
-            await turns().mine()
-        request._json = read(body)  # noqa: SLF001
+        request._json = read(body) if len(body) <= _LARGE else await _read_large(body, request.scope)  # noqa: SLF001
     return request._json  # noqa: SLF001
+
+
+async def _read_large(body: bytes, scope: Any) -> Any:
+    record: Record = scope.get(RECORD) or Record()
+    await turns().mine(was_refused=record.was_refused)
+    record.has_read()
+    began = perf_counter()
+    is_refused = True
+    try:
+        document = read(body)
+        is_refused = record.was_refused  # and will be again, as far as anybody knows
+    finally:
+        if is_refused:
+            turns().charge(perf_counter() - began)
+    return document
 
 
 def _bound(raw: bytes | bytearray) -> None:

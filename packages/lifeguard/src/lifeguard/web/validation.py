@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from time import perf_counter
 from typing import Any
 
 from fastapi._compat.v2 import ModelField
@@ -18,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from lifeguard.web.strict_json import MOST_VALUES, JSONRefused, pointer_to
+from lifeguard.web.turns import turns
 
 MOST_LISTED = 100
 """Errors of one request that its answer lists."""
@@ -44,10 +46,13 @@ def _validate(
     field: ModelField, value: Any, _: Mapping[str, Any] | None = None, *, loc: Location = ()
 ) -> tuple[Any, list[dict[str, Any]]]:
     """FastAPI's own in all but the number of errors."""
+    began = perf_counter()
     try:
         return field._type_adapter.validate_python(value, from_attributes=True), []  # noqa: SLF001
     except ValidationError as error:
-        return None, _bounded(error, loc)
+        errors = _bounded(error, loc)
+        turns().charge(perf_counter() - began)
+        return None, errors
 
 
 def _bounded(error: ValidationError, loc: Location) -> list[dict[str, Any]]:
