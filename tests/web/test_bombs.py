@@ -216,7 +216,7 @@ class TestHeads:
         [
             ("&".join(f"k{n}" for n in range(request_head.MOST_PARAMETERS)), [], 422),
             ("&".join(f"k{n}" for n in range(request_head.MOST_PARAMETERS + 1)), [], 400),
-            ("&" * 30_000, [], 400),
+            ("&" * 8_000, [], 400),
             ("", [(f"x{n}", "") for n in range(request_head.MOST_HEADERS)], 431),
             ("", [("Cookie", ";".join(f"c{n}=1" for n in range(request_head.MOST_COOKIES - 10)))], 422),
             ("", [("Cookie", ";".join(f"c{n}=1" for n in range(request_head.MOST_COOKIES + 1)))], 431),
@@ -246,7 +246,7 @@ class TestHeads:
 
     @pytest.mark.parametrize(
         "number",
-        ["1_0", "%201", "1%20", "%2B1", "+1", "01", "-0", "1.0", "1e1", "%D9%A1%D9%A2", "9" * 10_000, ""],
+        ["1_0", "%201", "1%20", "%2B1", "+1", "01", "-0", "1.0", "1e1", "%D9%A1%D9%A2", "9" * 8_000, ""],
     )
     async def test_spell_a_plain_number_in_one_way(self, serving: Service, number: str) -> None:
         answer = await serving.client.get(f"/test/plain?limit={number}")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from lifeguard.web import ReadConnectionDep, TransactionDep
 
 from tests.inside import Service
@@ -37,6 +37,11 @@ async def broken_off() -> StreamingResponse:
         raise RuntimeError("and no second one")
 
     return StreamingResponse(parts())
+
+
+@routes.get("/say")
+async def say(what: str) -> Response:
+    return Response(headers={"X-Said": what})
 
 
 @routes.get("/tag")
@@ -159,6 +164,12 @@ class TestUnforeseenError:
         assert (unforeseen["event"], unforeseen["request_id"]) == ("unforeseen_error", "r1")
         assert f"RuntimeError: nobody foresaw {SECRET}" in unforeseen["exception"]
         assert (request["event"], request["problem"]) == ("request", "internal")
+
+    @pytest.mark.parametrize("what", ["a\r\nSet-Cookie: b=c", "a\n", "a\0b"])
+    async def test_in_a_header_of_the_answer_is_answered(self, serving: Service, what: str) -> None:
+        answer = await serving.client.get("/test/say", params={"what": what})
+        assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal")
+        assert not {"x-said", "set-cookie"} & set(answer.headers)
 
     async def test_in_mid_answer_breaks_the_connection(self, serving: Service, log: Log) -> None:
         with pytest.raises(httpx.RemoteProtocolError):  # and not: takes half an answer for a whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from starlette.types import Scope
@@ -17,6 +18,8 @@ UNLESS_SAID = (
 Strict-Transport-Security is not among them: it is set where TLS ends, at the proxy.
 """
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 def answer_types(scope: Scope) -> tuple[str, str]:
     """Give the types of the two messages that answer this request, or this WebSocket's handshake."""
@@ -25,8 +28,14 @@ def answer_types(scope: Scope) -> tuple[str, str]:
 
 
 def complete(headers: Iterable[tuple[bytes, bytes]], tag: str) -> list[tuple[bytes, bytes]]:
-    """Add what every answer says to what this one says, the answer to the request `tag`."""
+    """Add what every answer says to what this one says, the answer to the request `tag`.
+
+    Raises ValueError for a control character in a value, the end of a line for instance. The server would as
+    well, but when it is too late to say anything else: the client would get no answer at all.
+    """
     completed = [*headers, *ALWAYS]
+    if _CONTROL.search(b" ".join([value for _, value in completed])):
+        raise ValueError("a header of the answer has a control character")
     said = {name for name, _ in completed}
     completed += [header for header in UNLESS_SAID if header[0] not in said]
     completed.append((b"x-request-id", tag.encode("ascii")))

@@ -238,8 +238,8 @@ class RequestExchange:
     async def send(self, message: Message) -> None:
         """Send, and complete the headers."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
             headers = complete(message.get("headers", ()), self.call.tag)
+            self._status = message["status"]
             if self._middleware.drain.draining:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
