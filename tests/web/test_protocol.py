@@ -191,12 +191,15 @@ async def test_of_those_that_arrive_together_no_more_pass_than_there_are_places(
     pool = serving.state["database"].primary
     async with AsyncExitStack() as open_wires:
         async with pool.acquire():
+            shed = sum(pool.stats().shed.values())
             waiting = asyncio.create_task(pool.fetchval("SELECT 1"))
             await eventually(lambda: pool.stats().waiting == 1)
             crowd = [await open_wires.enter_async_context(wire(serving)) for _ in range(20)]
             for client in crowd:
                 client.send(ORDINARY)
             await eventually(lambda: pool.stats().waiting == PLACES)
+            # All have been judged, though they did not come in one turn of the loop.
+            await eventually(lambda: sum(pool.stats().shed.values()) - shed == 20 - (PLACES - 1))
         answers = [(await client.answer())[0] for client in crowd]
     await waiting
     assert answers.count(httpx.codes.OK) == PLACES - 1
