@@ -314,7 +314,7 @@ name_in_dotenv() {
     '') files=$RELEASED; [ ! -f docker-compose.override.yml ] || files+=:docker-compose.override.yml ;;
     *) files=${files//docker-compose.yml/$RELEASED} ;;
   esac
-  { [ ! -f .env ] || grep -v '^COMPOSE_FILE=' .env || true; say "COMPOSE_FILE=$files"; } >.env.new && mv -f .env.new .env
+  { { [ ! -f .env ] || sed '/^COMPOSE_FILE=/d' .env; } && say "COMPOSE_FILE=$files"; } >.env.new && mv -f .env.new .env
 }
 
 # undo: at the end. Where a change was broken off, everything is as before.
@@ -328,7 +328,7 @@ undo() {
     finish_stopping >&2
     read_state "$BEFORE"
     if roll "$BEFORE" "${state[LIFEGUARD_RELEASE]}" "${state[LIFEGUARD_REPLICAS]}" >&2; then
-      put_back
+      put_back || say "$RELEASED cannot be written: run a script again when that is mended." >&2
       say 'The version before goes on.' >&2
     else
       put_under_way "$BEFORE"

@@ -265,6 +265,23 @@ def test_a_replica_that_drains_when_the_change_is_broken_off_is_not_counted_on(c
     assert calls == ["docker stop old", "docker stop old", "docker rm old", "roll deploy/state/before.yml"]
 
 
+def test_a_way_back_that_cannot_be_written_down_says_so(checkout: Checkout) -> None:
+    (checkout.directory / "docker-compose.released.yml.new").symlink_to("/dev/full")
+    checkout.rendered({**STATE, "LIFEGUARD_REPLICAS": "2"})
+    ended = checkout.end(
+        "-c",
+        """. deploy/release.bash
+        mkdir -p deploy/state
+        cp released.yml "$BEFORE"
+        roll() { :; }
+        at_work=yes
+        trap undo EXIT
+        exit 1""",
+    )
+    assert ended.returncode == 1
+    assert "docker-compose.released.yml cannot be written" in ended.stderr
+
+
 def test_the_last_lines_of_a_replica_are_not_those_of_its_checks(checkout: Checkout) -> None:
     log = (
         """docker() { echo why; for _ in $(seq 50); do echo '{"method": "GET", "path": "/readyz"}'; done; }"""
