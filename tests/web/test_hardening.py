@@ -1,6 +1,7 @@
 """What strangers may try: the headers of answers, bodies that never end, hosts and methods of their own."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -81,6 +82,14 @@ class TestHeaders:
         assert "unsafe" not in directives["script-src"]
         assert "'sha256-" in directives["script-src"]
         assert answer.headers["cache-control"] == "no-store"
+
+    async def test_what_comes_from_elsewhere_is_one_version_and_has_its_hash(self, serving: Service) -> None:
+        page = (await serving.client.get("/docs")).text
+        tags = [tag for tag in re.findall(r"<(?:script|link)[^>]*>", page) if "https://" in tag]
+        assert len(tags) == 2
+        for tag in tags:
+            assert re.search(r"@\d+\.\d+\.\d+/", tag)
+            assert re.search(r'integrity="sha384-[\w+/]{64}" crossorigin="anonymous"', tag)
 
 
 class TestMethods:
