@@ -33,6 +33,7 @@ from deploy.stack import (
     copy_checkout,
     expect,
     step,
+    take_down,
     until,
     until_serving,
 )
@@ -260,7 +261,7 @@ async def main() -> int:
             print(await stack("logs", "--no-color", "--tail", "30"), file=sys.stderr)
             lost += map(str, _leaves(failures))
         finally:
-            await stack.run("deploy/down", "--volumes")
+            await take_down(stack)
     print("\n".join(lost) or "all is well", file=sys.stderr if lost else sys.stdout)
     return 1 if lost else 0
 

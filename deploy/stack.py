@@ -118,7 +118,10 @@ class Stack:
         """HAProxy's own numbers about the service."""
         fetch = r"exec 3<>/dev/tcp/127.0.0.1/8405; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3"
         label = '{proxy="service"}'
-        lines = (await self("exec", "-T", "haproxy", "bash", "-c", fetch)).splitlines()
+        haproxy, *_ = await self.containers(
+            "haproxy"
+        )  # by docker: compose refuses while a release is under way
+        lines = (await self.run("docker", "exec", haproxy, "bash", "-c", fetch)).splitlines()
         return {name.removesuffix(label): float(value) for name, value in _samples(lines) if label in name}
 
     @staticmethod
@@ -137,6 +140,21 @@ async def until(happened: Callable[[], Awaitable[bool]], what: str) -> None:
     while not await happened():
         expect(true=time.monotonic() < give_up, otherwise=f"not within {PATIENCE:g} s: {what}")
         await asyncio.sleep(0.2)
+
+
+async def take_down(stack: Stack) -> None:
+    """A script that a step has left at work ends first."""
+
+    async def taken_down() -> bool:
+        try:
+            await stack.run("deploy/down", "--volumes")
+        except Failure as failure:
+            if "is at work" not in str(failure):
+                raise
+            return False
+        return True
+
+    await until(taken_down, "the script that is at work ends")
 
 
 async def until_serving(stack: Stack, count: int) -> None:
