@@ -162,10 +162,9 @@ async def killed_update(stack: Stack) -> None:
 
 async def interrupted_update(stack: Stack) -> None:
     """Ctrl-C while a predecessor drains. What is taken again is what runs, whatever the shell says."""
-    update = ("deploy/rolling-update",)
-    image = f"{PROJECT}:latest"
+    update, image = "deploy/rolling-update", f"{PROJECT}:latest"
     before = await standing(stack)
-    process = await stack.start(*update, SKIP_BUILD="1", LIFEGUARD_IMAGE=image)
+    process = await stack.start(update, SKIP_BUILD="1", LIFEGUARD_IMAGE=image)
     await _until_said(process, " serves, version")
     await until_serving(stack, 2)  # of three
     os.killpg(process.pid, signal.SIGINT)
@@ -175,7 +174,7 @@ async def interrupted_update(stack: Stack) -> None:
         otherwise=f"Ctrl-C ends with {process.returncode}: {said}",
     )
     await expect_standing(stack, before)
-    await stack.run(*update, SKIP_BUILD="1", LIFEGUARD_IMAGE=image)
+    await stack.run(update, SKIP_BUILD="1", LIFEGUARD_IMAGE=image)
     await expect_version(stack, stack.version())
 
 
