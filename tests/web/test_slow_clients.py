@@ -34,7 +34,7 @@ KINDS = {
     "says nothing": b"",
     "drips its head": GET + b"X-Slow: ",
     "drips its second head": GET + b"\r\n" + GET + b"X-Slow: ",
-    "drips its body": POST + b"Content-Length: 100000\r\n\r\n",
+    "drips its body": POST + b"Content-Length: 50000\r\n\r\n",
     "drips a body that is refused": POST + b"Content-Length: 100000000\r\n\r\n",
     # More than the kernel buffers, which takes megabytes.
     "reads no answer": b"GET /pool/live HTTP/1.1\r\nHost: x\r\n\r\n" * 1000,
