@@ -278,8 +278,8 @@ VALID: dict[str, tuple[bytes, int, bytes]] = {
     "an upgrade of POST": (POST + b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nhello", 200, b'"hello"'),
     "an upgrade with chunks": (POST + b"Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200, b'"hello"'),
     "an upgrade without a connection": (field(b"Upgrade: websocket"), 200, b""),
-    "a refused body": (b"POST /v1/accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 503, b""),
-    "refused chunks": (b"POST /v1/accounts HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 503, b""),
+    "a refused body": (b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 503, b""),
+    "refused chunks": (b"POST /refused HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 503, b""),
     "an unknown path with a body": (b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 404, b""),
     "TRACE": (line(b"TRACE /echo HTTP/1.1"), 405, b""),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from app.main import create_app
 from app.settings import Settings
 from lifeguard.commands import command_line
 from lifeguard.server import protocol
-from lifeguard.web import middleware
+from lifeguard.web import TransactionDep, middleware
 
 protocol.PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = 0.4
 
@@ -30,8 +30,13 @@ async def echo(request: Request) -> dict[str, object]:
     return {"body": body, "path": request.url.path, "query": query, "host": request.headers.get("host")}
 
 
+async def refused(transaction: TransactionDep) -> None:
+    raise AssertionError("there is no database")
+
+
 def with_echo(settings):
     service = create_app(settings)
+    service.add_api_route("/refused", refused, methods=["POST"])
     service.add_api_route("/echo", echo, methods=["GET", "POST", "PUT", "OPTIONS", "PROPFIND"])
     service.add_api_route("/echo/{rest:path}", echo, methods=["GET", "POST"])
     return service

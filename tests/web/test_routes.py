@@ -134,6 +134,10 @@ def _says(name: str) -> Callable[..., Awaitable[PlainTextResponse]]:
     return says
 
 
+ANSWERED_BY_NO_ENDPOINT = frozenset((307, 404, 405))
+"""By the router itself: 307 leads to the path with a slash more, or one less."""
+
+
 @given(table=tables, root_path=st.sampled_from(("", "", "/api", "/a")), host=st.sampled_from(("test", HOST)))
 @settings(max_examples=60, deadline=None)
 def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str) -> None:
@@ -149,11 +153,11 @@ def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str
         status, body = await made.answer(scope)
         marks = {mark.name for mark in served.asks if isinstance(mark, Mark)} if served else set()
         if served is None:
-            assert status in {404, 405}
+            assert status in ANSWERED_BY_NO_ENDPOINT
         elif marks:
             assert marks == {body}
         else:
-            assert status in {404, 405} or body in made.hidden
+            assert status in ANSWERED_BY_NO_ENDPOINT or body in made.hidden
 
     async def compare_all() -> None:
         for method in METHODS:

@@ -29,16 +29,18 @@ _LONGEST_CHUNK_LINE = 1024
 _MOST_AT_ONCE = 64 * 1024
 _MOST_CHUNKS_AT_ONCE = 256
 
+# No group here is possessive: before Python 3.11.5 such a group matched what it must not (CPython's issue
+# 106052). Classes of characters may be. One character tells what goes on, so nothing goes back over much.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 # What RFC 3986 allows, and in the query also what browsers leave as it is.
-_PATH = rb"/[!$&-;=@-Z_a-z~]*+(?:%[0-9A-Fa-f]{2}[!$&-;=@-Z_a-z~]*+)*+"
-_QUERY = rb"(?:\?[!$-;=?-~]*+)?+"
-_AUTHORITY = rb"(?:[!$&-.0-9;=A-Z_a-z~%]*+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?+"
-_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n){0,%d}+" % MOST_HEADERS
+_PATH = rb"/[!$&-;=@-Z_a-z~]*+(?:%[0-9A-Fa-f]{2}[!$&-;=@-Z_a-z~]*+)*"
+_QUERY = rb"(?:\?[!$-;=?-~]*+)?"
+_AUTHORITY = rb"(?:[!$&-.0-9;=A-Z_a-z~%]*+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?"
+_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n){0,%d}" % MOST_HEADERS
 
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"++) (\S++) (HTTP/[0-9]\.[0-9])\r\n")
 _TARGET = re.compile(
-    rb"(?:https?://(" + _AUTHORITY + rb")(?:" + _PATH + rb")?+|" + _PATH + rb")" + _QUERY, re.IGNORECASE
+    rb"(?:https?://(" + _AUTHORITY + rb")(?:" + _PATH + rb")?|" + _PATH + rb")" + _QUERY, re.IGNORECASE
 )
 _ORDINARY = re.compile(
     rb"(?!CONNECT )" + _TOKEN + rb"++ " + _PATH + _QUERY + rb" HTTP/1\.1\r\n" + _FIELDS + _LINE_END
@@ -55,7 +57,7 @@ _SOCKET = re.compile(
     rb"GET \S++ HTTP/1\.1(?=\r\n).*\r\nupgrade:[ \t]*+websocket[ \t]*+\r\n", re.IGNORECASE | re.DOTALL
 )
 _SPECIAL = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade):")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*+)?+")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*+)?")
 _STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 
 
