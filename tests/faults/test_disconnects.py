@@ -50,6 +50,7 @@ def post(path: str, body: object) -> bytes:
     ).encode() + content
 
 
+@pytest.mark.slow
 async def test_two_thousand_clients_that_hang_up_at_random_leave_nothing_behind(
     serving: Service, postgres: PostgresServer, ledger_database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

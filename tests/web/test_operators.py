@@ -214,6 +214,7 @@ async def test_a_port_that_is_taken_is_a_readable_refusal(ledger_database: str, 
     ],
     ids=["app serve", "app dev", "uvicorn"],
 )
+@pytest.mark.slow  # real processes
 async def test_any_server_of_the_app_brings_it_along(
     ledger_database: str, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
