@@ -40,10 +40,10 @@ run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unle
 	@exec $(BIN)/python -m app dev
 
 test: $(READY)  ## run the suite against real PostgreSQL servers (TESTS=tests/pool for a part of it)
-	@$(BIN)/python $(PYTEST) -m 'not slow' $(TESTS)
+	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 
 coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again
-	@$(BIN)/coverage run $(PYTEST) -m 'not slow' $(TESTS)
+	@$(BIN)/coverage run $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
