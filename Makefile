@@ -39,7 +39,7 @@ help:  ## list the targets
 run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m app dev
 
-test: $(READY)  ## run the suite against real PostgreSQL servers (TESTS=tests/pool for a part of it)
+test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/pool for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 
 coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again

@@ -45,6 +45,13 @@ def test_no_function_is_long() -> None:
     assert not {name for name, length in lengths.items() if length > LONGEST_FUNCTION}
 
 
+def test_no_group_of_a_pattern_is_possessive() -> None:
+    """Before Python 3.11.5 such a group matches what it must not (CPython's issue 106052)."""
+    possessive = re.compile(r"""\)(?:[*+?]|\{[^}]*\})\+["')(|]""")
+    assert possessive.search('rb"(?:%[0-9A-F]{2})*+"')
+    assert not {shown(path) for path in SOURCES if possessive.search(path.read_text(encoding="utf-8"))}
+
+
 def test_no_modules_import_each_other() -> None:
     """Neither two nor several in a circle, also where only a type checker would notice."""
     imports = {_module(path): set(_imported(path)) for path in SOURCES}
