@@ -53,7 +53,7 @@ DISPOSABLE = {
     "max_wal_size": "1GB",
     "dynamic_shared_memory_type": "mmap",  # inside the directory: killed servers leave nothing else
 }
-DISPOSABLE_CLUSTER = ("--no-sync", "--wal-segsize=1")  # small, to be copied often
+DISPOSABLE_CLUSTER = ("--no-sync", "--wal-segsize=1", "--set=scram_iterations=1")  # small, to be copied often
 
 CREATE_DATABASE = rb"""
 \getenv password PGPASSWORD

@@ -6,6 +6,7 @@ from lifeguard.observability.loop_lag import LoopLag
 from lifeguard.observability.metrics import Metrics
 from lifeguard.observability.pool_numbers import BreakerNumbers, PoolNumbers, ReplicaNumbers, numbers, rounded
 from lifeguard.observability.scrub import Scrubber
+from lifeguard.observability.stalls import StallWatch
 
 __all__ = [
     "AlreadyLogged",
@@ -15,6 +16,7 @@ __all__ = [
     "PoolNumbers",
     "ReplicaNumbers",
     "Scrubber",
+    "StallWatch",
     "log_pool_event",
     "numbers",
     "rounded",

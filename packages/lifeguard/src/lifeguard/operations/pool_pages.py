@@ -69,6 +69,7 @@ class Lease(BaseModel):
     route: str | None
     task: str | None
     stack: tuple[str, ...]
+    waiting_for: str | None
     overdue: bool
 
 

@@ -8,10 +8,13 @@ import os
 import re
 import sysconfig
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Protocol, TypeVar
+
+import asyncpg
 
 CallSite = tuple[CodeType, int]
 """A code object and the index of the instruction it was at."""
@@ -20,7 +23,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Caller(Protocol):
-    """On whose behalf a connection is borrowed; asked only for a report."""
+    """On whose behalf a connection is borrowed; asked only for a report.
+
+    It may have a `remedy`: what to do instead of using a connection that has been returned.
+    """
 
     @property
     def route(self) -> str | None:
@@ -45,6 +51,8 @@ _event_loop = {str(asyncio.base_events.__file__), str(asyncio.events.__file__), 
 _engine = [str(Path(__file__).parent) + os.sep]
 _standard_library = (str(Path(os.__file__).parent) + os.sep, "<frozen ")
 _installed = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
+_database = tuple(str(Path(file).parent) + os.sep for file in (__file__, asyncpg.__file__))
+"""Where the frames of who waits for the database are."""
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 _whose: dict[str, _Whose] = {}
 """By file: code objects with the same text are equal, whatever file they are in."""
@@ -118,6 +126,13 @@ def route_of(caller: Caller | None) -> str | None:
     return None if route is None else str(route)
 
 
+def remedy_of(caller: Caller | None) -> str | None:
+    """What to do instead of using a connection that has been returned, if the caller knows."""
+    if caller is None or not hasattr(caller, "remedy"):
+        return None
+    return str(_ask(caller, "remedy"))
+
+
 def _ask(caller: Caller, what: str) -> object:
     """None if asking fails: an incomplete report must not cost a connection."""
     try:
@@ -138,13 +153,57 @@ def describe(site: CallSite | None) -> str | None:
 
 def frames_of(task: asyncio.Task[object] | None) -> tuple[str, ...]:
     """The frames in which a task waits now, innermost first; () when it has ended."""
+    frames = _frames_of(task)
+    return tuple(f"{at.f_code.co_filename}:{at.f_lineno} in {at.f_code.co_qualname}" for at in frames)
+
+
+def awaited_by(task: asyncio.Task[object] | None) -> str | None:
+    """What a task waits for that is not the database, as far as its frames tell: `127.0.0.1:8080 (httpx)`.
+    None when it waits for the database, or for what has no name."""
+    beyond: list[FrameType] = []
+    for frame in _frames_of(task):
+        file = frame.f_code.co_filename
+        if file.startswith(_database):
+            return None
+        if _find_out(file) is _Whose.USER:
+            break
+        beyond.append(frame)
+    if not beyond:
+        return None
+    libraries = [frame for frame in beyond if _find_out(frame.f_code.co_filename) is _Whose.LIBRARY]
+    name = str(beyond[0].f_globals.get("__name__")) + "." + beyond[0].f_code.co_qualname
+    if libraries:  # the one that was called, not those that it is made of
+        name = str(libraries[-1].f_globals.get("__name__")).partition(".")[0]
+    address = next((found for frame in beyond if (found := _address_in(frame))), None)
+    return f"{address} ({name})" if address else name
+
+
+def _frames_of(task: asyncio.Task[object] | None) -> list[FrameType]:
+    """Innermost first."""
     if task is None or task.done():
-        return ()
-    found: list[str] = []
+        return []
+    found: list[FrameType] = []
     awaited: Any = task.get_coro()  # coroutines, generators and plain iterators have no common type
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "ag_frame", None)
         if frame is not None:
-            found.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")
+            found.append(frame)
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "ag_await", None)
-    return tuple(reversed(found))
+    return found[::-1]
+
+
+def _address_in(frame: FrameType) -> str | None:
+    """The other end of the connection that a frame works on, `host:port`, where its variables name one."""
+    found = frame.f_locals
+    with suppress(Exception):  # of a library's properties: a report must not fail for them
+        owner = found.get("self")
+        for name in ("_transport", "transport"):
+            if (transport := getattr(owner, name, None)) and (peer := transport.get_extra_info("peername")):
+                return ":".join(map(str, peer[:2])) if isinstance(peer, tuple) else str(peer)
+        for host, port in (("host", "port"), ("remote_host", "remote_port")):
+            if found.get(host) and found.get(port):
+                return f"{found[host]}:{found[port]}"
+        url = getattr(found.get("request", owner), "url", None)
+        if url is not None and url.host:
+            return f"{url.host}:{url.port}" if url.port else str(url.host)
+    return None

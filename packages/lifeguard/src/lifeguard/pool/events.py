@@ -94,6 +94,9 @@ class LeaseInfo:
     """Name of the task that borrowed; None when that task has ended."""
     stack: tuple[str, ...]
     """Where that task waits now, innermost first."""
+    waiting_for: str | None
+    """What it waits for there if that is not the database, as far as the frames tell: an address, a library,
+    a function, such as `127.0.0.1:8080 (httpx)`."""
     overdue: bool
     """Held longer than the leak threshold."""
 

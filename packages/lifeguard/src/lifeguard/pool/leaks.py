@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from lifeguard.pool.callsite import CallSite, borrowed_at, frames_of, route_of
+from lifeguard.pool.callsite import CallSite, awaited_by, borrowed_at, frames_of, route_of
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.events import LeaseInfo, Reporter
 from lifeguard.pool.state import PoolState
+
+_RETURN_FIRST = (
+    "return the connection before waiting for anything but the database, and borrow again after it"
+)
 
 
 def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
@@ -21,6 +25,7 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
         route=route_of(pooled.caller),
         task=task.get_name() if task is not None and not task.done() else None,
         stack=frames_of(task),
+        waiting_for=awaited_by(task),
         overdue=pooled.overdue,
     )
 
@@ -97,4 +102,6 @@ class LeakWatch:
             if now - pooled.borrowed_at > threshold:
                 pooled.overdue = True
                 self._state.tally.leaks["overdue"] += 1
-                self._report("warning", "lease_overdue", **asdict(lease_info(pooled, now)))
+                held = lease_info(pooled, now)
+                details = asdict(held) | ({"remedy": _RETURN_FIRST} if held.waiting_for else {})
+                self._report("warning", "lease_overdue", **details)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import current_task, sleep
+from asyncio import current_task, get_running_loop, sleep
 from collections.abc import Awaitable, Callable, Generator
 from functools import update_wrapper
 from sys import _getframe
@@ -53,6 +53,8 @@ class Lease(SessionMethods):
             raise asyncpg.InterfaceError("a connection is already acquired")
         lending = self._lending
         state = lending.state
+        if get_running_loop() is not state.loop:
+            state.refuse_other_loops()
         asked_at = 0.0
         pooled = lending.lend_idle() if state.idle else None
         if pooled is None:
@@ -156,14 +158,14 @@ class Lease(SessionMethods):
         # parameters that only a `connection_class` knows.
         def fetch(self, query, *args, timeout=None, record_class=None, **own):
             if self._con is None:
-                raise returned("fetch")
+                raise returned("fetch", self._caller)
             if record_class is not None or own:
                 return self._watch("fetch", query, *args, timeout=timeout, record_class=record_class, **own)
             return self._run(query, args, timeout, _ALL)
 
         def fetchrow(self, query, *args, timeout=None, record_class=None, **own):
             if self._con is None:
-                raise returned("fetchrow")
+                raise returned("fetchrow", self._caller)
             if record_class is not None or own:
                 return self._watch(
                     "fetchrow", query, *args, timeout=timeout, record_class=record_class, **own
@@ -172,7 +174,7 @@ class Lease(SessionMethods):
 
         def fetchval(self, query, *args, column=0, timeout=None, **own):
             if self._con is None:
-                raise returned("fetchval")
+                raise returned("fetchval", self._caller)
             if own:
                 return self._watch("fetchval", query, *args, column=column or None, timeout=timeout, **own)
             return self._run(query, args, timeout, column)
@@ -203,7 +205,7 @@ class Lease(SessionMethods):
         """Run a statement the short way, if asyncpg has prepared it before on this connection."""
         connection = self._con
         if connection is None:
-            raise returned(_METHOD_OF.get(part, "fetchval"))
+            raise returned(_METHOD_OF.get(part, "fetchval"), self._caller)
         pooled = self._pooled
         bore_traces = None
         if query not in known_clean:

@@ -14,6 +14,7 @@ from asyncpg.transaction import Transaction as AsyncpgTransaction
 
 from lifeguard.pool import driver
 from lifeguard.pool.callbacks import with_lease
+from lifeguard.pool.callsite import Caller, remedy_of
 from lifeguard.pool.connection import CLOSED_BY_BORROWER, COPY_BROKEN_OFF, Begun, PooledConnection
 from lifeguard.pool.driver import Isolation, Transaction
 from lifeguard.pool.effects import Effect, effect_of
@@ -28,10 +29,14 @@ else:
 T = TypeVar("T")
 
 
-def returned(name: str) -> asyncpg.InterfaceError:
-    """What a call on a lease that has ended raises."""
+_BORROW_THERE = "borrow one where it is used: a lease ends with its `async with` block, or with release()"
+
+
+def returned(name: str, caller: Caller | None) -> asyncpg.InterfaceError:
+    """What a call on a lease that has ended raises; `caller` may know better what to do instead."""
+    remedy = remedy_of(caller) or _BORROW_THERE
     return asyncpg.InterfaceError(
-        f"cannot call Connection.{name}(): connection has been released back to the pool"
+        f"cannot call Connection.{name}(): connection has been released back to the pool; {remedy}"
     )
 
 
@@ -40,6 +45,7 @@ class SessionMethods(_Proxy):
 
     __slots__ = ("__weakref__", "_lending", "_pooled")
 
+    _caller: Caller | None
     _con: asyncpg.Connection | None  # asyncpg's proxy raises whatever is called while this is None
     _lending: Lending
     _pooled: PooledConnection
@@ -47,7 +53,7 @@ class SessionMethods(_Proxy):
     def _lent(self, name: str) -> PooledConnection:
         """The connection that is lent now; raises InterfaceError when none is."""
         if self._con is None:
-            raise returned(name)
+            raise returned(name, self._caller)
         return self._pooled
 
     def has_unread(self) -> bool:

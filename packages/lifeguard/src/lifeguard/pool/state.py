@@ -16,10 +16,15 @@ What happens is counted in `tally` where it happens.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import weakref
 from collections import Counter
 from enum import Enum
 from time import monotonic
+from typing import cast
+
+import asyncpg
 
 from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.connection import PooledConnection, Status
@@ -48,10 +53,24 @@ class Phase(Enum):
     CLOSED = "is closed"
 
 
+class _LoopOfTheParent:
+    """Stands for the event loop of the process that this one was forked from: nothing runs on it here."""
+
+    def is_closed(self) -> bool:
+        return True
+
+    def is_running(self) -> bool:
+        return False
+
+
+_OF_THE_PARENT = cast("asyncio.AbstractEventLoop", _LoopOfTheParent())
+
+
 class PoolState:
     """The state of one pool. Times are monotonic seconds."""
 
     __slots__ = (
+        "__weakref__",
         "checking",
         "closing",
         "config",
@@ -121,9 +140,26 @@ class PoolState:
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to this event loop."""
         self.loop = loop
+        _open_here.add(self)
         self.queue.create_future = loop.create_future
         self.done = loop.create_future()
         self.done.set_result(None)
+
+    def refuse_other_loops(self) -> None:
+        """Raise InterfaceError: the loop that runs is not the pool's. Nothing is said of a pool without one,
+        which is not open."""
+        if self.loop is None:
+            return
+        if self.loop is _OF_THE_PARENT:
+            mistake = "was opened before this process was forked, and its sessions are the parent's"
+            remedy = "open a pool in each process, after the fork"
+        elif self.loop.is_closed():
+            mistake = "belongs to an event loop that has ended"
+            remedy = "open and close it inside of one asyncio.run()"
+        else:
+            mistake = "belongs to another event loop"
+            remedy = "open a pool in each loop, or use asyncio.run_coroutine_threadsafe() with the pool's"
+        raise asyncpg.InterfaceError(f"the pool {self.config.name!r} {mistake}: {remedy}")
 
     def configure(self, config: PoolConfig) -> None:
         """Take new settings; those that every borrow looks at are kept at hand."""
@@ -215,3 +251,24 @@ class PoolState:
     def refusing(self) -> PoolClosing:
         """The error of a borrower at a pool that is not open."""
         return PoolClosing(f"the pool {self.phase.value}", self.stats())
+
+
+_open_here: weakref.WeakSet[PoolState] = weakref.WeakSet()
+_of_the_parent: list[PooledConnection] = []
+"""In a forked process: kept, because a transport that is closed here is gone from the parent's loop, too."""
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked process: forget the sessions. Their sockets are the parent's, too, and a word from here would
+    spoil them."""
+    for state in tuple(_open_here):
+        state.loop = _OF_THE_PARENT
+        state.phase = Phase.CLOSED
+        _of_the_parent.extend(state.members | state.closing)
+        for known in (state.members, state.idle, state.checking, state.closing, state.holders):
+            known.clear()
+    _open_here.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

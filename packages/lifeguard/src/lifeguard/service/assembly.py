@@ -20,6 +20,7 @@ from lifeguard.observability import (
     LoopLag,
     Metrics,
     Scrubber,
+    StallWatch,
     log_pool_event,
     logs,
     numbers,
@@ -137,11 +138,15 @@ class Service(App):
                 asyncio.create_task(state["history"].run(drain), name="history"),
             ]
             state["loop_lag"].start()
+            stalls = StallWatch()
+            if not state["settings"].in_production:
+                stalls.start()
             with StopSignals(drain, state["settings"].drain_delay):
                 try:
                     yield state
                 finally:
                     drain.begin()  # unless a signal has
+                    stalls.stop()
                     state["loop_lag"].stop()
                     for watcher in watchers:  # they end with the drain, but may be waiting for an answer
                         watcher.cancel()

@@ -6,32 +6,32 @@ server_factory    servers of a test's own, with their own parameters
 cluster           the directory of a cluster to copy further servers from
 proxy             with pytest-asyncio: a proxy before `postgres` that can be slow, silent or rude
 replication       with pytest-asyncio: a primary and its standby, with a `proxy` in between
+
+Those of a service, once `service_under_test` says which, are in `service_fixtures`:
+migrated_database, service, client, database, saturated, database_down, slow_database, draining.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
+from lifeguard.testing.databases import Databases, run
 from lifeguard.testing.servers import PostgresServer, copy_cluster, create_cluster, server_directory
 
-T = TypeVar("T")
+__all__ = ["ServerFactory", "run"]
+
 ServerFactory = Callable[..., Awaitable[PostgresServer]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings(**values): settings of the service that the test asks for")
     if config.pluginmanager.hasplugin("asyncio"):
-        from lifeguard.testing import faults  # noqa: PLC0415 - what it imports may not be installed
+        from lifeguard.testing import faults, service_fixtures  # noqa: PLC0415 - may lack what they import
 
         config.pluginmanager.register(faults, "lifeguard-faults")
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run on a loop of its own: databases are there for tests with and without a loop alike."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        return runner.run(coroutine)
+        config.pluginmanager.register(service_fixtures, "lifeguard-service")
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +72,17 @@ def server_factory(cluster: Path) -> Iterator[ServerFactory]:
                 server.close()
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: PostgresServer) -> Iterator[Databases]:
+    """Makes and drops databases on `postgres`."""
+    databases = Databases(postgres)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def database_url(postgres: PostgresServer) -> Iterator[str]:
+def database_url(postgres: PostgresServer, databases: Databases) -> Iterator[str]:
     """The URL of a new, empty database, which is dropped afterwards with all its sessions."""
-    name = run(postgres.create_database())
+    name = databases.create()
     yield postgres.dsn(name)
-    run(postgres.drop_database(name))
+    databases.drop(name)

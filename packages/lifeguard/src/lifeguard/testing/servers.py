@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -9,7 +10,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import count, cycle
 from pathlib import Path
@@ -20,7 +20,7 @@ from lifeguard.development.embedded import HOST, EmbeddedServer, StopMode
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - directories in it are made by tempfile
 MEMORY_NEEDED = 2**31  # bytes; containers often have 64 MB
-LONGEST_RUN = 3600  # seconds
+PREFIX = "lifeguard-tests-"  # of temporary directories
 ADMIN = "tests-admin"  # application_name of the sessions that look after the server
 PORTS = range(10_000, 32_768)  # below those that the system hands out: from 32768 on Linux, 49152 elsewhere
 _database_numbers = count(1)
@@ -180,27 +180,46 @@ class PostgresServer:
 def server_directory() -> Iterator[Path]:
     """A temporary directory for servers, in memory where there is enough of it.
 
-    A new database is a thousand small files: ten times faster to make in memory.
+    A new database is a thousand small files: ten times faster to make in memory. What runs that were killed
+    have left is removed first.
     """
-    with tempfile.TemporaryDirectory(prefix=f"lifeguard-{os.getpid()}-", dir=_memory()) as path:
+    place = _memory() or Path(tempfile.gettempdir())
+    _remove_what_killed_runs_left(place)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as path, _in_use(Path(path)):
         yield Path(path)
 
 
 def _memory() -> Path | None:
-    try:
-        free = shutil.disk_usage(MEMORY).free
-    except OSError:
-        return None
-    _remove_what_killed_runs_left()
-    return MEMORY if free > MEMORY_NEEDED else None
+    with contextlib.suppress(OSError):
+        return MEMORY if shutil.disk_usage(MEMORY).free > MEMORY_NEEDED else None
+    return None
 
 
-def _remove_what_killed_runs_left() -> None:
-    for directory in MEMORY.glob("lifeguard-*-*"):
-        with contextlib.suppress(FileNotFoundError):  # another run has just removed it
-            old = time.time() - directory.stat().st_mtime > LONGEST_RUN
-            if old and not is_running(int(directory.name.split("-")[1])):
-                shutil.rmtree(directory, ignore_errors=True)
+@contextlib.contextmanager
+def _in_use(directory: Path) -> Iterator[None]:
+    """Hold a lock on `directory`. The kernel lets go of it when this process ends, however it does."""
+    unfinished = directory / "lock.new"
+    with unfinished.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        unfinished.rename(directory / "lock")  # never to be seen without its holder
+        yield
+
+
+def _remove_what_killed_runs_left(place: Path) -> None:
+    for directory in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (directory / "lock").open() as lock:  # else it is being made
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for pid_file in directory.glob("*/data/postmaster.pid"):
+                _end_orphan(pid_file)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end_orphan(pid_file: Path) -> None:
+    """End a server that has outlived its run, as it may where there is no `setpriv`."""
+    pid = pid_file.read_text().partition("\n")[0]
+    command = subprocess.run(["ps", "-p", pid, "-o", "args="], capture_output=True, text=True, check=False)  # noqa: S607 - POSIX
+    if str(pid_file.parent) in command.stdout:  # and not another process of that number
+        os.kill(int(pid), signal.SIGQUIT)
 
 
 def create_cluster(directory: Path) -> Path:

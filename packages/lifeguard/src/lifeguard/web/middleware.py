@@ -42,6 +42,10 @@ _SLOWEST_BODY = 8192
 _LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
 _NO_TIMEOUT = f"X-Request-Timeout must be seconds, {request_head.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
 _EVENT_STREAM = b"text/event-stream"
+_TOO_LATE = (
+    "what runs later, as a StreamingResponse's body, a background task or a task of its own, takes"
+    " DatabaseDep and borrows with `async with database.read()`, connection() or transaction()"
+)
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
 _PAYLOAD_TOO_LARGE = 413
@@ -321,6 +325,10 @@ class RequestCaller:
     @property
     def route(self) -> str:
         return f"{self._scope.get('method', WEBSOCKET)} {route_template(self._scope)}"
+
+    @property
+    def remedy(self) -> str:
+        return f"that of {self.route} ended when its endpoint returned: {_TOO_LATE}"
 
     @property
     def endpoint(self) -> CodeType | None:
