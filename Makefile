@@ -31,13 +31,22 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test wheel coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
+.PHONY: help run doctor psql shell test wheel coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unless DATABASE_URL is set
+run: $(READY)  ## serve on http://127.0.0.1:8000 and reload, on an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m app dev
+
+doctor: $(READY)  ## look at the settings and the databases as the service would
+	@$(BIN)/python -m app doctor
+
+psql: $(READY)  ## open psql on the database of `make run`, or of DATABASE_URL
+	@$(BIN)/python -m app psql
+
+shell: $(READY)  ## open a Python prompt with `database`, in which `await` works
+	@$(BIN)/python -m app shell
 
 test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/ledger for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)

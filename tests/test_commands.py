@@ -12,9 +12,10 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 from lifeguard.database.schema import current_revision, head_revision
+from lifeguard.development.embedded import EmbeddedServer
 from lifeguard.settings import env_example
 from lifeguard.testing.plugin import ServerFactory
-from lifeguard.testing.processes import running
+from lifeguard.testing.processes import environment, running
 from lifeguard.testing.servers import PostgresServer, is_running
 from lifeguard.testing.waiting import eventually
 from typer.testing import CliRunner, Result
@@ -210,22 +211,19 @@ class TestDev:
         assert "rm -rf .data/postgres18, or `dev --data`" in ended.stderr
         assert ended.stderr.count("\n") == 1
 
-    async def test_is_not_ready_on_the_database_of_another_checkout(
+    async def test_refuses_the_database_of_another_checkout_before_anything_is_logged(
         self, tmp_path: Path, migrated_database: str
     ) -> None:
         connection = await asyncpg.connect(migrated_database)
         await connection.execute("UPDATE alembic_version SET version_num = 'of_another_checkout'")
         await connection.close()
-        async with running(DEV, cwd=tmp_path, variables={"DATABASE_URL": migrated_database}) as service:
-
-            async def refuses() -> bool:
-                return "another checkout" in (await service.get("/readyz")).text
-
-            await eventually(refuses)
-            assert await service.answers("/readyz", 503)
-            assert await service.end(signal.SIGINT) == 0
-        assert "migration_waits" in service.output
-        assert "schema_ready" not in service.output
+        variables = {"DATABASE_URL": migrated_database, "PORT": "0"}
+        ended = await asyncio.to_thread(run_command, "dev", cwd=tmp_path, variables=variables)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert "at revision of_another_checkout, which this version does not have" in ended.stderr
+        for remedy in ("take the branch that has it", "`alembic downgrade`", "a new database"):
+            assert remedy in ended.stderr
+        assert ended.stderr.count("\n") == 1
 
     async def leave_a_mark(self, dsn: str) -> None:
         connection = await asyncpg.connect(dsn)
@@ -252,6 +250,46 @@ class TestDev:
             await eventually(lambda: service.answers("/readyz"))
             assert await service.end() == 0
             assert server.password not in service.output + not_ready.text
+
+
+class TestTools:
+    """What a person opens on the database."""
+
+    def opened(self, command: str, database: str, *arguments: str, typed: str = "") -> str:
+        ended = subprocess.run(
+            [sys.executable, "-m", "app", command, *arguments],
+            env=environment(DATABASE_URL=database),
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def test_psql_takes_its_own_arguments(self, database_url: str) -> None:
+        assert self.opened("psql", database_url, "-Atc", "SELECT 42") == "42\n"
+
+    def test_shell_awaits_and_goes_on_after_an_error(self, database_url: str) -> None:
+        typed = (
+            "one = await database.fetchval('SELECT 1/0')\n"
+            "answer = await database.fetchval('SELECT 42')\n"
+            "print('the answer is', answer)\n"
+            "async with database.transaction() as transaction:\n"
+            "    print('read', await transaction.fetchval('SELECT 43'))\n\n"
+        )
+        said = self.opened("shell", database_url, typed=typed)
+        assert "the answer is 42" in said
+        assert "read 43" in said
+
+    @pytest.mark.slow
+    def test_starts_the_embedded_server_where_no_dev_runs(self, tmp_path: Path) -> None:
+        data = tmp_path / ".data/postgres18"
+        with EmbeddedServer(data) as server:
+            server.ensure_database("lifeguard")
+        ended = run_command("psql", "-Atc", "SELECT current_user", cwd=tmp_path, variables={})
+        assert (ended.stdout, ended.stderr) == ("lifeguard\n", "")
+        assert not (data / "data/postmaster.pid").exists()
 
 
 class TestDoctor:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,11 @@ class _Owner:
     create_app: Callable[[Any], FastAPI]  # of `settings`
     settings: type[Settings]
 
+    @property
+    def can_be_imported(self) -> bool:
+        """Whether another process finds it by its name."""
+        return "__main__" not in {self.create_app.__module__, self.settings.__module__}
+
     def load(self) -> Settings:
         """The settings, whose secrets are shown nowhere from here on."""
         settings = self.settings.load()
@@ -84,27 +90,43 @@ def serve(context: typer.Context) -> None:
 def dev(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="Where the embedded server keeps its data.")] = EMBEDDED_DATA,
+    reload: Annotated[bool, typer.Option(help="Serve new code when a file has changed.")] = True,
 ) -> None:
     """Migrate and serve; without DATABASE_URL on an embedded PostgreSQL server."""
     development = _development()
     if development is None:
         typer.echo("`dev` is not in this installation: `migrate`, then `serve`", err=True)
         raise typer.Exit(code=2)
+    owner = _owner(context)
     with _readable_faults(development.EmbeddedServerError), process.told_to_stop():
-        owner = _owner(context)
-        development.run(owner.create_app, owner.load(), data)
+        settings = owner.load()
+        if reload and owner.can_be_imported and (reloading := _reloading()) is not None:
+            code: int = reloading.serve_and_reload(partial(_serve_new_code, owner, data), settings, data)
+            raise typer.Exit(code=code)
+        development.run(owner.create_app, settings, data)
+
+
+def _serve_new_code(
+    owner: _Owner, data: Path, *served: Any, **on: Any
+) -> None:  # Any: of `development.serve`
+    """What each process of `dev` does; a process that was not forked has imported the owner's code for it."""
+    development = import_module("lifeguard.development.run")
+    try:
+        with _readable_faults(development.EmbeddedServerError), process.told_to_stop():
+            development.serve(owner.create_app, owner.load(), data, *served, **on)
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from end
 
 
 @cli.command()
 def migrate(context: typer.Context) -> None:
     """Bring the schema up to date. Any number of these may start at once.
 
-    Without DATABASE_URL it is that of the embedded server of a `dev` that runs in this directory.
+    Without DATABASE_URL it is that of the embedded server, which is started for it if no `dev` runs here.
     """
     from lifeguard.database.migrations import upgrade  # noqa: PLC0415 - Alembic, which `serve` starts without
 
-    with _readable_faults():
-        settings = _settings_to_look_by(context)
+    with _readable_faults(), _database_to_look_at(context) as settings:
         logs.configure(settings)
         asyncio.run(upgrade(settings))
 
@@ -113,21 +135,41 @@ def migrate(context: typer.Context) -> None:
 def doctor(context: typer.Context) -> None:
     """Check the settings and the databases; exit code 1 if the service could not serve.
 
-    Without DATABASE_URL it looks at the embedded server of a `dev` that runs in this directory.
+    Without DATABASE_URL it looks at the embedded server, which is started for it if no `dev` runs here.
     """
-    with _readable_faults():
-        failed = asyncio.run(_report(_settings_to_look_by(context)))
+    with _readable_faults(), _database_to_look_at(context) as settings:
+        failed = asyncio.run(_report(settings))
         raise typer.Exit(code=int(failed))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+def psql(context: typer.Context, arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Open psql on the database, with these arguments of psql.
+
+    Without DATABASE_URL on the embedded server, which is started for it if no `dev` runs in this directory.
+    """
+    with _readable_faults(), _database_to_look_at(context) as settings:
+        raise typer.Exit(code=_tools().psql(settings, arguments or []))
+
+
+@cli.command()
+def shell(context: typer.Context) -> None:
+    """Open a Python prompt that takes `await`, with `database` and `settings`.
+
+    Without DATABASE_URL on the embedded server, which is started for it if no `dev` runs in this directory.
+    """
+    with _readable_faults(), _database_to_look_at(context) as settings:
+        _tools().shell(settings)
 
 
 @cli.command()
 def sizing(context: typer.Context) -> None:
     """Compare what all instances' pools may ask for with what the server has.
 
-    Without DATABASE_URL it looks at the embedded server of a `dev` that runs in this directory.
+    Without DATABASE_URL it looks at the embedded server, which is started for it if no `dev` runs here.
     """
-    with _readable_faults():
-        typer.echo(output.shown(asyncio.run(sizing_report(_settings_to_look_by(context)))))
+    with _readable_faults(), _database_to_look_at(context) as settings:
+        typer.echo(output.shown(asyncio.run(sizing_report(settings))))
 
 
 @cli.command()
@@ -143,18 +185,42 @@ def _development() -> ModuleType | None:
     return import_module("lifeguard.development.run")
 
 
+def _reloading() -> ModuleType | None:
+    """What watches files, if the library for it is there."""
+    return import_module("lifeguard.development.reload") if find_spec("watchfiles") else None
+
+
 def _owner(context: typer.Context) -> _Owner:
     return cast("_Owner", context.obj)
 
 
-def _settings_to_look_by(context: typer.Context) -> Settings:
+@contextmanager
+def _database_to_look_at(context: typer.Context) -> Iterator[Settings]:
+    """The settings with a database: DATABASE_URL's, or the embedded server's, which is started for the block
+    if it has data and no `dev` runs. Raises SettingsError where there is none."""
     settings = _owner(context).load()
     if settings.database_url or settings.in_production or (development := _development()) is None:
-        return settings
-    with _readable_faults(development.EmbeddedServerError):
-        running: Settings = development.on_running_database(settings, EMBEDDED_DATA)
-    output.guard(running)
-    return running
+        yield _with_database(settings)
+        return
+    with (
+        _readable_faults(development.EmbeddedServerError),
+        development.on_some_database(settings, EMBEDDED_DATA) as found,
+    ):
+        output.guard(found)
+        yield _with_database(found)
+
+
+def _with_database(settings: Settings) -> Settings:
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL: required here")
+    return settings
+
+
+def _tools() -> ModuleType:
+    """What a person at a terminal uses; the image does not have it."""
+    if find_spec("lifeguard.development") is None:
+        raise SettingsError("this command is not in this installation: it is for development")
+    return import_module("lifeguard.development.tools")
 
 
 async def _report(settings: Settings) -> bool:

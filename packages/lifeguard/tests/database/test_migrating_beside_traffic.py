@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.database import MigrationError, migrations
-from lifeguard.database.migrations import TABLE_WAIT, upgrade
+from lifeguard.database.migrating_session import TABLE_WAIT
+from lifeguard.database.migrations import upgrade
 from lifeguard.testing.processes import environment
 from lifeguard.testing.revisions import Revisions
 from lifeguard.testing.servers import PostgresServer

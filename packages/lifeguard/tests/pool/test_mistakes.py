@@ -10,9 +10,8 @@ from types import CodeType
 import asyncpg
 import httpx
 import pytest
-from lifeguard.pool import Pool
+from lifeguard.pool import Lease, Pool
 from lifeguard.testing.waiting import eventually
-
 from tests.pool.conftest import Events, MakePool
 
 
@@ -109,7 +108,7 @@ class TestHeldOverSomethingElse:
     """What an overdue lease's task waits for, if that is not the database."""
 
     async def waiting_for(
-        self, pool: Pool, events: Events, work: Callable[[asyncpg.Connection], Awaitable[object]]
+        self, pool: Pool, events: Events, work: Callable[[Lease], Awaitable[object]]
     ) -> tuple[object, object]:
         """What the report of a lease says that is held over `work`, and its remedy."""
 

@@ -30,17 +30,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from lifeguard.database.blockers import Blockers, blockers_of
 from lifeguard.database.concurrently import name_invalid_indexes, prepare_concurrent_statements
-from lifeguard.database.connect_options import (
-    check,
-    connect_options,
-    dsn,
-    milliseconds,
-    prepare_session,
-    with_remedy,
-)
+from lifeguard.database.connect_options import check, milliseconds, with_remedy
 from lifeguard.database.errors import MigrationError
+from lifeguard.database.migrating_session import TABLE_WAIT, migrating_session
 from lifeguard.database.schema import SchemaState, current_revision, schema_state
-from lifeguard.pool import Connector
 from lifeguard.settings import Settings
 
 # The process that holds this lock may change the schema. Any number will do, if nothing else here uses it.
@@ -49,10 +42,9 @@ _LOCK = 0x6D6967726174696F  # "migratio"
 _LOCK_INTERVAL = 0.2
 _LOCK_PATIENCE = 300.0
 
-# Seconds that a revision waits for a table, with every later statement behind it. Then it pauses: first and
-# longest pause, doubling, half of it random. After _TABLE_PATIENCE it gives up: what holds a table that long
-# is a dump or a forgotten transaction, and a person has to look.
-TABLE_WAIT = 0.2
+# Seconds that a revision pauses when a table is in use: first and longest pause, doubling, half of it random.
+# After _TABLE_PATIENCE it gives up: what holds a table that long is a dump or a forgotten transaction, and a
+# person has to look.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 _TABLE_PATIENCE = 300.0
 _SHOWN = 120  # characters of a statement, in events and errors
@@ -70,7 +62,7 @@ async def upgrade(settings: Settings) -> SchemaState:
     """
     check(settings)
     try:
-        async with _session(settings) as connection:
+        async with migrating_session(settings) as connection:
             if (state := await schema_state(connection, settings.migrations)).is_old:
                 await _lock(connection)
                 if (state := await schema_state(connection, settings.migrations)).is_old:
@@ -89,7 +81,7 @@ async def upgrade(settings: Settings) -> SchemaState:
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[AsyncConnection]:
     """One of the service's connections, as SQLAlchemy sees it, for Alembic's other commands."""
-    async with _session(settings) as connection, _adapted(connection) as adapted:
+    async with migrating_session(settings) as connection, _adapted(connection) as adapted:
         yield adapted
 
 
@@ -98,30 +90,6 @@ def _config(migrations: Path, connection: SyncConnection) -> Config:
     config.set_main_option("script_location", str(migrations))
     config.set_main_option("path_separator", "os")
     return config
-
-
-@asynccontextmanager
-async def _session(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    others = {
-        "application_name": f"{settings.service_name}:migrate",
-        # A revision may take its time. Only its waits for locks stay short.
-        "statement_timeout": "0",
-        "lock_timeout": str(milliseconds(TABLE_WAIT)),
-        "idle_in_transaction_session_timeout": "0",
-    }
-    options = {**connect_options(settings, other=others), "command_timeout": None}
-    connector = Connector(
-        dsn(settings),
-        settings.pool_connect_timeout,
-        prepare_session(settings, other=others),
-        options,
-        keepalive=settings.pool_keepalive,
-    )
-    connection = await connector.connect()
-    try:
-        yield connection
-    finally:
-        await connection.close(timeout=settings.pool_connect_timeout)
 
 
 async def _lock(connection: asyncpg.Connection) -> None:
@@ -141,7 +109,10 @@ async def _apply(connection: asyncpg.Connection, settings: Settings) -> None:
     """Run what is missing, again from where it stopped when a table was in use."""
     patience = _Patience()
     pid = connection.get_server_pid()
-    async with _adapted(connection) as adapted, blockers_of(pid, lambda: _session(settings)) as blockers:
+    async with (
+        _adapted(connection) as adapted,
+        blockers_of(pid, lambda: migrating_session(settings)) as blockers,
+    ):
         while True:
             blockers.seen = []
             try:

@@ -20,8 +20,8 @@ from lifeguard.database.types import ReadConnection
 Standing = Literal["current", "behind", "ahead"]
 
 FOREIGN = (
-    "another checkout or a newer version migrated it, or the revision was deleted here: take the checkout"
-    " that has it, or a new database"
+    "another checkout or a newer version migrated it, or the revision was deleted here: take the branch that"
+    " has it, and stay there or `alembic downgrade` to a revision of both; or take a new database"
 )
 """What to do in development about a schema that is ahead. In production it is a rollout under way."""
 

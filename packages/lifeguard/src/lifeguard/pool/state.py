@@ -259,8 +259,8 @@ _of_the_parent: list[PooledConnection] = []
 
 
 def _leave_to_the_parent() -> None:
-    """In a forked process: forget the sessions. Their sockets are the parent's, too, and a word from here would
-    spoil them."""
+    """In a forked process: forget the sessions. Their sockets are the parent's, too, and a word from here
+    would spoil them."""
     for state in tuple(_open_here):
         state.loop = _OF_THE_PARENT
         state.phase = Phase.CLOSED

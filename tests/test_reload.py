@@ -1,0 +1,179 @@
+"""`dev` and its files: what is saved is served, by a process that takes over from another."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from lifeguard.testing.servers import is_running
+from lifeguard.testing.waiting import eventually
+
+from tests.processes import ServiceProcess, running
+
+pytestmark = pytest.mark.slow  # whole services, with their servers
+
+MAIN = """
+import asyncio
+from pathlib import Path
+from typing import ClassVar
+
+from lifeguard import protection, settings
+from lifeguard.observability import logs
+from lifeguard.operations import probes
+from lifeguard.service import Service
+from lifeguard.web import DatabaseDep
+
+from svc import version
+
+
+class Settings(settings.Settings):
+    migrations: ClassVar = Path("migrations").absolute()
+
+
+async def show_version() -> str:
+    return version.VERSION
+
+
+async def hold(database: DatabaseDep) -> str:
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return version.VERSION
+
+
+def create_app(settings):
+    logs.configure(settings)
+    service = Service(settings)
+    service.protect(*protection.STANDARD)
+    service.include_operators(probes.router)
+    service.get("/version")(show_version)
+    service.get("/held")(hold)
+    return service
+"""
+COMMAND = """
+from lifeguard.commands import command_line
+from svc.main import Settings, create_app
+
+cli = command_line(create_app, Settings)
+if __name__ == "__main__":
+    cli()
+"""
+
+
+class Project:
+    """A checkout with a service of one module that is edited."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.package = directory / "svc"
+        self.package.mkdir()
+        (directory / "migrations/versions").mkdir(parents=True)
+        for name, text in {"__init__": "", "__main__": COMMAND, "main": MAIN}.items():
+            (self.package / f"{name}.py").write_text(text)
+        self.save("one")
+
+    def save(self, version: str) -> None:
+        """As editors do: the new file takes the old one's place."""
+        self.write(f"VERSION = {version!r}\n")
+
+    def write(self, text: str) -> None:
+        new = self.package / ".version.py.new"
+        new.write_text(text)
+        new.rename(self.package / "version.py")
+
+    @property
+    def postmaster(self) -> int:
+        return int((self.directory / ".data/postgres18/data/postmaster.pid").read_text().split()[0])
+
+    def processes(self) -> set[int]:
+        """Of the service: those that run in the directory."""
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "cwd").readlink().is_relative_to(self.directory) and is_running(
+                    int(process.name)
+                ):
+                    found.add(int(process.name))
+            except OSError:  # it has just ended
+                continue
+        return found
+
+    @asynccontextmanager
+    async def served(self, *arguments: str) -> AsyncIterator[ServiceProcess]:
+        async with running(["-m", "svc", "dev", *arguments], cwd=self.directory) as service:
+            yield service
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+async def serves(service: ServiceProcess, version: str) -> bool:
+    """Whether it answers with this version; every request is answered, by one process or the other."""
+    answer = await service.get("/version")
+    assert answer.status_code == httpx.codes.OK
+    return bool(answer.json() == version)
+
+
+async def test_new_code_is_served_and_the_database_stays(project: Project) -> None:
+    async with project.served() as service:
+        assert await serves(service, "one")
+        server, processes = project.postmaster, project.processes()
+        for version in ("two", "three"):
+            project.save(version)
+            await eventually(lambda version=version: serves(service, version), 20)  # type: ignore[misc]
+        assert project.postmaster == server
+        await eventually(lambda: len(project.processes()) == len(processes), 10)
+        assert await service.end(signal.SIGINT) == 0
+        assert service.output.count("reloaded in") == 2
+        await eventually(lambda: not project.processes(), 10)
+        assert await service.refuses("/version")
+
+
+async def test_code_that_cannot_be_loaded_is_shown_and_replaces_nothing(project: Project) -> None:
+    async with project.served() as service:
+        for broken in ("VERSION = (\n", "raise RuntimeError('on import')\n"):
+            project.write(broken)
+            told = service.output.count("not loaded: the code from before goes on serving")
+            await eventually(lambda told=told: service.output.count("not loaded") > told, 20)  # type: ignore[misc]
+            assert await serves(service, "one")
+        assert "SyntaxError: '(' was never closed" in service.output
+        assert "RuntimeError: on import" in service.output
+        project.save("two")
+        await eventually(lambda: serves(service, "two"), 20)
+        assert await service.end(signal.SIGINT) == 0
+
+
+async def test_requests_under_way_are_finished_or_cut_off_in_time(project: Project) -> None:
+    async with project.served() as service:
+        held = asyncio.create_task(service.get("/held"))
+        project.save("two")
+        await eventually(lambda: serves(service, "two"), 20)
+        (project.directory / "go").touch()
+        await asyncio.wait([held])
+        assert held.exception() is not None or held.result().status_code in {200, 503}
+        await eventually(lambda: service.output.count("Finished server process") == 1, 10)
+        assert await service.end(signal.SIGINT) == 0
+
+
+async def test_nothing_outlives_a_killed_one(project: Project) -> None:
+    async with project.served() as service:
+        project.save("two")
+        await eventually(lambda: serves(service, "two"), 20)
+        service.process.kill()
+        await eventually(lambda: not project.processes(), 15)
+
+
+async def test_without_reload_it_is_one_process(project: Project) -> None:
+    async with project.served("--no-reload") as service:
+        assert project.processes() - {project.postmaster} >= {service.process.pid}
+        children = (
+            Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+        )
+        assert os.getpid() not in map(int, children)
+        assert await service.end(signal.SIGINT) == 0
+        assert "is served when it is saved" not in service.output
