@@ -14,7 +14,9 @@ from lifeguard.testing.waiting import eventually
 
 from tests.processes import ServiceProcess, running
 
-pytestmark = pytest.mark.slow  # whole services, with their servers
+# Whole services, with their servers. The first change may have to wait for all imports of another process.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+WAIT = 60.0  # seconds until what has not come fails a test
 
 MAIN = """
 import asyncio
@@ -39,6 +41,7 @@ async def show_version() -> str:
 
 
 async def hold(database: DatabaseDep) -> str:
+    Path("held").touch()
     while not Path("go").exists():
         await asyncio.sleep(0.01)
     return version.VERSION
@@ -125,7 +128,7 @@ async def test_new_code_is_served_and_the_database_stays(project: Project) -> No
         server, processes = project.postmaster, project.processes()
         for version in ("two", "three"):
             project.save(version)
-            await eventually(lambda version=version: serves(service, version), 20)  # type: ignore[misc]
+            await eventually(lambda version=version: serves(service, version), WAIT)  # type: ignore[misc]
         assert project.postmaster == server
         await eventually(lambda: len(project.processes()) == len(processes), 10)
         assert await service.end(signal.SIGINT) == 0
@@ -139,23 +142,26 @@ async def test_code_that_cannot_be_loaded_is_shown_and_replaces_nothing(project:
         for broken in ("VERSION = (\n", "raise RuntimeError('on import')\n"):
             project.write(broken)
             told = service.output.count("not loaded: the code from before goes on serving")
-            await eventually(lambda told=told: service.output.count("not loaded") > told, 20)  # type: ignore[misc]
+            await eventually(lambda told=told: service.output.count("not loaded") > told, WAIT)  # type: ignore[misc]
             assert await serves(service, "one")
         assert "SyntaxError: '(' was never closed" in service.output
         assert "RuntimeError: on import" in service.output
         project.save("two")
-        await eventually(lambda: serves(service, "two"), 20)
+        await eventually(lambda: serves(service, "two"), WAIT)
         assert await service.end(signal.SIGINT) == 0
 
 
 async def test_requests_under_way_are_finished_or_cut_off_in_time(project: Project) -> None:
     async with project.served() as service:
-        held = asyncio.create_task(service.get("/held"))
+        client = httpx.AsyncClient(base_url=service.url, timeout=None)  # noqa: S113 - it is held
+        held = asyncio.create_task(client.get("/held"))
+        await eventually(lambda: (project.directory / "held").exists(), WAIT)
         project.save("two")
-        await eventually(lambda: serves(service, "two"), 20)
+        await eventually(lambda: serves(service, "two"), WAIT)
         (project.directory / "go").touch()
-        await asyncio.wait([held])
-        assert held.exception() is not None or held.result().status_code in {200, 503}
+        answer = await held  # of the process that had it, or its word that its time was up
+        await client.aclose()
+        assert (answer.status_code, answer.json()) == (200, "one") or answer.status_code == 503
         await eventually(lambda: service.output.count("Finished server process") == 1, 10)
         assert await service.end(signal.SIGINT) == 0
 
@@ -163,7 +169,7 @@ async def test_requests_under_way_are_finished_or_cut_off_in_time(project: Proje
 async def test_nothing_outlives_a_killed_one(project: Project) -> None:
     async with project.served() as service:
         project.save("two")
-        await eventually(lambda: serves(service, "two"), 20)
+        await eventually(lambda: serves(service, "two"), WAIT)
         service.process.kill()
         await eventually(lambda: not project.processes(), 15)
 

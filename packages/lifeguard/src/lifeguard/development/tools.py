@@ -98,7 +98,7 @@ class _Console(code.InteractiveConsole):
     @override
     def runcode(self, code: CodeType) -> None:
         async def run() -> None:
-            result = FunctionType(code, self.locals)()  # type: ignore[arg-type]  # a dict, as given above
+            result = FunctionType(code, self.locals)()  # a dict, as given above
             if isinstance(result, Awaitable):
                 await result
 
