@@ -12,7 +12,7 @@ from lifeguard.testing.waiting import eventually
 from pydantic import SecretStr
 
 from app.settings import Settings
-from tests.ledger.conftest import client_of, open_account, service_on
+from tests.ledger.conftest import client_on, open_account
 from tests.secured import SecuredServer, secured_server
 
 
@@ -25,7 +25,7 @@ async def migrated(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 async def client(migrated: SecuredServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with service_on(migrated.dsn("app")) as running, client_of(running) as client:
+    async with client_on(migrated.dsn("app")) as client:
         yield client
 
 

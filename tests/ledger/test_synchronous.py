@@ -13,7 +13,7 @@ from lifeguard.testing.waiting import eventually
 from pydantic import SecretStr
 
 from app.settings import Settings
-from tests.ledger.conftest import client_of, open_account, service_on
+from tests.ledger.conftest import client_on, open_account
 
 HURRY = {"X-Request-Timeout": "0.3"}
 
@@ -53,7 +53,7 @@ async def transfers_on(server: Any) -> set[str]:
 async def test_what_was_acknowledged_survives_the_primary_replays_included(pair: Replication) -> None:
     acknowledged: set[str] = set()
 
-    async with service_on(pair.primary.dsn()) as running, client_of(running) as client:
+    async with client_on(pair.primary.dsn()) as client:
         source, target = await open_account(client, 100), await open_account(client)
         body = {"from_account": source, "to_account": target, "amount": 1}
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from lifeguard.testing.commits import CommitProxy, Fate
 
-from tests.ledger.conftest import balance, client_of, open_account, service_on
+from tests.ledger.conftest import balance, client_on, open_account
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ async def proxy(migrated_database: str) -> AsyncIterator[CommitProxy]:
 @pytest.fixture
 async def distant(proxy: CommitProxy) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service that reaches its database through the proxy."""
-    async with service_on(proxy.dsn) as running, client_of(running) as client:
+    async with client_on(proxy.dsn) as client:
         yield client
 
 

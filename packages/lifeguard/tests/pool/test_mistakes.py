@@ -12,7 +12,8 @@ import httpx
 import pytest
 from lifeguard.pool import Lease, Pool
 from lifeguard.testing.waiting import eventually
-from tests.pool.conftest import Events, MakePool
+
+from packages.lifeguard.tests.pool.conftest import Events, MakePool
 
 
 class Route:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks
 from fastapi.responses import StreamingResponse
 from lifeguard.web import ReadConnectionDep, TransactionDep
 
-from tests.inside import service, settings_for
+from packages.lifeguard.tests.inside import service, settings_for
 
 routes = APIRouter()
 

@@ -49,24 +49,46 @@ def service_under_test() -> ServiceUnderTest[Any]:
     raise pytest.UsageError(_NOT_SAID)
 
 
-@pytest.fixture(scope="session")
-def migrated_template(
-    postgres: PostgresServer, databases: Databases, service_under_test: ServiceUnderTest[Any]
-) -> str:
-    """The name of a database with the service's schema, from which those of the tests are copied."""
-    from lifeguard.database.migrations import upgrade  # noqa: PLC0415 - Alembic, see above
+class Templates:
+    """A migrated database for each service under test, of which there may be one for each conftest.py."""
 
-    name = databases.create()
-    run(upgrade(service_under_test.settings_for(postgres.dsn(name))))
-    return name
+    def __init__(self, server: PostgresServer, databases: Databases) -> None:
+        self._server = server
+        self._databases = databases
+        self._names: dict[ServiceUnderTest[Any], str] = {}
+
+    def of(self, service: ServiceUnderTest[Any]) -> str:
+        """The name of a database with this service's schema; it is migrated once."""
+        from lifeguard.database.migrations import upgrade  # noqa: PLC0415 - Alembic, see above
+
+        if service not in self._names:
+            name = self._databases.create()
+            run(upgrade(service.settings_for(self._server.dsn(name))))
+            self._names[service] = name
+        return self._names[service]
+
+
+@pytest.fixture(scope="session")
+def templates(postgres: PostgresServer, databases: Databases) -> Templates:
+    """The databases from which those of the tests are copied."""
+    return Templates(postgres, databases)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(templates: Templates, service_under_test: ServiceUnderTest[Any]) -> str:
+    """The name of a database with the service's schema, for who copies it."""
+    return templates.of(service_under_test)
 
 
 @pytest.fixture
 def migrated_database(
-    postgres: PostgresServer, databases: Databases, migrated_template: str
+    postgres: PostgresServer,
+    databases: Databases,
+    templates: Templates,
+    service_under_test: ServiceUnderTest[Any],
 ) -> Iterator[str]:
     """The URL of a new database with the service's schema, which goes with all its sessions."""
-    name = databases.create(migrated_template)
+    name = databases.create(templates.of(service_under_test))
     yield postgres.dsn(name)
     databases.drop(name)
 

@@ -10,7 +10,7 @@ from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.service import RunningService
 from lifeguard.testing.service_fixtures import Fault
 
-from tests.testing.orders import Settings
+from packages.lifeguard.tests.testing.orders import Settings
 
 
 def problem_of(answer: httpx.Response) -> str:

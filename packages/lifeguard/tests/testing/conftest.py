@@ -3,7 +3,7 @@
 import pytest
 from lifeguard.testing.service import ServiceUnderTest
 
-from tests.testing.orders import Settings, create_app
+from packages.lifeguard.tests.testing.orders import Settings, create_app
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,17 @@
 """Whole runs of pytest with the fixtures: in parallel, without a service, killed."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from lifeguard.testing.processes import environment
 from lifeguard.testing.servers import is_running, server_directory
 from lifeguard.testing.waiting import eventually
 
 pytestmark = pytest.mark.slow  # runs of pytest with servers of their own
 
-ROOT = Path(__file__).parents[2]
 CONFTEST = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8")
 CONFIGURATION = """
 [pytest]
@@ -47,11 +46,11 @@ def pytest_in(directory: Path, test: str, conftest: str, *arguments: str) -> sub
     (directory / "pytest.ini").write_text(CONFIGURATION)
     (directory / "conftest.py").write_text(conftest)
     (directory / "test_it.py").write_text(test)
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    ours = {name: value for name, value in environment().items() if not name.startswith("PYTEST_")}
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=directory,
-        env={**ours, "PYTHONPATH": str(ROOT)},
+        env=ours,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from lifeguard.testing.processes import ServiceProcess, running
 from lifeguard.testing.servers import is_running
 from lifeguard.testing.waiting import eventually
-
-from tests.processes import ServiceProcess, running
 
 # Whole services, with their servers. The first change may have to wait for all imports of another process.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -155,7 +154,7 @@ async def test_requests_under_way_are_finished_or_cut_off_in_time(project: Proje
     async with project.served() as service:
         client = httpx.AsyncClient(base_url=service.url, timeout=None)  # noqa: S113 - it is held
         held = asyncio.create_task(client.get("/held"))
-        await eventually(lambda: (project.directory / "held").exists(), WAIT)
+        await eventually((project.directory / "held").exists, WAIT)
         project.save("two")
         await eventually(lambda: serves(service, "two"), WAIT)
         (project.directory / "go").touch()
