@@ -65,12 +65,12 @@ class Lease(BaseModel):
     backend_pid: int
     client_address: str | None
     held_for: float
+    overdue: bool
     borrowed_at: str | None
     route: str | None
     task: str | None
     stack: tuple[str, ...]
     waiting_for: str | None
-    overdue: bool
 
 
 class LeasesReport(BaseModel):
