@@ -7,7 +7,7 @@ PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 # The engine's source, for as long as it is here: without packages/ pyproject.toml pins its version.
 ENGINE  := $(wildcard packages/lifeguard)
-SOURCES := $(if $(ENGINE),$(ENGINE)/src $(ENGINE)/tests) app migrations tests conftest.py bench deploy
+SOURCES := $(if $(ENGINE),$(ENGINE)/src $(ENGINE)/tests) app migrations tests conftest.py bench deploy docs
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
              $(if $(ENGINE),--no-emit-package lifeguard-pg) --python-version 3.11
 # A worker for each core, each with servers of its own. No more than four: several tests are about time.
@@ -71,6 +71,7 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	@stale() { echo 'stale: make generated'; exit 1; }; \
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
 	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \
+	$(BIN)/python -m docs.cookbook --check || stale; \
 	{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy"; \
 	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; \
@@ -127,7 +128,8 @@ clean:  ## remove the environment, the embedded server's data and all caches
 	rm -rf .venv .venv-deploy .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache dist sbom.cdx.json
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made from other files here
+generated: .env.example $(DASHBOARD) $(OPERATOR_RULES) $(READY)  ## write what is made from other files here
+	$(BIN)/python -m docs.cookbook
 
 .env.example: $(wildcard app/settings.py packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
 	$(BIN)/python -m app settings $(WHOLE)

@@ -1,11 +1,11 @@
 """Statements without a block around them: on the right pool, behind its breaker, within the deadline."""
 
 import pytest
-from lifeguard.database import Database, call_scope
+from lifeguard.database import Database, PoolOversized, call_scope
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
-from packages.lifeguard.tests.database.conftest import MakeDatabase, within
+from packages.lifeguard.tests.database.conftest import MakeDatabase, settings_for, within
 
 
 async def test_each_goes_to_the_pool_it_is_meant_for(
@@ -36,6 +36,20 @@ async def test_the_tag_reaches_the_server_if_it_is_wanted_and_nobody_else_sees_i
     assert seen == ["ledger:it's" if tagged else "ledger"] * 2
     call_scope.set(None)
     assert await database.fetchval(query) == "ledger"
+
+
+async def test_a_script_s_database_is_closed_at_the_end_of_its_block(database_url: str) -> None:
+    async with Database(settings_for(database_url), name="reports") as database:
+        assert await database.fetchval("SELECT 1") == 1
+        assert database.primary.stats().name == "reports"
+    assert database.primary.is_closing()
+    assert database.primary.stats().size == 0
+    oversized = Database(settings_for(database_url, pool_max_size=1000))
+    with pytest.raises(PoolOversized):
+        async with oversized:
+            raise AssertionError("the server is too small for it")
+    assert oversized.primary.is_closing()
+    assert oversized.primary.stats().size == 0
 
 
 async def test_the_deadline_ends_them(database: Database) -> None:

@@ -6,8 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import structlog
 from asyncpg import ReadOnlySQLTransactionError, Record
@@ -53,10 +54,22 @@ class Database:
 
     All follow the tag and the deadline of `call_scope`. They raise the pool's errors when no
     connection is available in time, and DatabaseUnavailable when it is lost.
+
+    A script or a job opens and closes it by `async with Database(settings) as database:`.
     """
 
-    def __init__(self, settings: Settings, *, on_event: Callable[[PoolEvent], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str | None = None,
+        on_event: Callable[[PoolEvent], None] | None = None,
+    ) -> None:
+        """`name`: of a database besides the service's own, to tell their pools apart in the log. With
+        `reports` they are `reports` and `reports-replica`, not `primary` and `replica`.
+        """
         self._settings = settings
+        self._name = name
         self._on_event = on_event
         self._limits = session_limits(settings)
         self._primary = Guard(partial(self._make_pool, "primary"), settings, on_event)
@@ -84,6 +97,17 @@ class Database:
         await asyncio.wait({self._sizing}, timeout=_SIZING_PATIENCE)
         if self.oversized:
             raise self.oversized
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def drain(self, timeout: float) -> list[DrainReport]:
         """Refuse new borrowers, wait `timeout` seconds for the others, close."""
@@ -227,8 +251,11 @@ class Database:
 
     def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
         settings = self._settings
+        config = pool_config(settings, role)
+        if self._name:
+            config = replace(config, name=self._name if role == "primary" else f"{self._name}-{role}")
         return Pool.from_config(
-            pool_config(settings, role),
+            config,
             dsn(settings, role),
             on_event=on_event,
             **connect_options(settings, role),

@@ -1,5 +1,5 @@
 """Every variable of the service, validated; nothing else reads the environment."""
 
-from lifeguard.settings.settings import LARGEST_BODY, Settings, SettingsError, env_example
+from lifeguard.settings.settings import LARGEST_BODY, Dsn, Settings, SettingsError, env_example
 
-__all__ = ["LARGEST_BODY", "Settings", "SettingsError", "env_example"]
+__all__ = ["LARGEST_BODY", "Dsn", "Settings", "SettingsError", "env_example"]
