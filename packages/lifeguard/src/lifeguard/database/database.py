@@ -76,8 +76,9 @@ class Database:
         Raises PoolOversized when the server says at once that it has too few sessions for all
         instances. A server that says so later has `oversized` set.
         """
-        for pool in self._pools():
-            await pool.open()
+        for guard in self.guards:
+            await guard.pool.open()
+            guard.lane_watch.start()
         if self._replica:
             self._replica.lag.start(self._note_replica)
         self._sizing = asyncio.create_task(self._size_pools(), name="pool sizing")

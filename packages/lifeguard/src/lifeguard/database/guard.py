@@ -11,6 +11,7 @@ import asyncpg
 
 from lifeguard.database.breaker import Breaker, BreakerState
 from lifeguard.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
+from lifeguard.database.lane_watch import LaneWatch
 from lifeguard.database.scope import current_caller
 from lifeguard.pool import (
     Lease,
@@ -47,6 +48,7 @@ class Guard:
             ask_aside=self.pool.ask_aside,
             on_open=self.pool.refuse_waiting,
         )
+        self.lane_watch = LaneWatch(self.pool, self.breaker)
         self._waking: asyncio.Task[None] | None = None
 
     @property
@@ -110,6 +112,7 @@ class Guard:
         return DatabaseUnavailable(f"the connection was lost: {reason}", repeatable=repeatable)
 
     async def stop(self) -> None:
+        await self.lane_watch.stop()
         await self.breaker.stop()
         if self._waking is not None:
             self._waking.cancel()
