@@ -37,6 +37,10 @@ CONTRACT = {
     "db_pool_leaks_total": ("counter", {"kind"}),
     "db_pool_breaker_state": ("gauge", set()),
     "db_pool_breaker_transitions_total": ("counter", {"to"}),
+    "db_pool_lane_used": ("gauge", {"lane"}),
+    "db_pool_lane_waiting": ("gauge", {"lane"}),
+    "db_pool_lane_breaker_state": ("gauge", {"lane"}),
+    "db_pool_lane_shed_total": ("counter", {"lane", "priority"}),
 }
 
 

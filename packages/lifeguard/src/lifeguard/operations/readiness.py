@@ -102,7 +102,7 @@ class ReadinessWatch:
             return Readiness("not ready", (Reason(_OVERSIZED, str(self._database.oversized)),))
         if self._obstacle:
             return Readiness("not ready", (self._obstacle,))
-        primary, *_ = numbers(self._database)
+        primary, *_ = numbers(self._database, self._scrub)
         trouble = _trouble_of(primary)
         if trouble:
             return Readiness("degraded", (self._scrubbed(trouble),))

@@ -151,10 +151,11 @@ def _parts(settings: Settings, service: Service) -> State:
     database = Database(settings, on_event=log_pool_event)
     drain = Drain(settings.drain_timeout, settings.drain_streams)
     loop_lag = LoopLag()
+    scrub = Scrubber(settings.secret_values())
     readiness = ReadinessWatch(
         database,
         drain,
-        Scrubber(settings.secret_values()),
+        scrub,
         migrations=settings.migrations,
         accepts_newer_schema=settings.in_production,
     )
@@ -167,14 +168,15 @@ def _parts(settings: Settings, service: Service) -> State:
         readiness=readiness,
         metrics=Metrics(
             target={"service_name": settings.service_name, "service_version": settings.service_version},
-            pools=lambda: numbers(database),
+            pools=lambda: numbers(database, scrub),
             ready=lambda: readiness.now().status in {"ready", "degraded"},
             draining=lambda: drain.draining,
             in_flight=lambda: drain.in_flight,
             loop_lag=lambda: loop_lag.seconds,
         ),
-        history=History(lambda: numbers(database), lambda: loop_lag.seconds),
+        history=History(lambda: numbers(database, scrub), lambda: loop_lag.seconds),
         loop_lag=loop_lag,
+        scrub=scrub,
     )
 
 
