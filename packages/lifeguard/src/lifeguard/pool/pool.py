@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from contextvars import Context
 from dataclasses import fields, replace
 from functools import partial
@@ -15,17 +15,16 @@ import asyncpg
 
 from lifeguard.pool.callsite import Caller
 from lifeguard.pool.config import Hook, PoolConfig, ResetPolicy, check_count, check_seconds
-from lifeguard.pool.connection import Status
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.errors import PoolUnavailable
-from lifeguard.pool.events import DrainReport, LeaseInfo, Listener, log_event
+from lifeguard.pool.events import DrainReport, Listener, log_event
 from lifeguard.pool.housekeeping import Housekeeping
-from lifeguard.pool.leaks import lease_info
 from lifeguard.pool.lease import Lease
 from lifeguard.pool.lending import Lending
+from lifeguard.pool.names import Priority, check_priority
 from lifeguard.pool.query_methods import QueryMethods
+from lifeguard.pool.snapshots import Snapshots
 from lifeguard.pool.state import Phase
-from lifeguard.pool.stats import PoolStats
 from lifeguard.pool.tasks import CLOSE_BOUND, Shared
 
 # Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
@@ -34,7 +33,7 @@ _closing_dropped: set[asyncio.Task[None]] = set()
 """Dropped pools that are being closed."""
 
 
-class Pool(QueryMethods):
+class Pool(QueryMethods, Snapshots):
     """A pool of asyncpg connections: fair, bounded in size and in every wait; it recovers by itself.
 
     pool = Pool(dsn, max_size=20)                 # settings: PoolConfig; the rest: asyncpg.connect()
@@ -227,15 +226,25 @@ class Pool(QueryMethods):
 
     # -- borrowing ---------------------------------------------------------------------------------
 
-    def acquire(self, *, timeout: float | None = None, caller: Caller | None = None) -> Lease:
+    def acquire(
+        self,
+        *,
+        timeout: float | None = None,
+        caller: Caller | None = None,
+        lane: Hashable | None = None,  # noqa: ARG002 - not used yet
+        priority: Priority = "normal",
+    ) -> Lease:
         """Borrow a connection: `async with` it, or `await` it and `release()` it.
 
         `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`, and 0 does not
         wait. Raises TypeError when it is no number, ValueError when it is below 0 or not finite.
-        `caller` is named in reports of leaks.
+        `caller` is named in reports of leaks. Those of one `lane` are served in order of arrival, and no lane
+        takes what the others need; a name from outside is an `OutsideLane`. Raises ValueError for an unknown
+        `priority`.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
+        check_priority(priority)
         return Lease(self._lending, timeout, caller)
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
@@ -250,12 +259,30 @@ class Pool(QueryMethods):
             )
         connection.end()
 
-    def try_shed(self, timeout: float | None = None, *, ahead: int = 0) -> float | None:
+    def set_lane(
+        self, lane: Hashable | None, *, at_most: int | None = None, at_least: int = 0, weight: float = 1.0
+    ) -> None:
+        """Give a lane limits, before or while it is used.
+
+        It holds no more than `at_most` connections; `at_least` so many are left to it, also
+        after it was quiet; with a `weight` of 2 it has a share of two lanes. Raises ValueError for what
+        cannot be kept.
+        """
+
+    def try_shed(
+        self,
+        timeout: float | None = None,
+        *,
+        ahead: int = 0,
+        lane: Hashable | None = None,  # noqa: ARG002 - not used yet
+        priority: Priority = "normal",
+    ) -> float | None:
         """Ask before making the effort to borrow: None, or seconds after which to come back.
 
-        `ahead` others have asked, were let through and will be in the queue before. A refusal is counted
-        as if `acquire()` had raised PoolSaturated, and costs much less.
+        `ahead` others of this lane and priority have asked, were let through and will be in the queue before.
+        A refusal is counted as if `acquire()` had raised PoolSaturated, and costs much less.
         """
+        check_priority(priority)
         if timeout is not None:
             check_seconds("timeout", timeout)
         check_count("ahead", ahead)
@@ -325,43 +352,6 @@ class Pool(QueryMethods):
         """Lend again."""
         self._state.suspended = False
         self._lending.pump()
-
-    # -- knowing -----------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._state.config.name
-
-    def stats(self) -> PoolStats:
-        """The numbers of this moment; no I/O."""
-        return self._state.stats()
-
-    def leases(self) -> tuple[LeaseInfo, ...]:
-        """The leases of now, the longest first; no I/O."""
-        now = monotonic()
-        held = [p for p in self._state.members if p.status is Status.IN_USE]
-        held.sort(key=lambda pooled: pooled.borrowed_at)
-        return tuple(lease_info(pooled, now) for pooled in held)
-
-    def get_size(self) -> int:
-        """Live connections."""
-        return len(self._state.members)
-
-    def get_idle_size(self) -> int:
-        return len(self._state.idle)
-
-    def get_init_size(self) -> int:
-        return self._state.config.first_size
-
-    def get_min_size(self) -> int:
-        return self._state.config.min_size
-
-    def get_max_size(self) -> int:
-        return self._state.config.max_size
-
-    def is_closing(self) -> bool:
-        """Draining or closed."""
-        return self._state.phase in {Phase.DRAINING, Phase.CLOSED}
 
     # -- asyncpg.Pool's ways to open and close ----------------------------------------------------
 
