@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from contextvars import Context
 
@@ -19,6 +19,7 @@ from lifeguard.pool import (
     PoolError,
     PoolEvent,
     PoolTimeout,
+    Priority,
     StatementNotSent,
     says_schema_changed,
 )
@@ -71,8 +72,10 @@ class Guard:
             )
 
     @asynccontextmanager
-    async def lend(self, timeout: float | None) -> AsyncIterator[Lease]:
-        """A lease for the block; `timeout` as in `Pool.acquire()`.
+    async def lend(
+        self, timeout: float | None, lane: Hashable | None = None, priority: Priority = "normal"
+    ) -> AsyncIterator[Lease]:
+        """A lease for the block; the arguments as in `Pool.acquire()`.
 
         Raises DatabaseUnavailable while the breaker is not closed and when the session is lost in the
         block, SchemaChanged, and the pool's errors.
@@ -82,7 +85,9 @@ class Guard:
         """
         ticket = self.breaker.admit()
         try:
-            lease = await self.pool.acquire(timeout=timeout, caller=current_caller())
+            lease = await self.pool.acquire(
+                timeout=timeout, caller=current_caller(), lane=lane, priority=priority
+            )
         except PoolTimeout as error:
             if timeout is None or timeout >= self._acquire_timeout:
                 self.breaker.stalled(ticket, error)  # a shorter wait was the caller's haste

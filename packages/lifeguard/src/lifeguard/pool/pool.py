@@ -269,6 +269,10 @@ class Pool(QueryMethods, Snapshots):
         cannot be kept.
         """
 
+    def refuses_lane(self, lane: Hashable | None) -> bool:  # noqa: ARG002 - not used yet
+        """Whether the breaker of this lane is not closed."""
+        return False
+
     def try_shed(
         self,
         timeout: float | None = None,

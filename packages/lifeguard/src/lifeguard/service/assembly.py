@@ -39,6 +39,7 @@ from lifeguard.web.app import App
 from lifeguard.web.buffered import Buffered
 from lifeguard.web.drain import Drain
 from lifeguard.web.gate import Gate
+from lifeguard.web.lanes import LanesDoNotFit
 from lifeguard.web.routes import Routing
 
 # Seconds for the pools to close when requests have used up DRAIN_TIMEOUT.
@@ -114,6 +115,7 @@ class Service(App):
             try:
                 dependencies.refuse_pinning(self)
                 body_limit.refuse_what_never_fits(state["gate"].routing, state["buffered"].most)
+                state["gate"].lanes.declare_all()
                 if self._operators:
                     listening = operators.listening(self._operators, state["settings"], state)
                     await until_the_end.enter_async_context(listening)
@@ -122,6 +124,7 @@ class Service(App):
                 PoolOversized,
                 dependencies.PinsConnection,
                 body_limit.BodiesDoNotFit,
+                LanesDoNotFit,
                 CannotListen,
             ) as error:
                 self.refusal = str(error)
@@ -148,7 +151,8 @@ def _parts(settings: Settings, service: Service) -> State:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
     connect_options.check(settings)
-    database = Database(settings, on_event=log_pool_event)
+    # What belongs to no request, jobs for instance, waits behind what somebody waits for.
+    database = Database(settings, on_event=log_pool_event, lane="background", priority="background")
     drain = Drain(settings.drain_timeout, settings.drain_streams)
     loop_lag = LoopLag()
     scrub = Scrubber(settings.secret_values())
