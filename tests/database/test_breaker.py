@@ -89,7 +89,7 @@ class Rig:
 
     async def stall(self, times: int) -> None:
         for _ in range(times):
-            self.breaker.stalled(self.breaker.admit(), STALLED)
+            self.breaker.stalled(self.breaker.admit(), STALLED, self.breaker.heard)
         await asyncio.sleep(0)
 
     def turn_away(self) -> None:
@@ -259,7 +259,7 @@ class TestWhatIsSaidOfIt:
         )
         with capture_logs([merge_call]) as lines:
             token = call_scope.set(CallScope(tag="r1"))
-            breaker.stalled(breaker.admit(), STALLED)
+            breaker.stalled(breaker.admit(), STALLED, breaker.heard)
             call_scope.reset(token)
             await eventually(lambda: len(asked_for) >= 4)
             await breaker.stop()

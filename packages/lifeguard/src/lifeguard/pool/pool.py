@@ -304,7 +304,7 @@ class Pool(QueryMethods, Snapshots):
         `max_size`, for as long as the question takes; the caller bounds that. Calls at the same time get
         the same answer.
 
-        Raises what `asyncpg.connect()`, `init` and the query raise.
+        Raises what `asyncpg.connect()` and the query raise. `init` is not run.
         """
         await self._aside.run()
 
@@ -374,7 +374,7 @@ class Pool(QueryMethods, Snapshots):
 
 
 async def _ask_aside(connector: Connector) -> None:
-    connection = await connector.connect()
+    connection = await connector.reach()
     try:
         await connection.execute("SELECT 1")
     finally:
