@@ -7,7 +7,7 @@ PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 # The engine's source, for as long as it is here: without packages/ pyproject.toml pins its version.
 ENGINE  := $(wildcard packages/lifeguard)
-SOURCES := $(if $(ENGINE),$(ENGINE)/src) app migrations tests bench deploy
+SOURCES := $(if $(ENGINE),$(ENGINE)/src $(ENGINE)/tests) app migrations tests conftest.py bench deploy
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
              $(if $(ENGINE),--no-emit-package lifeguard-pg) --python-version 3.11
 # A worker for each core, each with servers of its own. No more than four: several tests are about time.
@@ -39,7 +39,7 @@ help:  ## list the targets
 run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m app dev
 
-test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/pool for a part of it)
+test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/ledger for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 
 coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again
@@ -48,7 +48,7 @@ coverage: $(READY)  ## the same, and which lines of app/ and the engine no test 
 
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
-	@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio tests/pool tests/database
+	$(if $(ENGINE),@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio $(ENGINE)/tests/pool $(ENGINE)/tests/database)
 
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, revisions, generated files
 	$(BIN)/ruff format --check --quiet

@@ -253,7 +253,8 @@ async def down_after_a_kill(stack: Stack) -> None:
     process.kill()
     await process.communicate()
     await stack.run("deploy/down")
-    await stack("up", "-d")
+    # DATABASE_URL leads through PgBouncer by then, and DATABASE_REPLICA_URL to the standby.
+    await stack("--profile", "pgbouncer", "--profile", "replica", "up", "-d")
     await until_serving(stack, 2)
 
 

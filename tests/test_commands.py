@@ -14,13 +14,14 @@ import pytest
 from lifeguard.database.schema import current_revision, head_revision
 from lifeguard.settings import env_example
 from lifeguard.testing.plugin import ServerFactory
+from lifeguard.testing.processes import running
 from lifeguard.testing.servers import PostgresServer, is_running
 from lifeguard.testing.waiting import eventually
 from typer.testing import CliRunner, Result
 
 from app.commands import cli
 from app.settings import Settings
-from tests.processes import ROOT, run_command, running
+from tests.processes import ROOT, run_command
 
 DEV = ["-m", "app", "dev"]
 NOWHERE = "postgresql://nobody:topsecret@127.0.0.1:1/x"
@@ -134,8 +135,8 @@ class TestFaults:
 
 
 class TestServe:
-    async def test_ends_well_at_sigterm(self, tmp_path: Path, ledger_database: str) -> None:
-        variables = {"DATABASE_URL": ledger_database}
+    async def test_ends_well_at_sigterm(self, tmp_path: Path, migrated_database: str) -> None:
+        variables = {"DATABASE_URL": migrated_database}
         async with running(["-m", "app", "serve"], cwd=tmp_path, variables=variables) as service:
             await eventually(lambda: service.answers("/readyz"))
             assert "server" not in (await service.get("/healthz")).headers
@@ -150,9 +151,9 @@ class TestServe:
 
     @pytest.mark.parametrize("command", ["serve", "dev"])
     def test_refuses_a_server_that_is_too_small(
-        self, tmp_path: Path, ledger_database: str, command: str
+        self, tmp_path: Path, migrated_database: str, command: str
     ) -> None:
-        variables = {"DATABASE_URL": ledger_database, "POOL_INSTANCES": "40", "PORT": "0"}
+        variables = {"DATABASE_URL": migrated_database, "POOL_INSTANCES": "40", "PORT": "0"}
         ended = run_command(command, cwd=tmp_path, variables=variables)
         assert ended.returncode == 2
         assert ended.stderr.startswith("POOL_MAX_SIZE=20 x POOL_INSTANCES=40: 800 connections, but ")
@@ -209,12 +210,12 @@ class TestDev:
         assert ended.stderr.count("\n") == 1
 
     async def test_is_not_ready_on_the_database_of_another_checkout(
-        self, tmp_path: Path, ledger_database: str
+        self, tmp_path: Path, migrated_database: str
     ) -> None:
-        connection = await asyncpg.connect(ledger_database)
+        connection = await asyncpg.connect(migrated_database)
         await connection.execute("UPDATE alembic_version SET version_num = 'of_another_checkout'")
         await connection.close()
-        async with running(DEV, cwd=tmp_path, variables={"DATABASE_URL": ledger_database}) as service:
+        async with running(DEV, cwd=tmp_path, variables={"DATABASE_URL": migrated_database}) as service:
 
             async def refuses() -> bool:
                 return "another checkout" in (await service.get("/readyz")).text
@@ -252,8 +253,8 @@ class TestDev:
 
 
 class TestDoctor:
-    def test_is_content_where_the_service_could_serve(self, ledger_database: str) -> None:
-        ended = CliRunner(env={"DATABASE_URL": ledger_database}).invoke(cli, ["doctor"])
+    def test_is_content_where_the_service_could_serve(self, migrated_database: str) -> None:
+        ended = CliRunner(env={"DATABASE_URL": migrated_database}).invoke(cli, ["doctor"])
         assert ended.exit_code == 0
         assert "FAIL" not in ended.stdout
 

@@ -21,7 +21,6 @@ from app.commands import cli
 from app.settings import Settings
 from bench import readme
 from tests.inside import service, settings_for
-from tests.peers.left_out import LEFT_OUT
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -137,7 +136,7 @@ def test_the_tree_of_folders_is_the_one_that_is_there() -> None:
         assert path.exists() or is_gone(str(path.relative_to(ROOT))), path
     if IS_STARTER:
         assert _parts(ROOT / "app") <= {path.name for path in shown if path.parent == ROOT / "app"}
-    assert _parts(ENGINE) == {path.name for path in shown if path.parent.name == "lifeguard"}
+    assert _parts(ENGINE) == {path.name for path in shown if path.parent.match("src/lifeguard")}
 
 
 def _parts(package: Path) -> set[str]:
@@ -233,13 +232,6 @@ def test_settings_of_the_pool_are_documented_with_their_defaults() -> None:
         if default is not None:
             expected = f'"{default}"' if isinstance(default, str) else f"{default:g}"
             assert rows[name] == expected, name
-
-
-def test_asyncpg_s_tests_that_are_left_out_are_documented_with_the_reason() -> None:
-    section = table(POOL.read_text(encoding="utf-8"), "### asyncpg's own tests")
-    rows = (line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| "))
-    documented = {why: named(tests) for why, tests in rows if why != "why"}
-    assert documented == {why: {name.rpartition(".")[2] for name in names} for why, names in LEFT_OUT.items()}
 
 
 def test_statistics_of_the_pool_are_documented() -> None:

@@ -11,6 +11,7 @@ import lifeguard
 
 ROOT = Path(__file__).parents[1]
 ENGINE = Path(lifeguard.__file__).parent
+ENGINE_TESTS = ROOT / "packages/lifeguard/tests"
 SOURCES = sorted(path for package in (ENGINE, ROOT / "app") for path in package.rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 MADE = ("deploy/state/", "deploy/secrets/")
@@ -87,9 +88,27 @@ def _is_module(name: str) -> bool:
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
+def test_the_engine_s_tests_know_nothing_of_the_service_nor_its_tests_of_them() -> None:
+    """Either folder is complete without the other: `packages/` may be deleted, and so may `app/`."""
+    others = {
+        ENGINE_TESTS: {path.name for path in ROOT.glob("[!.]*") if path.is_dir()} - {"packages"}
+        | {"conftest"},
+        ROOT / "tests": {"packages"},
+    }
+    found = [
+        f"{shown(path)}: {name}"
+        for folder, unknown in others.items()
+        for path in folder.rglob("*.py")
+        for name in _imported(path)
+        if name.partition(".")[0] in unknown
+    ]
+    assert not found
+
+
 def test_what_comments_and_docstrings_name_exists() -> None:
     folders = (
         ENGINE,
+        ENGINE_TESTS,
         *(ROOT / name for name in ("app", "tests", "bench", "deploy", "migrations", ".github", ".ci")),
     )
     files = [ROOT / "Makefile", ROOT / "Dockerfile", ROOT / "pyproject.toml", ROOT / "docker-compose.yml"]

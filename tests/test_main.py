@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from lifeguard.settings import SettingsError
+from lifeguard.testing.processes import environment, running
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
 from app import main
 from app.settings import Settings
 from tests.inside import service, settings_for
-from tests.processes import ROOT, environment, running
+from tests.processes import ROOT
 
 SECRET = "canary-hush-hush"
 
@@ -75,9 +76,9 @@ class TestUnderAServer:
         assert SECRET not in ended.stdout
 
     async def test_it_serves_and_ends_with_every_line_json(
-        self, program: str, ledger_database: str, tmp_path: Path
+        self, program: str, migrated_database: str, tmp_path: Path
     ) -> None:
-        variables = {"DATABASE_URL": ledger_database, "LOG_FORMAT": "json"}
+        variables = {"DATABASE_URL": migrated_database, "LOG_FORMAT": "json"}
         async with running(["-c", program], cwd=tmp_path, variables=variables) as serving:
             await eventually(lambda: serving.answers("/readyz"))
             assert (await serving.get("/pool")).json()["pools"][0]["stats"]["size"] > 0
@@ -95,10 +96,10 @@ class TestUnderAServer:
 
 class TestLifespan:
     async def test_a_server_that_is_too_small_is_a_line_and_no_traceback(
-        self, ledger_database: str, tmp_path: Path
+        self, migrated_database: str, tmp_path: Path
     ) -> None:
         variables = environment(
-            DATABASE_URL=ledger_database, POOL_INSTANCES="50", PORT="0", LOG_FORMAT="json"
+            DATABASE_URL=migrated_database, POOL_INSTANCES="50", PORT="0", LOG_FORMAT="json"
         )
         ended = await asyncio.to_thread(
             subprocess.run,
@@ -115,9 +116,9 @@ class TestLifespan:
         assert "Traceback" not in ended.stdout + ended.stderr
 
     async def test_warnings_of_the_settings_are_logged(
-        self, ledger_database: str, capsys: pytest.CaptureFixture[str]
+        self, migrated_database: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        server, _, name = ledger_database.rpartition("/")
+        server, _, name = migrated_database.rpartition("/")
         settings = settings_for(f"{server},nowhere.invalid:1/{name}", app_env="production")
         async with service(settings):
             pass
@@ -126,16 +127,16 @@ class TestLifespan:
         assert "DATABASE_URL: sslmode" in warned[0]
 
     async def test_no_connection_is_left_at_the_end(
-        self, ledger_database: str, postgres: PostgresServer
+        self, migrated_database: str, postgres: PostgresServer
     ) -> None:
-        async with service(settings_for(ledger_database, pool_min_size=3)) as running_service:
+        async with service(settings_for(migrated_database, pool_min_size=3)) as running_service:
             pool = running_service.state["database"].primary
             await eventually(lambda: pool.get_size() >= 3)
         async with postgres.connect() as admin:
 
             async def gone() -> bool:
                 query = "SELECT FROM pg_stat_activity WHERE application_name = 'ledger' AND datname = $1"
-                sessions = list(await admin.fetch(query, ledger_database.rpartition("/")[2]))
+                sessions = list(await admin.fetch(query, migrated_database.rpartition("/")[2]))
                 return not sessions
 
             await eventually(gone)

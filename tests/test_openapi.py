@@ -42,8 +42,8 @@ api.app = service
 
 
 @pytest.fixture(autouse=True)
-def ledger(ledger_database: str) -> None:
-    service.url = ledger_database
+def ledger(migrated_database: str) -> None:
+    service.url = migrated_database
 
 
 # Hypothesis sees the jitter that the service draws meanwhile, in a thread of its own.

@@ -10,11 +10,12 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from lifeguard.testing.processes import environment, running
 from lifeguard.testing.waiting import eventually
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.processes import ROOT, environment, running
+from tests.processes import ROOT
 
 NEEDED = [Requirement(line) for line in requires("lifeguard-pg") or ()]
 # A command that installs it, or its line in a file of requirements.
@@ -82,9 +83,9 @@ def test_importing_the_pool_loads_nothing_of_the_service() -> None:
 
 
 async def test_production_imports_neither_development_nor_testing(
-    ledger_database: str, tmp_path: Path
+    migrated_database: str, tmp_path: Path
 ) -> None:
-    variables = {"DATABASE_URL": ledger_database, "APP_ENV": "production", "DRAIN_DELAY": "0"}
+    variables = {"DATABASE_URL": migrated_database, "APP_ENV": "production", "DRAIN_DELAY": "0"}
     async with running(["-c", SERVING], cwd=tmp_path, variables=variables) as serving:
         await eventually(lambda: serving.answers("/readyz"))
         assert await serving.end(signal.SIGTERM) == 0

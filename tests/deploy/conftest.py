@@ -19,8 +19,8 @@ async def secured(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 @pytest.fixture(scope="module")
-def ledger_of_module(postgres: PostgresServer, ledger_template: str) -> Iterator[str]:
-    """As `ledger_database`, for all tests of a module."""
-    name = run(postgres.create_database(template=ledger_template))
+def module_database(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
+    """As `migrated_database`, for all tests of a module."""
+    name = run(postgres.create_database(template=migrated_template))
     yield postgres.dsn(name)
     run(postgres.drop_database(name))

@@ -10,10 +10,11 @@ from lifeguard.database.migrations import upgrade
 from lifeguard.development.embedded import HOST, binaries
 from lifeguard.testing.plugin import ServerFactory
 from lifeguard.testing.servers import server_directory, unused_port
+from lifeguard.testing.serving import until_ready
 from lifeguard.testing.waiting import eventually
 
 from deploy.documents import blocks
-from tests.inside import service, settings_for, until_ready
+from tests.inside import service, settings_for
 from tests.secured import DATABASE, PASSWORDS, SecuredServer, secured_server
 from tests.shell import Shell, access_to
 
@@ -227,7 +228,7 @@ async def test_an_older_server_becomes_one_of_this_version(place: Path, way: str
 
 
 def test_every_block_of_shell_is_run_by_some_test() -> None:
-    """Here, by tests/faults/test_disk_full.py, or by `make end-to-end`."""
+    """Here, by tests/deploy/test_disk_full.py, or by `make end-to-end`."""
     here = {
         "backup.md": ["A dump", "A copy of the whole server", "A new standby"],
         "restore.md": ["On a new server", "Beside the one that is broken", "To a moment"],

@@ -51,9 +51,9 @@ def operators() -> int:
 
 @pytest.fixture(scope="module")
 async def front(
-    ledger_of_module: str, operators: int, tmp_path_factory: pytest.TempPathFactory
+    module_database: str, operators: int, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Balancer]:
-    async with in_front(ledger_of_module, tmp_path_factory.mktemp("haproxy"), operators) as front:
+    async with in_front(module_database, tmp_path_factory.mktemp("haproxy"), operators) as front:
         yield front
 
 
@@ -220,9 +220,9 @@ async def status(front: Balancer) -> int:
 
 
 async def test_one_address_has_its_share_of_the_connections_and_no_more(
-    ledger_database: str, tmp_path: Path
+    migrated_database: str, tmp_path: Path
 ) -> None:
-    async with in_front(ledger_database, tmp_path, unused_port(), CLIENT_CONNECTIONS="3") as front:
+    async with in_front(migrated_database, tmp_path, unused_port(), CLIENT_CONNECTIONS="3") as front:
         writers = await held(front, 3)
         answer = await exchange(front.port, get("/who"))
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -256,18 +256,18 @@ async def is_served(front: Balancer) -> bool:
 
 
 async def test_one_address_may_not_open_connections_as_fast_as_it_likes(
-    ledger_database: str, tmp_path: Path
+    migrated_database: str, tmp_path: Path
 ) -> None:
-    async with in_front(ledger_database, tmp_path, unused_port(), CLIENT_CONNECTIONS_IN_10S="5") as front:
+    async with in_front(migrated_database, tmp_path, unused_port(), CLIENT_CONNECTIONS_IN_10S="5") as front:
         statuses = [await status(front) for _ in range(15)]
     assert statuses == [200] * 5 + [429] * 6 + [0] * 4
 
 
 async def test_behind_a_balancer_the_clients_are_those_that_it_names(
-    ledger_database: str, tmp_path: Path
+    migrated_database: str, tmp_path: Path
 ) -> None:
     variables = {"PROXY_PROTOCOL": "on", "CLIENT_CONNECTIONS_IN_10S": "2"}
-    async with in_front(ledger_database, tmp_path, unused_port(), **variables) as front:
+    async with in_front(migrated_database, tmp_path, unused_port(), **variables) as front:
         for client in ("203.0.113.7", "203.0.113.8"):
             head = f"PROXY TCP4 {client} 127.0.0.1 5555 80\r\n".encode()
             answers = [await exchange(front.port, head + get("/who")) for _ in range(3)]
@@ -314,8 +314,8 @@ async def clients(front: Balancer, count: int) -> AsyncIterator[Strict]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_reload_loses_no_request(ledger_database: str, tmp_path: Path) -> None:
-    async with in_front(ledger_database, tmp_path, unused_port()) as front, clients(front, 5) as strict:
+async def test_a_reload_loses_no_request(migrated_database: str, tmp_path: Path) -> None:
+    async with in_front(migrated_database, tmp_path, unused_port()) as front, clients(front, 5) as strict:
         for _ in range(3):
             await front.reload()
             await strict.is_served(100)
@@ -323,8 +323,8 @@ async def test_a_reload_loses_no_request(ledger_database: str, tmp_path: Path) -
     assert strict.served > 300
 
 
-async def test_a_reload_cuts_no_connection_that_is_idle(ledger_database: str, tmp_path: Path) -> None:
-    async with in_front(ledger_database, tmp_path, unused_port()) as front:
+async def test_a_reload_cuts_no_connection_that_is_idle(migrated_database: str, tmp_path: Path) -> None:
+    async with in_front(migrated_database, tmp_path, unused_port()) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         for connection in (b"keep-alive", b"close"):
             writer.write(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n")

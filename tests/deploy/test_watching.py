@@ -12,13 +12,14 @@ import pytest
 from fastapi import APIRouter
 from lifeguard.database import DatabaseUnavailable
 from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.serving import Service, until_ready
 from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, stale_if_error
 
 from tests.deploy.exporter import balancing
 from tests.deploy.prometheus import Prometheus, watching
 from tests.deploy.promql import panels, rules, runbooks
-from tests.inside import Service, service, settings_for, until_ready
+from tests.inside import service, settings_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 
@@ -52,9 +53,9 @@ class Watched:
 
 
 @pytest.fixture
-async def watched(ledger_database: str, tmp_path: Path) -> AsyncIterator[Watched]:
+async def watched(migrated_database: str, tmp_path: Path) -> AsyncIterator[Watched]:
     """A service with two connections at most, which Prometheus has found."""
-    settings = settings_for(ledger_database, pool_max_size=2)
+    settings = settings_for(migrated_database, pool_max_size=2)
     async with service(settings, routes=routes) as running:
         await until_ready(running)
         async with watching(running.client.base_url.netloc.decode(), tmp_path) as prometheus:
@@ -122,9 +123,9 @@ async def test_every_query_of_panels_and_runbooks_has_an_answer(
 
 
 async def test_haproxy_has_what_is_asked_of_it_and_is_told_of_when_its_server_goes(
-    ledger_database: str, tmp_path: Path
+    migrated_database: str, tmp_path: Path
 ) -> None:
-    async with service(settings_for(ledger_database), routes=routes) as running:
+    async with service(settings_for(migrated_database), routes=routes) as running:
         await until_ready(running)
         target = running.client.base_url.netloc.decode()
         async with (

@@ -42,8 +42,8 @@ def client_of(running: Running) -> httpx.AsyncClient:
 
 
 @pytest.fixture
-async def running(ledger_database: str) -> AsyncIterator[Running]:
-    async with service_on(ledger_database) as running:
+async def running(migrated_database: str) -> AsyncIterator[Running]:
+    async with service_on(migrated_database) as running:
         yield running
 
 
@@ -60,9 +60,9 @@ async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(scope="session")
-async def empty_ledger(postgres: PostgresServer, ledger_template: str) -> AsyncIterator[httpx.AsyncClient]:
+async def empty_ledger(postgres: PostgresServer, migrated_template: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a ledger that stays empty, for requests that must all be refused."""
-    name = await postgres.create_database(template=ledger_template)
+    name = await postgres.create_database(template=migrated_template)
     async with service_on(postgres.dsn(name)) as running, client_of(running) as client:
         yield client
         assert (await client.get("/v1/accounts")).json()["items"] == []

@@ -4,15 +4,14 @@ import asyncio
 import signal
 from pathlib import Path
 
+from lifeguard.testing.clients import Clients
+from lifeguard.testing.processes import running
 from lifeguard.testing.waiting import eventually
 
-from tests.clients import Clients
-from tests.processes import running
 
-
-async def test_a_process_that_was_stopped_opens_no_breaker(ledger_database: str, tmp_path: Path) -> None:
+async def test_a_process_that_was_stopped_opens_no_breaker(migrated_database: str, tmp_path: Path) -> None:
     variables = {
-        "DATABASE_URL": ledger_database,
+        "DATABASE_URL": migrated_database,
         "POOL_MIN_SIZE": "1",
         "POOL_MAX_SIZE": "1",
         "POOL_ACQUIRE_TIMEOUT": "0.5",

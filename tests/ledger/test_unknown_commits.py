@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from lifeguard.testing.commits import CommitProxy, Fate
 
-from tests.database.commit_proxy import CommitProxy, Fate
 from tests.ledger.conftest import balance, client_of, open_account, service_on
 
 
 @pytest.fixture
-async def proxy(ledger_database: str) -> AsyncIterator[CommitProxy]:
-    proxy = CommitProxy(ledger_database)
+async def proxy(migrated_database: str) -> AsyncIterator[CommitProxy]:
+    proxy = CommitProxy(migrated_database)
     async with proxy.serve():
         yield proxy
 

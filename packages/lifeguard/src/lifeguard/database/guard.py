@@ -14,6 +14,7 @@ from lifeguard.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavail
 from lifeguard.database.lane_watch import LaneWatch
 from lifeguard.database.scope import current_caller
 from lifeguard.pool import (
+    NO_ANSWER,
     Lease,
     Pool,
     PoolError,
@@ -84,13 +85,14 @@ class Guard:
         of this very session. An error that another database raised inside the block is not charged.
         """
         ticket = self.breaker.admit()
+        heard = self.breaker.heard
         try:
             lease = await self.pool.acquire(
                 timeout=timeout, caller=current_caller(), lane=lane, priority=priority
             )
         except PoolTimeout as error:
             if timeout is None or timeout >= self._acquire_timeout:
-                self.breaker.stalled(ticket, error)  # a shorter wait was the caller's haste
+                self.breaker.stalled(ticket, error, heard)  # a shorter wait was the caller's haste
             raise
         except Exception as error:
             self.breaker.failed(ticket, error)
@@ -102,6 +104,8 @@ class Guard:
                 raise self._lost(ticket, error) from error
             if says_schema_changed(error):
                 raise SchemaChanged(f"the schema changed under the work: {error}") from error
+            if isinstance(error, asyncpg.PostgresError) and not lease.is_closed():
+                self.breaker.succeeded(ticket)  # it has said no, so it is there
             raise
         else:
             self.breaker.succeeded(ticket)
@@ -143,7 +147,9 @@ class Guard:
         if self._on_event is not None:
             self._on_event(event)
         if event.name == "open_failed" and event.stats.size == 0:
-            self.breaker.cannot_connect()
+            self.breaker.cannot_connect(is_silent=event.details.get("fault") == NO_ANSWER)
+        elif event.name == "lane_breaker_opened":
+            self.breaker.suspect()  # a lock, or the database: who asks finds out
         elif event.name == "connection_opened" and self.breaker.state is BreakerState.OPEN:
             self.breaker.look_now()
 

@@ -62,7 +62,7 @@ class SchemaState:
 
 def head_revision(migrations: Path) -> str | None:
     """The newest revision that this code has. Raises MigrationError if there are several."""
-    return _revisions(migrations).head
+    return known_revisions(migrations).head
 
 
 async def current_revision(connection: ReadConnection) -> str | None:
@@ -76,7 +76,7 @@ async def current_revision(connection: ReadConnection) -> str | None:
 
 async def schema_state(connection: ReadConnection, migrations: Path) -> SchemaState:
     """Compare the database with this code; two round trips, no lock."""
-    revisions = _revisions(migrations)
+    revisions = known_revisions(migrations)
     current = await current_revision(connection)
     return SchemaState(current, revisions.head, current is None or current in revisions.all)
 
@@ -88,7 +88,7 @@ class _Revisions:
 
 
 @functools.cache
-def _revisions(migrations: Path) -> _Revisions:
+def known_revisions(migrations: Path) -> _Revisions:
     parents: dict[str, list[str]] = {}
     for script in sorted((migrations / "versions").glob("*.py")):
         names = dict(_literals(ast.parse(script.read_text(encoding="utf-8"))))

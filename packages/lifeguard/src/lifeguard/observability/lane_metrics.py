@@ -5,8 +5,9 @@ tenants the busiest change, and each name makes series that Prometheus keeps for
 `MOST_NAMES` have some, and one gives its place up only after an hour in which it was not among the busiest.
 
 Sheds are counters and must not fall when a lane drops out of the busiest. The pool counts them by name
-itself, for the first names that ever had some (`lifeguard.pool.stats.ShedByLane`). The others of the busiest
-are shown with zeros, for an alert needs a number to rise from.
+itself, for the first names that ever had some (`lifeguard.pool.lane_stats.LaneSheds`). The others of the
+busiest are shown with zeros, for an alert needs a number to rise from; not any more when some are counted as
+`other`, for theirs may be among those.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MOST_NAMES = 50
 """Lanes of a pool that have series of their own within an hour."""
 OTHER = "other"
 _KEPT_FOR = 3600.0
+_NOBODY: Mapping[str, int] = {}
 _STATES = ("closed", "half_open", "open")
 """Of a lane's breaker, in the order of the metric's numbers."""
 
@@ -74,8 +76,9 @@ class LaneMetrics:
                 used.add_metric([name, lane], sum(each.used for each in of_it))
                 waiting.add_metric([name, lane], sum(each.waiting for each in of_it))
                 state.add_metric([name, lane], max(_STATES.index(each.breaker) for each in of_it))
-            zeros: dict[str, Mapping[str, int]] = {lane: {} for lane in shown}
-            for lane, counts in (zeros | dict(pool.stats.shed_by_lane)).items():
+            counted = dict(pool.stats.shed_by_lane)
+            zeros = {} if OTHER in counted else dict.fromkeys(shown, _NOBODY)
+            for lane, counts in (zeros | counted).items():
                 for priority in PRIORITIES:
                     shed.add_metric([name, lane, priority], counts.get(priority, 0))
         yield from (used, waiting, state, shed)

@@ -1,7 +1,8 @@
 """Takes secrets out of texts before they leave the process.
 
 Clients decide what is in a text, so its length alone decides what this costs: no pattern here looks at a
-character more often than a fixed number of times. `tests/observability/test_scrub.py` counts the steps.
+character more often than a fixed number of times. `packages/lifeguard/tests/observability/test_scrub.py`
+counts the steps.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from lifeguard.pool.errors import (
     StatementNotSent,
 )
 from lifeguard.pool.events import DrainReport, LeaseInfo, PoolEvent
+from lifeguard.pool.faults import NO_ANSWER as _NO_ANSWER
 from lifeguard.pool.faults import NO_WRITABLE_SERVER as _NO_WRITABLE_SERVER
 from lifeguard.pool.faults import Fault, NoHostServes, fault_of
 from lifeguard.pool.lease import Lease
@@ -22,10 +23,13 @@ from lifeguard.pool.recovery import says_schema_changed
 from lifeguard.pool.stats import HistogramSnapshot, LaneStats, PoolMetric, PoolStats, pool_metrics
 from lifeguard.pool.writes import known_reads, what_writes
 
+NO_ANSWER = _NO_ANSWER.name
+"""The `fault` of an attempt to connect in whose time nothing was heard."""
 NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
 """The `PoolStats.fault` of a pool that asks for a writable server and knows of none."""
 
 __all__ = [
+    "NO_ANSWER",
     "NO_WRITABLE_SERVER",
     "PRIORITIES",
     "Caller",

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from lifeguard.pool.callsite import CallSite, borrowed_at, frames_of, route_of
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.events import LeaseInfo, Reporter
+from lifeguard.pool.names import PRIORITIES
 from lifeguard.pool.state import PoolState
 
 
-def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
+def lease_info(pooled: PooledConnection, state: PoolState, now: float) -> LeaseInfo:
     """Who holds the connection, since when, from where, and where that task waits now."""
+    lane = state.held.get(pooled)
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
@@ -22,6 +24,8 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
         task=task.get_name() if task is not None and not task.done() else None,
         stack=frames_of(task),
         overdue=pooled.overdue,
+        lane=lane.label if lane is not None else None,
+        priority=PRIORITIES[pooled.place[1]] if pooled.place is not None else "normal",
     )
 
 
@@ -84,7 +88,7 @@ class LeakWatch:
     def abandoned(self, pooled: PooledConnection, now: float) -> None:
         """The lease was garbage-collected without having been returned."""
         self._state.tally.leaks["abandoned"] += 1
-        self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, now)))
+        self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, self._state, now)))
 
     def look(self, now: float) -> None:
         """Report every lease that has become overdue since the last look."""
@@ -97,4 +101,4 @@ class LeakWatch:
             if now - pooled.borrowed_at > threshold:
                 pooled.overdue = True
                 self._state.tally.leaks["overdue"] += 1
-                self._report("warning", "lease_overdue", **asdict(lease_info(pooled, now)))
+                self._report("warning", "lease_overdue", **asdict(lease_info(pooled, self._state, now)))

@@ -26,7 +26,8 @@ class OutsideLane:
         return self.name
 
 
-def check_priority(value: object) -> None:
-    """Raise ValueError when it is not one of `PRIORITIES`."""
-    if value not in PRIORITIES:
-        raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, got {value!r}")
+def rank_of(priority: object) -> int:
+    """Its place in `PRIORITIES`. Raises ValueError when it has none."""
+    if priority not in PRIORITIES:
+        raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
+    return PRIORITIES.index(priority)

@@ -19,9 +19,10 @@ from lifeguard.pool.connector import Connector
 from lifeguard.pool.errors import PoolUnavailable
 from lifeguard.pool.events import DrainReport, Listener, log_event
 from lifeguard.pool.housekeeping import Housekeeping
+from lifeguard.pool.lane import Limits
 from lifeguard.pool.lease import Lease
 from lifeguard.pool.lending import Lending
-from lifeguard.pool.names import Priority, check_priority
+from lifeguard.pool.names import Priority, rank_of
 from lifeguard.pool.query_methods import QueryMethods
 from lifeguard.pool.snapshots import Snapshots
 from lifeguard.pool.state import Phase
@@ -146,6 +147,8 @@ class Pool(QueryMethods, Snapshots):
             return self._end_from_elsewhere()
         if state.phase in {Phase.NEW, Phase.OPEN}:
             state.phase = Phase.DRAINING
+            state.lanes.stop_keeping()
+            self._lending.pump()
             self._lending.closer.note_progress()
         try:
             async with asyncio.timeout(timeout):
@@ -195,7 +198,8 @@ class Pool(QueryMethods, Snapshots):
         state.phase = Phase.CLOSED
         self._housekeeping.stop()
         self._lending.opener.stop()
-        refused = state.queue.refuse_all(state.refusing)
+        self._lending.lanes.stop()
+        refused = state.refuse_all(state.refusing)
         self._lending.closer.cut_off()
         state.settled.set()
         return refused
@@ -231,7 +235,7 @@ class Pool(QueryMethods, Snapshots):
         *,
         timeout: float | None = None,
         caller: Caller | None = None,
-        lane: Hashable | None = None,  # noqa: ARG002 - not used yet
+        lane: Hashable | None = None,
         priority: Priority = "normal",
     ) -> Lease:
         """Borrow a connection: `async with` it, or `await` it and `release()` it.
@@ -244,8 +248,9 @@ class Pool(QueryMethods, Snapshots):
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        check_priority(priority)
-        return Lease(self._lending, timeout, caller)
+        if lane is None and priority == "normal":
+            return Lease(self._lending, timeout, caller)
+        return Lease(self._lending, timeout, caller, (lane, rank_of(priority)))
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing
@@ -268,6 +273,7 @@ class Pool(QueryMethods, Snapshots):
         after it was quiet; with a `weight` of 2 it has a share of two lanes. Raises ValueError for what
         cannot be kept.
         """
+        self._lending.lanes.limit(lane, Limits(at_most, at_least, weight))
 
     def refuses_lane(self, lane: Hashable | None) -> bool:  # noqa: ARG002 - not used yet
         """Whether the breaker of this lane is not closed."""
@@ -278,7 +284,7 @@ class Pool(QueryMethods, Snapshots):
         timeout: float | None = None,
         *,
         ahead: int = 0,
-        lane: Hashable | None = None,  # noqa: ARG002 - not used yet
+        lane: Hashable | None = None,
         priority: Priority = "normal",
     ) -> float | None:
         """Ask before making the effort to borrow: None, or seconds after which to come back.
@@ -286,16 +292,17 @@ class Pool(QueryMethods, Snapshots):
         `ahead` others of this lane and priority have asked, were let through and will be in the queue before.
         A refusal is counted as if `acquire()` had raised PoolSaturated, and costs much less.
         """
-        check_priority(priority)
         if timeout is not None:
             check_seconds("timeout", timeout)
         check_count("ahead", ahead)
         config = self._state.config
-        return self._lending.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
+        budget = config.acquire_timeout if timeout is None else timeout
+        place = None if lane is None and priority == "normal" else (lane, rank_of(priority))
+        return self._lending.try_shed(budget, ahead, place)
 
     def refuse_waiting(self) -> int:
         """Answer every waiter in the queue with PoolUnavailable now; how many there were."""
-        return self._state.queue.refuse_all(self._state.unavailable)
+        return self._state.refuse_all(self._state.unavailable)
 
     async def ask_aside(self) -> None:
         """Ask the server for a sign of life on a session of its own, beside the pool's, and end that session.
@@ -304,7 +311,7 @@ class Pool(QueryMethods, Snapshots):
         `max_size`, for as long as the question takes; the caller bounds that. Calls at the same time get
         the same answer.
 
-        Raises what `asyncpg.connect()`, `init` and the query raise.
+        Raises what `asyncpg.connect()` and the query raise. `init` is not run.
         """
         await self._aside.run()
 
@@ -329,7 +336,11 @@ class Pool(QueryMethods, Snapshots):
             max_size=config.max_size if max_size is None else max_size,
             init_size=None,  # the start is over
         )
+        promised = state.lanes.promised()
+        if promised and promised >= changed.max_size:
+            raise ValueError(f"max_size must be above at_least of all lanes ({promised})")
         state.configure(changed)
+        state.lanes.resize(changed.max_size)
         self._lending.closer.retire(self._lending.closer.surplus(), "resized")
         self._lending.pump()
         while state.closing and state.sessions > changed.max_size:
@@ -374,7 +385,7 @@ class Pool(QueryMethods, Snapshots):
 
 
 async def _ask_aside(connector: Connector) -> None:
-    connection = await connector.connect()
+    connection = await connector.reach()
     try:
         await connection.execute("SELECT 1")
     finally:

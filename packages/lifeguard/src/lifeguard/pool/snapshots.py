@@ -22,14 +22,14 @@ class Snapshots:
 
     def stats(self) -> PoolStats:
         """The numbers of this moment; no I/O."""
-        return self._state.stats()
+        return self._state.stats(of_lanes=True)
 
     def leases(self) -> tuple[LeaseInfo, ...]:
         """The leases of now, the longest first; no I/O."""
         now = monotonic()
         held = [p for p in self._state.members if p.status is Status.IN_USE]
         held.sort(key=lambda pooled: pooled.borrowed_at)
-        return tuple(lease_info(pooled, now) for pooled in held)
+        return tuple(lease_info(pooled, self._state, now) for pooled in held)
 
     def get_size(self) -> int:
         """Live connections."""

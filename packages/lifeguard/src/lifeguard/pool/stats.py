@@ -12,10 +12,6 @@ from typing import Any, Literal
 # because a healthy pool lives there.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-MOST_LANES = 50
-"""Lanes whose sheds are counted apart; those of all others are `OTHER_LANES`'."""
-OTHER_LANES = "other"
-
 
 @dataclass(frozen=True, slots=True)
 class HistogramSnapshot:
@@ -63,29 +59,6 @@ class Histogram:
         return HistogramSnapshot(BOUNDS, counts, self._sum, sum(counts))
 
 
-class ShedByLane:
-    """Borrowers turned away, by lane and priority.
-
-    A lane keeps its count when it is forgotten, so that no count falls. Clients may name lanes, so only the
-    first `MOST_LANES` that had any have a count of their own.
-    """
-
-    __slots__ = ("_counts",)
-
-    def __init__(self) -> None:
-        self._counts: dict[str, Counter[str]] = {}
-
-    def count(self, lane: str, priority: str) -> None:
-        counts = self._counts.get(lane)
-        if counts is None:
-            name = lane if len(self._counts) < MOST_LANES else OTHER_LANES
-            counts = self._counts.setdefault(name, Counter())
-        counts[priority] += 1
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        return {lane: dict(counts) for lane, counts in self._counts.items()}
-
-
 @dataclass(slots=True)
 class Tally:
     """What has happened since the pool was made."""
@@ -98,7 +71,6 @@ class Tally:
     resets: int = 0
     timeouts: int = 0
     shed: Counter[str] = field(default_factory=Counter)
-    shed_by_lane: ShedByLane = field(default_factory=ShedByLane)
     leaks: Counter[str] = field(default_factory=Counter)
     wait: Histogram = field(default_factory=Histogram)
     use: Histogram = field(default_factory=Histogram)
@@ -123,7 +95,6 @@ class Tally:
             "resets": self.resets,
             "timeouts": self.timeouts,
             "shed": dict(self.shed),
-            "shed_by_lane": self.shed_by_lane.counts(),
             "leaks": dict(self.leaks),
             "reuse_rate": self.reuse_rate,
             "wait": self.wait.snapshot(zeros=self.lent_at_once),

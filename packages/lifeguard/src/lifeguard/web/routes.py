@@ -260,7 +260,7 @@ def _unnamed(pattern: str) -> str:
 
 def _route_of(context: RouteContext) -> BaseRoute:
     """The route with the prefixes it is included under."""
-    route = context._effective_route  # noqa: SLF001 - see tests/web/test_internals.py
+    route = context._effective_route  # noqa: SLF001 - see packages/lifeguard/tests/web/test_internals.py
     return route if isinstance(route, BaseRoute) else context.original_route
 
 

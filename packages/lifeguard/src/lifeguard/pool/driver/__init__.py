@@ -1,7 +1,7 @@
 """The one place that touches what asyncpg keeps to itself.
 
-Each function says which private names it needs; `tests/pool/test_driver.py` fails when one of them
-moves. Read for asyncpg 0.32.
+Each function says which private names it needs; `packages/lifeguard/tests/pool/test_driver.py` fails when
+one of them moves. Read for asyncpg 0.32.
 """
 
 from lifeguard.pool.driver.copying import copy

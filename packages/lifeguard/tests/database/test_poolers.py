@@ -1,0 +1,84 @@
+"""Through a pooler that refuses startup parameters (POOL_PGBOUNCER)."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from lifeguard.database import MigrationError
+from lifeguard.database.migrations import upgrade
+from lifeguard.operations import doctor
+from lifeguard.testing.waiting import eventually
+
+from packages.lifeguard.tests.database.conftest import MakeDatabase, settings_for
+from packages.lifeguard.tests.inside import service
+from packages.lifeguard.tests.inside import settings_for as service_settings
+from packages.lifeguard.tests.pooler import Pooler
+
+REMEDY = "POOL_PGBOUNCER=on"
+SHOWN = {
+    "application_name": "billing",
+    "statement_timeout": "1500ms",
+    "lock_timeout": "700ms",
+    "idle_in_transaction_session_timeout": "9s",
+    "search_path": "pg_catalog, public",
+}
+
+
+@pytest.fixture
+async def pooler(migrated_database: str) -> AsyncIterator[Pooler]:
+    front = Pooler(migrated_database)
+    async with front.serve():
+        yield front
+
+
+async def test_every_session_gets_its_limits_once_it_stands(
+    make_database: MakeDatabase, pooler: Pooler
+) -> None:
+    database = await make_database(
+        f"{pooler.dsn}&search_path=pg_catalog,%20public",
+        pool_pgbouncer="on",
+        pool_max_size=1,
+        service_name="billing",
+        statement_timeout=1.5,
+        lock_timeout=0.7,
+        idle_in_transaction_timeout=9,
+    )
+
+    async def shown() -> dict[str, str]:
+        async with database.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT name, current_setting(name) FROM unnest($1::text[]) name", list(SHOWN)
+            )
+            return {row[0]: row[1] for row in rows}
+
+    assert await shown() == SHOWN
+    async with database.connection() as connection:
+        await connection.execute("SET statement_timeout = 0; SET search_path = nowhere")
+    assert await shown() == SHOWN  # after the reset, too
+    assert database.primary.stats().resets == 1
+    async with database.transaction() as transaction:
+        assert await transaction.fetchval("SHOW lock_timeout") == "700ms"
+    assert not pooler.refused
+
+
+async def test_migrations_and_the_doctor_pass_as_well(pooler: Pooler) -> None:
+    settings = settings_for(pooler.dsn, pool_pgbouncer="on")
+    assert not (await upgrade(settings)).is_old
+    findings = [finding async for finding in doctor.examine(settings)]
+    assert {finding.verdict for finding in findings} <= {"ok", "warn"}
+
+
+async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
+    pooler: Pooler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with service(service_settings(pooler.dsn)) as running:
+
+        async def told() -> bool:
+            return REMEDY in (await running.client.get("/readyz")).text
+
+        await eventually(told)
+    said = [line for line in capsys.readouterr().out.splitlines() if "open_blocked" in line]
+    assert REMEDY in said[0]
+    findings = [finding async for finding in doctor.examine(settings_for(pooler.dsn))]
+    assert any(finding.verdict == "FAIL" and REMEDY in finding.text for finding in findings)
+    with pytest.raises(MigrationError, match=REMEDY):
+        await upgrade(settings_for(pooler.dsn))
