@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 from lifeguard.database import BreakerState, Database, LaneReport, Sessions, lane_watch
 from lifeguard.database.lane_watch import LOCK
+from lifeguard.pool import PoolStats
 from lifeguard.testing.waiting import eventually
 
 from packages.lifeguard.tests.database.conftest import Log, MakeDatabase
@@ -81,7 +83,7 @@ async def test_the_log_says_who_has_the_lock_that_a_lane_waits_for(
     await blocking.start()
     await outsider.execute("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE")
     async with holding(small, "SELECT FROM accounts"):
-        (line,) = await eventually(lambda: named(log, "lane_holds_most"))
+        (line,) = await eventually(lambda: named(log, "lane_hangs"))
         await blocking.rollback()
     said = f"lane {LANE} holds 3 of 4 connections, all waiting for a lock on accounts"
     assert (line["lane"], line["holds"], line["max_size"], line["report"]) == (LANE, 3, SIZE, said)
@@ -89,7 +91,7 @@ async def test_the_log_says_who_has_the_lock_that_a_lane_waits_for(
     assert blocker.startswith(f"process {outsider.get_server_pid()} (psql, user ")
     assert "idle in transaction, transaction of " in blocker
     await outsider.close()
-    (line,) = await eventually(lambda: named(log, "lane_let_go"))
+    (line,) = await eventually(lambda: named(log, "lane_goes_on"))
     assert line["lane"] == LANE
     assert report_of(small) is None
 
@@ -121,6 +123,21 @@ async def test_half_of_a_pool_is_not_most_of_it(small: Database) -> None:
         assert report_of(small) is None
 
 
+async def test_a_lane_whose_breaker_is_open_is_told_however_little_it_holds(
+    small: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = small.primary.stats
+
+    def with_open_breakers() -> PoolStats:
+        now = stats()
+        return replace(now, lanes=tuple(replace(lane, breaker="open") for lane in now.lanes))
+
+    monkeypatch.setattr(small.primary, "stats", with_open_breakers)
+    async with holding(small, "SELECT pg_sleep(60)", holders=1):
+        said = f"lane {LANE} holds 1 of 4 connections, in a statement; its breaker is open"
+        await summary_of(small, said)
+
+
 async def test_the_server_is_not_asked_while_it_is_away(
     small: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +161,7 @@ async def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_that(
     monkeypatch.setattr(small.primary, "connect_aside", asyncio.Event().wait)
     async with holding(small):
         assert await eventually(lambda: named(log, "lane_not_asked"))
-        (line,) = await eventually(lambda: named(log, "lane_holds_most"))
+        (line,) = await eventually(lambda: named(log, "lane_hangs"))
     assert line["report"] == f"lane {LANE} holds 3 of 4 connections"
 
 
@@ -161,15 +178,15 @@ async def test_a_lane_that_goes_on_is_told_once_and_asked_about_now_and_then(
 
     monkeypatch.setattr(small.primary, "connect_aside", counted)
     async with holding(small):
-        assert await eventually(lambda: named(log, "lane_holds_most"))
+        assert await eventually(lambda: named(log, "lane_hangs"))
         for _ in range(3):
             await small.guards[0].lane_watch.look()
     assert asked == ["asked"]
-    assert len(named(log, "lane_holds_most")) == 1
+    assert len(named(log, "lane_hangs")) == 1
 
 
 def test_tables_are_named_only_to_those_who_may_see_them() -> None:
-    report = LaneReport(LANE, 15, 20, 3, 2.5, Sessions({LOCK: 12, "in a statement": 3}, ("a", "b")))
+    report = LaneReport(LANE, 15, 20, 3, 2.5, "closed", Sessions({LOCK: 12, "in a statement": 3}, ("a", "b")))
     said = f"lane {LANE} holds 15 of 20 connections"
     assert report.summary(tables=True) == f"{said}, 12 waiting for a lock on a, b, 3 in a statement"
     assert report.summary(tables=False) == f"{said}, 12 waiting for a lock, 3 in a statement"

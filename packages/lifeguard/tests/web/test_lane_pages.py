@@ -90,7 +90,7 @@ async def test_what_holds_most_is_told_in_numbers_to_all_and_by_names_to_operato
 
         async def told() -> dict[str, Any]:
             (pool,) = (await serving.client.get("/pool")).json()["pools"]
-            report: dict[str, Any] = pool["held_by_one"] or {}
+            report: dict[str, Any] = pool["hanging_lane"] or {}
             return report if report.get("sessions") else {}
 
         shown = await eventually(told)
@@ -102,7 +102,7 @@ async def test_what_holds_most_is_told_in_numbers_to_all_and_by_names_to_operato
         assert blocker.startswith(f"process {locked} (psql, ")
         serving.state["history"].take()
         (pool,) = serving.state["history"].since()[-1]["pools"]
-        assert pool["held_by_one"] == said
+        assert pool["hanging_lane"] == said
 
 
 async def test_names_of_clients_are_shown_without_secrets(serving: Service, locked: int) -> None:

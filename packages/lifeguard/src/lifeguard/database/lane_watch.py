@@ -1,4 +1,6 @@
-"""Reports a lane that holds most of a pool and does not give it back, and what its sessions wait for.
+"""Reports a lane that hangs, and what its sessions wait for.
+
+It has held most of a pool for long, or its breaker is not closed.
 
 "Lane accounts holds 15 of 20 connections, all waiting for a lock on accounts": the pool knows the first half,
 the server the second. It is asked on a session beside the pool, which has none to spare then, at most once in
@@ -70,9 +72,12 @@ class Sessions:
     """Who has those locks: process, application, user, state, age of the transaction."""
 
 
+_NOT_ASKED = Sessions({})
+
+
 @dataclass(frozen=True, slots=True)
 class LaneReport:
-    """One lane holds more than half of a pool, each connection for longer than `LONG`."""
+    """One lane that hangs, and what it holds."""
 
     lane: str
     holds: int
@@ -80,26 +85,27 @@ class LaneReport:
     waiting: int
     held_for: float
     """Seconds of the lease that is held longest."""
-    sessions: Sessions
+    breaker: str = "closed"
+    """The lane's: `closed`, `half_open` or `open`."""
+    sessions: Sessions = _NOT_ASKED
 
     def summary(self, *, tables: bool) -> str:
         """One sentence; with the names of tables only for those who may see them."""
         said = f"lane {self.lane} holds {self.holds} of {self.max_size} connections"
+        breaker = "" if self.breaker == "closed" else f"; its breaker is {self.breaker.replace('_', '-')}"
         deeds, names = self.sessions.deeds, self.sessions.tables
-        if not deeds:
-            return said
         on = f" on {', '.join(names)}" if tables and names else ""
-        told = {deed: deed + on if deed == LOCK else deed for deed in deeds}
-        if len(deeds) == 1:
-            return f"{said}, all {told.popitem()[1]}"
-        return ", ".join([said, *(f"{number} {told[deed]}" for deed, number in deeds.items())])
-
-
-_NOT_ASKED = Sessions({})
+        told = [(number, deed + on if deed == LOCK else deed) for deed, number in deeds.items()]
+        match told:
+            case [(_, deed)]:
+                told_as = [f"all {deed}" if self.holds > 1 else deed]
+            case _:
+                told_as = [f"{number} {deed}" for number, deed in told]
+        return ", ".join([said, *told_as]) + breaker
 
 
 class LaneWatch:
-    """Watches one pool until it is stopped."""
+    """Watches one pool until it is stopped. `report` says which of its lanes hangs."""
 
     def __init__(self, pool: Pool, breaker: Breaker) -> None:
         self._pool = pool
@@ -110,7 +116,7 @@ class LaneWatch:
         self._told: tuple[str, float] | None = None
         """Of which lane the log has, and when."""
         self.report: LaneReport | None = None
-        """The lane that holds most of the pool now; None while none does."""
+        """None while no lane hangs."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"lanes {self._pool.name}", context=Context())
@@ -129,7 +135,7 @@ class LaneWatch:
         """Look once; done every second from `start()` on."""
         now = asyncio.get_running_loop().time()
         before = self.report
-        found = _held_by_one(self._pool)
+        found = _hanging_lane(self._pool)
         if found is None:
             self._note_end(now)
             return
@@ -141,7 +147,7 @@ class LaneWatch:
             self.report = replace(report, sessions=before.sessions)
         if self._breaker.state is not BreakerState.CLOSED:
             self._tell(report, now)
-        elif now >= self._ask_at:
+        elif leases and now >= self._ask_at:
             self._ask_at = now + ASKED_AGAIN_AFTER
             sessions = await self._ask([lease.backend_pid for lease in leases])
             self.report = replace(report, sessions=sessions)
@@ -153,12 +159,13 @@ class LaneWatch:
             return
         self._told = report.lane, now
         _log.warning(
-            "lane_holds_most",
+            "lane_hangs",
             pool=self._pool.name,
             lane=report.lane,
             holds=report.holds,
             max_size=report.max_size,
             waiting=report.waiting,
+            breaker=report.breaker,
             held_for=round(report.held_for, 3),
             report=report.summary(tables=True),
             blocked_by=list(report.sessions.blocked_by),
@@ -167,7 +174,7 @@ class LaneWatch:
     def _note_end(self, now: float) -> None:
         if self.report is not None:
             _log.info(
-                "lane_let_go",
+                "lane_goes_on",
                 pool=self._pool.name,
                 lane=self.report.lane,
                 seconds=round(now - self._began, 3),
@@ -188,16 +195,22 @@ class LaneWatch:
             return _NOT_ASKED
 
 
-def _held_by_one(pool: Pool) -> tuple[LaneReport, list[LeaseInfo]] | None:
-    """The lane that has held more than half of the pool for long, and those leases, the longest first."""
+def _hanging_lane(pool: Pool) -> tuple[LaneReport, list[LeaseInfo]] | None:
+    """The lane that hangs and holds most, and its leases that are held for long, the longest first."""
     stats = pool.stats()
-    for lane in stats.lanes:
-        if lane.used * 2 <= stats.max_size or lane.oldest_use < LONG:
+    for lane in sorted(stats.lanes, key=lambda lane: lane.used, reverse=True):
+        is_refused = lane.breaker != "closed"
+        if not is_refused and (lane.used * 2 <= stats.max_size or lane.oldest_use < LONG):
             continue
         leases = [lease for lease in pool.leases() if lease.lane == lane.name and lease.held_for >= LONG]
-        if len(leases) * 2 > stats.max_size:
+        if is_refused or len(leases) * 2 > stats.max_size:
             report = LaneReport(
-                lane.name, lane.used, stats.max_size, lane.waiting, leases[0].held_for, _NOT_ASKED
+                lane=lane.name,
+                holds=lane.used,
+                max_size=stats.max_size,
+                waiting=lane.waiting,
+                held_for=lane.oldest_use,
+                breaker=lane.breaker,
             )
             return report, leases
     return None

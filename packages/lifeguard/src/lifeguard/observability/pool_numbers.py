@@ -60,8 +60,8 @@ class PoolNumbers:
     """How many reads it has served."""
     replica: ReplicaNumbers | None = None
     """None of the primary's pool."""
-    held_by_one: LaneReport | None = None
-    """The lane that holds most of the pool; None while none does."""
+    hanging_lane: LaneReport | None = None
+    """The lane that hangs; None while none does."""
 
 
 def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
@@ -76,11 +76,11 @@ def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
             BreakerNumbers.of(guard.breaker),
             database.reads[stats.name],
             _replica(guard),
-            _held_by_one(guard, scrub),
+            _hanging_lane(guard, scrub),
         )
 
 
-def _held_by_one(guard: Guard, scrub: Scrubber) -> LaneReport | None:
+def _hanging_lane(guard: Guard, scrub: Scrubber) -> LaneReport | None:
     report = guard.lane_watch.report
     return replace(report, lane=shown_name(report.lane, scrub)) if report else None
 

@@ -58,8 +58,8 @@ class PoolSample(TypedDict):
     """How far the replica is behind the primary; 0 where that is not known."""
     lanes: list[LaneSample]
     """The busiest ones, and all others as `other`; none while nobody names lanes."""
-    held_by_one: str
-    """A sentence about the lane that holds most of the pool; empty while none does."""
+    hanging_lane: str
+    """A sentence about the lane that hangs; empty while none does."""
 
 
 class Sample(TypedDict):
@@ -130,7 +130,7 @@ class History:
             "replica": "" if replica is None or replica.serves else replica.standing,
             "lag": (replica and replica.lag_seconds) or 0.0,
             "lanes": [_lane(lane, now, before, seconds) for lane in now.lanes],
-            "held_by_one": numbers.held_by_one.summary(tables=False) if numbers.held_by_one else "",
+            "hanging_lane": numbers.hanging_lane.summary(tables=False) if numbers.hanging_lane else "",
         }
 
 

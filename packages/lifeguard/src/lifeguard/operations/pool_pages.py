@@ -41,9 +41,9 @@ class Replica(BaseModel):
     lag_bytes: int | None
 
 
-class HeldByOne(BaseModel):
-    """A lane that has held more than half of a pool for more than a second. `sessions` is how many of them do
-    what at the server: wait for a lock, run a statement, nothing."""
+class HangingLane(BaseModel):
+    """A lane that has held more than half of a pool for more than a second, or whose breaker is not closed.
+    `sessions` is how many of them do what at the server: wait for a lock, run a statement, nothing."""
 
     lane: str
     holds: int
@@ -53,13 +53,13 @@ class HeldByOne(BaseModel):
 
 class GuardedPool(BaseModel):
     """A pool's statistics, as `lifeguard.pool.PoolStats` describes them, the breaker in front of it, how many
-    reads it has served, of a replica's how far that is behind, and the lane that holds most of it, if any."""
+    reads it has served, of a replica's how far that is behind, and the lane that hangs, if one does."""
 
     stats: dict[str, object]
     breaker: Breaker
     reads: int
     replica: Replica | None
-    held_by_one: HeldByOne | None
+    hanging_lane: HangingLane | None
 
 
 class PoolsReport(BaseModel):
@@ -88,8 +88,7 @@ class Lease(BaseModel):
 
 
 class LeasesReport(BaseModel):
-    """`reports` says of a pool of which one lane holds most what its sessions wait for, and `blocked_by` for
-    whom."""
+    """`reports` says of a pool of which a lane hangs what that waits for, and `blocked_by` for whom."""
 
     leases: dict[str, list[Lease]]
     reports: dict[str, str]
@@ -118,15 +117,15 @@ def _guarded(pool: PoolNumbers) -> GuardedPool:
         breaker=breaker,
         reads=pool.reads,
         replica=replica,
-        held_by_one=_held_by_one(pool.held_by_one),
+        hanging_lane=_hanging_lane(pool.hanging_lane),
     )
 
 
-def _held_by_one(report: LaneReport | None) -> HeldByOne | None:
+def _hanging_lane(report: LaneReport | None) -> HangingLane | None:
     """Numbers only: which table it is about, and who holds its lock, `/pool/leases` says."""
     if report is None:
         return None
-    return HeldByOne(
+    return HangingLane(
         lane=report.lane,
         holds=report.holds,
         held_for=rounded(report.held_for, DIGITS),
@@ -160,11 +159,11 @@ async def operator(
 )
 async def leases(request: Request) -> LeasesReport:
     """Who holds a connection now, since when, where it was borrowed and where that task is now; and what a
-    lane that holds most of a pool waits for."""
+    lane that hangs waits for."""
     state = state_of(request)
     guards, scrub = state["database"].guards, state["scrub"]
     held = {guard.pool.name: [_lease(lease, scrub) for lease in guard.pool.leases()] for guard in guards}
-    reports = {pool.stats.name: pool.held_by_one for pool in numbers(state["database"], scrub)}
+    reports = {pool.stats.name: pool.hanging_lane for pool in numbers(state["database"], scrub)}
     said = {name: report for name, report in reports.items() if report}
     return LeasesReport(
         leases=held,
