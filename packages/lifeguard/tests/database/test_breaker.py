@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from lifeguard.database import CallScope, DatabaseUnavailable, call_scope
-from lifeguard.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState, says_gone
+from lifeguard.database.asking import says_gone
+from lifeguard.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState
 from lifeguard.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
 from lifeguard.testing.waiting import eventually
 from structlog.testing import capture_logs

@@ -16,6 +16,7 @@ from lifeguard.testing.waiting import eventually
 
 from packages.lifeguard.tests.database.conftest import MakeDatabase, checks
 from packages.lifeguard.tests.database.test_breaker import STATS
+from packages.lifeguard.tests.database.test_guard import Users
 
 
 async def borrow(database: Database) -> None:
@@ -232,6 +233,28 @@ class TestAProcessThatDoesNotRun:
                 breaker.failed(breaker.admit(), silent)
         await eventually(lambda: asked.asked and not checks())
         assert not breaker.transitions
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("size", [1, 5])
+    async def test_costs_its_users_time_and_no_more(self, make_database: MakeDatabase, size: int) -> None:
+        """A loop that is blocked, for longer than anything may take, while everything is under way."""
+        database = await make_database(
+            pool_min_size=1,
+            pool_max_size=size,
+            pool_acquire_timeout=0.3,
+            pool_connect_timeout=0.3,
+            pool_validate_after=0.05,
+            breaker_fail_max=1,
+        )
+        async with Users(database, 20).asking() as users:
+            for _ in range(6):
+                await users.are_served()
+                await database.primary.expire_connections()  # some are opened meanwhile
+                await asyncio.sleep(0)
+                Stopping(1).stop()
+            await users.are_served()
+        await asked(database)
+        assert not database.breaker.transitions
 
     async def test_is_told_from_a_database_that_is_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("lifeguard.database.breaker.PROBE_PATIENCE", 0.3)

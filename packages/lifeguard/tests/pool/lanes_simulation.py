@@ -172,7 +172,7 @@ class Simulation:
 
     def _give_back(self, lane: Lane, lease: object, request: Request) -> None:
         works = request.end == "served"
-        self.lanes.give_back(lane, lease, self.now, succeeded=works)
+        self.lanes.give_back(lease, self.now, succeeded=works)
         if works and isinstance(request.lane, OutsideLane):
             self.lanes.served(request.lane, self.now)
         if self.now >= self.lanes.tick_at:

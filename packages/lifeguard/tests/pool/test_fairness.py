@@ -2,21 +2,15 @@
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from heapq import heappop, heappush
-from itertools import count
 from time import monotonic
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifeguard.pool import PoolSaturated, PoolTimeout
 from lifeguard.pool.connection import PooledConnection
-from lifeguard.pool.queue import STALE_AFTER_TARGETS, Waiter, WaitQueue
-from lifeguard.pool.stats import Histogram
+from lifeguard.pool.queue import STALE_AFTER_TARGETS, Waiter
 from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
@@ -24,30 +18,9 @@ from lifeguard.testing.waiting import eventually
 from packages.lifeguard.tests.pool.balance import at_rest
 from packages.lifeguard.tests.pool.borrowers import borrow_all, link_of
 from packages.lifeguard.tests.pool.conftest import MakePool
+from packages.lifeguard.tests.pool.queues import TimedOut, TurnedAway, connection, in_a_loop, make_queue
 
 LATE = 0.25  # seconds that a wait may outlast its deadline
-
-
-class TimedOut(Exception):
-    """What the queue under test tells those whose budget is used up."""
-
-
-class TurnedAway(Exception):
-    """What it tells those who have become stale."""
-
-
-def make_queue(target: float = 0) -> WaitQueue:
-    queue = WaitQueue(target, Histogram(), time_out=lambda _: TimedOut(), turn_away=TurnedAway)
-    queue.create_future = asyncio.get_running_loop().create_future
-    return queue
-
-
-_numbers = count()
-
-
-def connection() -> PooledConnection:
-    """Something to hand out; the queue never looks at it."""
-    return cast("PooledConnection", next(_numbers))
 
 
 class TestOnTheServer:
@@ -263,11 +236,6 @@ ACTIONS = st.lists(
 )
 
 
-def in_a_loop(coroutine: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        runner.run(coroutine)
-
-
 @settings(deadline=None)
 @given(ACTIONS)
 def test_whatever_happens_the_longest_waiting_is_next_and_no_connection_is_lost(actions: list[Any]) -> None:
@@ -392,117 +360,3 @@ async def test_who_is_stale_makes_room_for_the_fresher_one() -> None:
     assert queue.hand_out(connection(), now + 0.21)
     assert isinstance(stale.exception(), TurnedAway)
     assert fresh.exception() is None
-
-
-# -- overload, simulated -----------------------------------------------------------------------------
-
-
-CONNECTIONS = st.integers(2, 30)
-
-
-@dataclass
-class Simulation:
-    """Borrowers who come at random to `serving` connections; time passes only here.
-
-    `load` is the work that arrives, as a multiple of what the connections can do.
-    """
-
-    serving: int
-    load: float
-    service: float
-    target: float
-    dice: random.Random
-    seconds: float = 3.0
-    served: int = 0
-    shed: int = 0
-    arrived: int = 0
-    longest_wait: float = 0.0
-    """Of those who had somebody behind them."""
-    shortest_refused: float = float("inf")
-    """The shortest wait that a newcomer was spared."""
-
-    def wait_behind(self, others: int) -> float:
-        """What is to be expected when one knows how fast connections come back."""
-        return (others + 1) * self.service / self.serving
-
-    async def run(self) -> None:
-        queue = make_queue(self.target)
-        start = now = monotonic()
-        free = self.serving
-        returns: list[float] = []
-        joined: deque[tuple[Waiter, float]] = deque()
-        arrival = now
-        while now - start < self.seconds:
-            if returns and returns[0] <= arrival:
-                now = heappop(returns)
-                if queue.hand_out(connection(), now):
-                    self.collect(joined, now, alone=not queue.length)
-                    heappush(returns, now + self.duration())
-                else:
-                    free += 1
-                continue
-            now = arrival
-            arrival = now + self.dice.expovariate(self.load * self.serving / self.service)
-            self.arrived += 1
-            if free:
-                free -= 1
-                heappush(returns, now + self.duration())
-                self.served += 1
-            elif now > queue.calm_until and queue.objection(now, self.serving, 1000, 1000) is not None:
-                self.shed += 1
-                self.shortest_refused = min(self.shortest_refused, self.wait_behind(queue.length))
-            else:
-                joined.append((queue.join(now, 1000), now))
-
-    def duration(self) -> float:
-        return self.dice.uniform(0.5, 1.5) * self.service
-
-    def collect(self, joined: deque[tuple[Waiter, float]], now: float, *, alone: bool) -> None:
-        """Note who was served and who was turned away in this hand-out."""
-        while joined and joined[0][0].done():
-            waiter, joined_at = joined.popleft()
-            if waiter.exception() is not None:
-                self.shed += 1
-                continue
-            self.served += 1
-            if not alone:
-                self.longest_wait = max(self.longest_wait, now - joined_at)
-
-
-def simulations(
-    load: st.SearchStrategy[float], serving: st.SearchStrategy[int] = CONNECTIONS
-) -> st.SearchStrategy[Simulation]:
-    return st.builds(
-        Simulation,
-        serving=serving,
-        load=load,
-        service=st.floats(0.01, 0.1),
-        target=st.just(0.25),
-        dice=st.builds(random.Random, st.integers(0, 2**32)),
-    )
-
-
-@settings(deadline=None, max_examples=25)
-@given(simulations(load=st.floats(1.5, 20)))
-def test_in_an_overload_those_served_are_served_in_time_and_no_capacity_is_lost(
-    simulation: Simulation,
-) -> None:
-    in_a_loop(simulation.run())
-    assert simulation.longest_wait <= simulation.target * STALE_AFTER_TARGETS
-    capacity = simulation.serving / simulation.service * simulation.seconds
-    assert simulation.served >= 0.9 * capacity - simulation.serving
-    assert simulation.shed > 0
-
-
-@settings(deadline=None, max_examples=25)
-@given(simulations(load=st.floats(0.1, 3)))
-def test_nobody_is_turned_away_who_would_not_have_waited_long(simulation: Simulation) -> None:
-    in_a_loop(simulation.run())
-    assert simulation.shortest_refused > 0.75 * simulation.target
-
-
-@settings(deadline=None, max_examples=25)
-@given(simulations(load=st.floats(0.1, 0.6), serving=st.integers(10, 30)))
-def test_below_its_capacity_a_pool_turns_nobody_away(simulation: Simulation) -> None:
-    in_a_loop(simulation.run())
-    assert simulation.shed == 0

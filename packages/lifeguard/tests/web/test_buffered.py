@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import StreamingResponse
-from lifeguard.server import protocol, socket_protocol
+from lifeguard.server import connection, socket_protocol, write_deadline
 from lifeguard.server.protocol import Protocol
 from lifeguard.server.socket_protocol import SocketProtocol
 from lifeguard.testing.serving import Service
@@ -274,7 +274,7 @@ class TestConnections:
         async with wire(serving) as first:
             first.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             await first.answer()
-            monkeypatch.setattr(protocol, "MOST_CONNECTIONS", len(connections(serving)))
+            monkeypatch.setattr(connection, "MOST_CONNECTIONS", len(connections(serving)))
             (answer,) = await answers_to(url, [])
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             first.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -282,7 +282,7 @@ class TestConnections:
 
     async def test_are_fewer_than_the_files_that_may_be_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
-        assert protocol.most_connections() == 768
+        assert connection.most_connections() == 768
 
 
 class TestSockets:
@@ -315,7 +315,7 @@ class TestSockets:
     async def test_end_when_nobody_takes_what_they_are_sent(
         self, serving: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket_protocol, "WRITE_PATIENCE", 0.1)
+        monkeypatch.setattr(write_deadline, "WRITE_PATIENCE", 0.1)
         async with self.raw(serving) as (client, served):
             client.send(self.frame(Opcode.PING, b"x" * 125) * 100_000)
             await eventually(lambda: served not in connections(serving), 20)

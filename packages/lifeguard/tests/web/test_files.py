@@ -15,19 +15,19 @@ ROOM = 12
 """Connections that find a file when the service has begun."""
 SERVICE = f"""
 import os, resource
-from lifeguard.server import protocol
+from lifeguard.server import connection
 from packages.lifeguard.tests.sample.commands import cli
 
-most_connections = protocol.most_connections
+most_connections = connection.most_connections
 
 def bound() -> int:  # asked when the first connection is there
     global bound
     used = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + {ROOM}, used + {ROOM}))
-    protocol.most_connections = lambda: 1000  # or it would never come to that
+    connection.most_connections = lambda: 1000  # or it would never come to that
     return 1000
 
-protocol.most_connections = bound
+connection.most_connections = bound
 cli(["serve"])
 """
 

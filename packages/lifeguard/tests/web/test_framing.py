@@ -18,10 +18,10 @@ from fastapi import Request
 from packages.lifeguard.tests.sample.main import create_app
 from packages.lifeguard.tests.sample.settings import Settings
 from lifeguard.commands import command_line
-from lifeguard.server import protocol
+from lifeguard.server import connection, protocol
 from lifeguard.web import TransactionDep, middleware
 
-protocol.PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = 0.4
+protocol.PATIENCE = connection.LINGER = middleware._BODY_PATIENCE = 0.4
 
 
 async def echo(request: Request) -> dict[str, object]:

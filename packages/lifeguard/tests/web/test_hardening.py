@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi import APIRouter, Request
 from lifeguard.server import process as server
-from lifeguard.server import protocol
+from lifeguard.server import protocol, write_deadline
 from lifeguard.testing.serving import Service
 from lifeguard.testing.waiting import eventually
 from lifeguard.web import hangup, middleware
@@ -214,6 +214,6 @@ def test_the_limits_are_those_that_are_documented() -> None:
         f"`MAX_BODY_BYTES`, {middleware._BODY_PATIENCE:g} s and a second more for each"
         f" {middleware._SLOWEST_BODY // 1024} KiB",
         f"{protocol.PATIENCE:g} s",
-        f"{protocol.WRITE_PATIENCE:g} s without progress",
+        f"{write_deadline.WRITE_PATIENCE:g} s without progress",
         f"{protocol.PATIENCE:g} s before its first request, {server._KEEP_ALIVE:g} s after",
     ]

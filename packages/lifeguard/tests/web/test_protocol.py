@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from lifeguard.server import protocol
+from lifeguard.server import connection, protocol, write_deadline
 from lifeguard.testing.serving import Service
 from lifeguard.testing.waiting import eventually
 from uvicorn.protocols.http import httptools_impl
@@ -235,13 +235,16 @@ async def test_a_body_that_is_wanted_is_asked_for_once(serving: Service) -> None
     assert [answer.status for answer in answers] == [httpx.codes.CONTINUE, httpx.codes.OK]
 
 
+HURRIED = ((protocol, "PATIENCE"), (connection, "LINGER"), (write_deadline, "WRITE_PATIENCE"))
+
+
 class TestTheEndOfAConnection:
     """Whatever a client does or leaves undone, it holds its connection for a bounded time."""
 
     @pytest.fixture(autouse=True)
     def hurry(self, monkeypatch: pytest.MonkeyPatch, serving: Service) -> None:
-        for name in ("PATIENCE", "LINGER", "WRITE_PATIENCE"):
-            monkeypatch.setattr(protocol, name, 0.3)
+        for room, name in HURRIED:
+            monkeypatch.setattr(room, name, 0.3)
         monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.3)
 
     @pytest.mark.parametrize(

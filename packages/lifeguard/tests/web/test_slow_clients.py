@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from lifeguard.server import protocol
+from lifeguard.server import protocol, write_deadline
 from lifeguard.testing.processes import ServiceProcess, running
 from lifeguard.testing.servers import unused_port
 from lifeguard.testing.waiting import eventually
@@ -22,9 +22,10 @@ LONG = 50.0
 SERVICE = f"""
 from packages.lifeguard.tests.sample.commands import cli
 from lifeguard.web import middleware
-from lifeguard.server import protocol
+from lifeguard.server import connection, protocol, write_deadline
 
-protocol.PATIENCE = protocol.WRITE_PATIENCE = protocol.LINGER = middleware._BODY_PATIENCE = {PATIENCE}
+protocol.PATIENCE = connection.LINGER = {PATIENCE}
+write_deadline.WRITE_PATIENCE = middleware._BODY_PATIENCE = {PATIENCE}
 cli(["serve"])
 """
 
@@ -82,7 +83,7 @@ async def test_is_in_nobodys_way(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     """The others are answered while the slow ones are still there, not because these were let go."""
     for module, name in (
         (protocol, "PATIENCE"),
-        (protocol, "WRITE_PATIENCE"),
+        (write_deadline, "WRITE_PATIENCE"),
         (middleware, "_BODY_PATIENCE"),
     ):
         monkeypatch.setattr(module, name, LONG)

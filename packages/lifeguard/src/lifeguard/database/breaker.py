@@ -11,8 +11,7 @@ pybreaker keeps the states and counts the failures. What it leaves to every call
   this process was stopped. A lane of which nothing comes back may wait for a lock. All this opens the circuit
   only after the database was asked on a session outside the pool and did not answer either, and nobody was
   served meanwhile.
-- patience: a question has its seconds while this process runs. Those in which it was stopped, or did
-  something else, are not counted, and what came of the question in such a time is not believed.
+- patience: seconds count while this process runs, see `lifeguard.database.asking`.
 - staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
   caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
 - time: the open period doubles with jitter, on the event loop's clock, which is monotonic.
@@ -30,30 +29,17 @@ from contextvars import Context
 from enum import Enum
 from typing import Protocol
 
-import asyncpg
 import pybreaker
 import structlog
 
+from lifeguard.database.asking import Question, answers, is_silence, says_gone
 from lifeguard.database.errors import DatabaseUnavailable
-from lifeguard.pool import NO_ANSWER, PoolTimeout, PoolUnavailable, fault_of
+from lifeguard.pool import PoolTimeout, PoolUnavailable
 
 # Seconds; the first open period is BREAKER_RESET_TIMEOUT.
 LONGEST_OPEN = 10.0
 # A probe that has no answer by then has failed.
 PROBE_PATIENCE = 2.0
-# Seconds: between two looks whether this process runs, and by which a timer is late if it did not. That says
-# nothing about the server.
-_TICK, _LATE = 0.05, 0.02
-
-_GONE = (
-    PoolUnavailable,
-    asyncpg.AdminShutdownError,  # 57P01
-    asyncpg.CrashShutdownError,  # 57P02
-    asyncpg.CannotConnectNowError,  # 57P03
-    asyncpg.PostgresConnectionError,  # 08*: the session broke off
-    asyncpg.InvalidAuthorizationSpecificationError,  # 28*
-)
-
 _log = structlog.get_logger("lifeguard.database.breaker")
 
 
@@ -75,21 +61,6 @@ class Clock(Protocol):
     def time(self) -> float: ...
 
     def call_later(self, delay: float, callback: Callable[[], None], /) -> asyncio.TimerHandle: ...
-
-
-def says_gone(error: BaseException) -> bool:
-    """Whether the error means that the database is gone, not that this piece of work went wrong."""
-    return isinstance(error, _GONE)
-
-
-def is_silence(error: BaseException | None) -> bool:
-    """Whether nothing was heard: the server is silent, or this process was stopped while it waited."""
-    return isinstance(error, Exception) and fault_of(error).name == NO_ANSWER
-
-
-def answers(error: BaseException) -> bool:
-    """Whether a server that is there sent the error: it is full, or it has no such database."""
-    return isinstance(error, asyncpg.PostgresError) and not says_gone(error)
 
 
 class Breaker:
@@ -270,7 +241,7 @@ class Breaker:
 
     async def _ask(self) -> None:
         try:
-            await _Question(self._probe).answer()
+            await Question(self._probe, PROBE_PATIENCE).answer()
         except Exception:  # noqa: BLE001 - whatever keeps the probe from an answer
             outcome = _fail
         else:
@@ -283,7 +254,7 @@ class Breaker:
         """Ask outside the pool whether the suspicions are right; if so, let them count."""
         heard = self.heard
         try:
-            await _Question(self._ask_aside).answer()
+            await Question(self._ask_aside, PROBE_PATIENCE).answer()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
             if not answers(error) and heard == self.heard:
                 for _ in range(self._suspicions):
@@ -308,61 +279,6 @@ class Breaker:
 
     def _now(self) -> Clock:
         return self._clock or asyncio.get_running_loop()
-
-
-class _Question:
-    """One question to the database, for `PROBE_PATIENCE` seconds in which this process runs."""
-
-    def __init__(self, question: Callable[[], Awaitable[object]]) -> None:
-        self._question = question
-        self._loop = asyncio.get_running_loop()
-        self._due = 0.0
-        self._timer: asyncio.TimerHandle
-        self._bound: asyncio.Timeout
-        self._disturbed = False
-        """Whether this process did not run for some of the time since it was asked."""
-
-    async def answer(self) -> None:
-        """Wait for it, and ask again where the error may be due to a time in which this process did not run.
-
-        Raises TimeoutError if no answer came, and what the server or the network said.
-        """
-        async with asyncio.timeout(PROBE_PATIENCE) as self._bound:
-            self._look_later()
-            try:
-                while not await self._ask():
-                    pass
-            finally:
-                self._timer.cancel()
-
-    async def _ask(self) -> bool:
-        self._disturbed = False
-        try:
-            await self._question()
-        except Exception as error:
-            self._look()
-            if answers(error) or not self._disturbed:
-                raise
-            return False
-        return True
-
-    def _look_later(self) -> None:
-        self._due = self._loop.time() + _TICK
-        self._timer = self._loop.call_later(_TICK, self._look_again)
-
-    def _look_again(self) -> None:
-        self._look()
-        self._look_later()
-
-    def _look(self) -> None:
-        """Give back the time in which this process did not run."""
-        late = self._loop.time() - self._due
-        due = self._bound.when()
-        if late < _LATE or due is None or self._bound.expired():
-            return
-        self._disturbed = True
-        self._due += late
-        self._bound.reschedule(due + late)
 
 
 class _Relay(pybreaker.CircuitBreakerListener):

@@ -140,7 +140,7 @@ class Guard:
         if self.pool.get_idle_size() == 0 and self.pool.get_size() >= self.pool.get_max_size():
             await self.pool.ask_aside()
             return
-        async with self.pool.acquire() as lease:
+        async with self.pool.acquire(lane="breaker", priority="critical") as lease:
             await lease.execute("SELECT 1")
 
     def _hear(self, event: PoolEvent) -> None:

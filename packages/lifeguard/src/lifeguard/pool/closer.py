@@ -66,9 +66,8 @@ class Closer:
         pooled.status = Status.CLOSING
         state.members.discard(pooled)
         state.closing.add(pooled)
-        lane = state.held.pop(pooled, None)
-        if lane is not None:
-            state.lanes.give_back(lane, pooled, monotonic(), succeeded=False)
+        if state.has_lanes:
+            state.lanes.give_back(pooled, monotonic(), succeeded=False)
         state.tally.closed[reason] += 1
         gone = partial(self._gone, pooled, reason)
         if not pooled.connection.is_closed():

@@ -17,7 +17,7 @@ CRITICAL, NORMAL, BACKGROUND = RANKS = range(len(PRIORITIES))
 """Places in `PRIORITIES`."""
 _NOT_FILED = -1
 # Of lanes that hold as much as each other so many are compared, those that were longest without a turn.
-_COMPARED = 32
+_COMPARED = 8
 _charge = attrgetter("charge")
 
 
@@ -63,7 +63,6 @@ class Lane:
         "is_small",
         "last_return",
         "last_seen",
-        "leases",
         "levels",
         "make_queue",
         "mean",
@@ -79,8 +78,6 @@ class Lane:
         """By rank; made when the first has to wait."""
         self.in_use = 0
         """Connections that it holds."""
-        self.leases: dict[object, float] = {}
-        """What it holds, and since when; the oldest first."""
         self.demand = 0.0
         """Connections that it has lately used or waited for, on average."""
         self.floor = 0
@@ -127,77 +124,69 @@ class Lane:
         """Whether somebody waits in it whom a newcomer of this rank must not pass."""
         return any(queue is not None and queue.length for queue in self.queues[: rank + 1])
 
-    @property
-    def level(self) -> int:
-        """What decides first whose turn it is: the least is next."""
-        return self.in_use if self.weight == 1 else int(self.in_use / self.weight)
-
-    def oldest_lease(self) -> float | None:
-        """Since when it has held what it has held longest."""
-        return next(iter(self.leases.values()), None)
-
 
 class Order:
     """The lanes in which borrowers of one rank wait, by what they hold."""
 
-    __slots__ = ("_levels", "_rank")
+    __slots__ = ("_levels", "_rank", "length")
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-        self._levels: dict[int, dict[Lane, None]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._levels)
+        self._levels: list[dict[Lane, None]] = [{}, {}]
+        self.length = 0
+        """How many lanes there are."""
 
     def has(self, lane: Lane) -> bool:
         return lane.levels[self._rank] != _NOT_FILED
 
     def lanes(self) -> Iterator[Lane]:
-        for level in self._levels.values():
+        for level in self._levels:
             yield from level
 
     def file(self, lane: Lane) -> None:
         """Put it last among those of its level."""
-        self.remove(lane)
-        level = lane.levels[self._rank] = lane.level
-        lane.filed += 1
-        lanes = self._levels.get(level)
-        if lanes is None:
-            self._levels[level] = {lane: None}
+        rank, levels = self._rank, self._levels
+        before = lane.levels[rank]
+        if before == _NOT_FILED:
+            lane.filed += 1
+            self.length += 1
         else:
-            lanes[lane] = None
+            del levels[before][lane]
+        level = lane.levels[rank] = lane.in_use if lane.weight == 1 else int(lane.in_use / lane.weight)
+        while len(levels) <= level:
+            levels.append({})
+        levels[level][lane] = None
 
     def move(self, lane: Lane) -> None:
         """It holds more or less than before; it goes if nobody waits there any more."""
         rank = self._rank
-        if lane.levels[rank] == _NOT_FILED:
-            return
-        queue = lane.queues[rank]
-        if queue is not None and queue.length:
-            self.file(lane)
-        else:
-            self.remove(lane)
+        if lane.levels[rank] != _NOT_FILED:
+            queue = lane.queues[rank]
+            if queue is not None and queue.length:
+                self.file(lane)
+            else:
+                self.remove(lane)
 
     def remove(self, lane: Lane) -> None:
         level = lane.levels[self._rank]
         if level == _NOT_FILED:
             return
-        lanes = self._levels[level]
-        del lanes[lane]
-        if not lanes:
-            del self._levels[level]
+        del self._levels[level][lane]
         lane.levels[self._rank] = _NOT_FILED
         lane.filed -= 1
+        self.length -= 1
 
     def first(self, may_take: Callable[[Lane, int], bool]) -> Lane | None:
         """Of those that may take one, the lane that holds least; of equals, which has lately had least."""
         rank = self._rank
-        levels = self._levels
-        for level in sorted(levels) if len(levels) > 1 else levels:
-            lanes = levels[level]
-            best = min(islice(lanes, _COMPARED), key=_charge)
+        for lanes in self._levels:
+            if not lanes:
+                continue
+            best = next(iter(lanes)) if len(lanes) == 1 else min(islice(lanes, _COMPARED), key=_charge)
             if may_take(best, rank):
                 return best
+            if len(lanes) == 1:
+                continue
             others = (lane for lane in lanes if lane is not best and may_take(lane, rank))
             best_of_others = min(islice(others, _COMPARED), key=_charge, default=None)
             if best_of_others is not None:

@@ -66,10 +66,10 @@ class LaneBreaker:
         if lease is self._probe:
             self._probe = None
 
-    def look(self, oldest_lease: float | None, awake_since: float, now: float) -> bool:
+    def look(self, oldest_lease: float, awake_since: float, now: float) -> bool:
         """Whether it opens now. Nothing counts from before `awake_since`, when the process had been stopped:
         then nothing could come back."""
-        if self.is_open or not self._refused or oldest_lease is None:
+        if self.is_open or not self._refused:
             return False
         if now - max(self._last_success, awake_since) <= PATIENCE:
             return False

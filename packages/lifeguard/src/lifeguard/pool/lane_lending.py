@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from contextvars import Context
 from functools import partial
+from operator import attrgetter
 from time import monotonic
 from typing import TypeAlias
 
@@ -31,6 +32,8 @@ class LaneLending:
         self._state = state
         self._lanes = state.lanes
         self._report = report
+        self._open: set[Lane] = set()
+        """Lanes whose breaker is open, as has been reported."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._dispatch = dispatch
@@ -53,9 +56,8 @@ class LaneLending:
             return
         state.has_lanes = True
         default = self._lanes.find(None, monotonic())
-        for pooled in state.members:
+        for pooled in sorted(state.members, key=attrgetter("borrowed_at")):
             if pooled.status is Status.IN_USE:
-                state.held[pooled] = default
                 self._lanes.take(default, pooled, pooled.borrowed_at)
         if state.queue.length:
             self._lanes.joined(default, NORMAL)
@@ -75,7 +77,6 @@ class LaneLending:
         return lane if self._lanes.may_take_now(lane, rank) else None
 
     def lend(self, pooled: PooledConnection, lane: Lane, now: float) -> None:
-        self._state.held[pooled] = lane
         pooled.failed = False
         self._lanes.take(lane, pooled, now)
 
@@ -83,13 +84,21 @@ class LaneLending:
         """Raises PoolSaturated at once when waiting is no use."""
         lane, rank = self._find(place, now)
         self._tick_if_due(now)
-        objection = self._objection(lane, rank, budget, now, 0)
-        if objection is not None:
-            raise self.saturated(lane, rank, objection)
         queue = lane.queue(rank)
+        state = self._state
+        if (
+            now > queue.calm_until
+            or budget < queue.target
+            or lane.breaker.is_open
+            or state.total.waiting >= self._lanes.room(rank, state.config.max_waiting)
+        ):
+            objection = self._objection(lane, rank, budget, now, 0)
+            if objection is not None:
+                raise self.saturated(lane, rank, objection)
         waiter = queue.join(now, budget)
         self._lanes.joined(lane, rank)
-        self._watch()
+        if self._timer is None:
+            self._watch()
         return queue, waiter
 
     def line_up_again(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
@@ -158,22 +167,18 @@ class LaneLending:
 
     def give_back(self, pooled: PooledConnection, now: float) -> None:
         """A lease has ended."""
-        lane = self._state.held.pop(pooled, None)
+        lane = self._lanes.give_back(pooled, now, succeeded=not pooled.failed)
         if lane is None:  # its connection was lost meanwhile
             return
-        was_open = lane.breaker.is_open
-        self._lanes.give_back(lane, pooled, now, succeeded=not pooled.failed)
-        if was_open and not lane.breaker.is_open:
-            self._report("info", "lane_breaker_closed", lane=lane.label)
+        if self._open and not lane.breaker.is_open:
+            self._tell_of_closed()
         place = pooled.place
         if place is not None and not pooled.failed and isinstance(place[0], OutsideLane):
             self._lanes.served(place[0], now)
 
     def take_from_the_departed(self, pooled: PooledConnection) -> None:
         """It was handed to one that had left in that very instant."""
-        lane = self._state.held.pop(pooled, None)
-        if lane is not None:
-            self._lanes.undo(lane, pooled)
+        self._lanes.undo(pooled)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -191,11 +196,21 @@ class LaneLending:
         size = state.config.max_size if state.last_error is None else max(1, len(state.members))
         self._lanes.resize(size)
         for lane in self._lanes.tick(now):
-            oldest_use = now - (lane.oldest_lease() or now)
+            oldest_use = now - self._lanes.oldest_leases().get(lane, now)
             for rank in RANKS:
                 lane.queue(rank).refuse_all(partial(self.saturated, lane, rank, "lane_breaker"))
+            self._open.add(lane)
             self._report("warning", "lane_breaker_opened", lane=lane.label, oldest_use=oldest_use)
+        if self._open:
+            self._tell_of_closed()
         self._dispatch()
+
+    def _tell_of_closed(self) -> None:
+        """Breakers that a success has closed, or whose lane is forgotten because nobody comes any more."""
+        for lane in tuple(self._open):
+            if not lane.breaker.is_open or lane not in self._lanes:
+                self._open.discard(lane)
+                self._report("info", "lane_breaker_closed", lane=lane.label)
 
     def _watch(self) -> None:
         """Who waits must not depend on others' returns."""

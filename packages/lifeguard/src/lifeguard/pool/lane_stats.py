@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lifeguard.pool.lane import Lane
 from lifeguard.pool.names import PRIORITIES, OutsideLane
@@ -43,13 +43,15 @@ class LaneSheds:
         return self._by_lane.keys()
 
 
-def lane_stats(lanes: Iterable[Lane], sheds: LaneSheds, now: float) -> tuple[LaneStats, ...]:
-    """The busiest by name, in order, then the others."""
+def lane_stats(
+    lanes: Iterable[Lane], oldest: Mapping[Lane, float], sheds: LaneSheds, now: float
+) -> tuple[LaneStats, ...]:
+    """The busiest by name, then the others. `oldest`: since when each holds what it has held longest."""
     in_order = sorted(lanes, key=_business, reverse=True)
     named: dict[str, LaneStats] = {}
     others: list[LaneStats] = []
     for lane in in_order:
-        one = _of(lane, sheds, now)
+        one = _of(lane, now - oldest.get(lane, now), sheds, now)
         if one.name in named or one.name == OTHER or len(named) >= MOST_NAMED:
             others.append(one)
         else:
@@ -63,14 +65,13 @@ def _business(lane: Lane) -> tuple[int, float]:
     return lane.in_use + lane.waiting, lane.demand
 
 
-def _of(lane: Lane, sheds: LaneSheds, now: float) -> LaneStats:
-    oldest_lease = lane.oldest_lease()
+def _of(lane: Lane, oldest_use: float, sheds: LaneSheds, now: float) -> LaneStats:
     return LaneStats(
         name=lane.label,
         used=lane.in_use,
         waiting=lane.waiting,
         oldest_wait=max((queue.oldest_wait(now) for queue in lane.queues if queue is not None), default=0.0),
-        oldest_use=0.0 if oldest_lease is None else now - oldest_lease,
+        oldest_use=oldest_use,
         kept=lane.full,
         at_most=None if lane.at_most == float("inf") else int(lane.at_most),
         shed=sheds.of(lane.label),

@@ -34,6 +34,8 @@ _QUICK = 1 / 4
 _DEFAULT_TARGET = 0.25
 # Hand-outs to higher ranks before it is a lower one's turn: it gets one in a hundred at least.
 _PASSED_AT_MOST = 99
+# A lane's flow is told from so many hand-outs or more: fewer would be chance, and turn away bursts.
+_TELLING = 4
 # Parts of `max_waiting`, by rank, once ranks are used: else the lower fill the queue, and the highest finds
 # it full.
 _ROOM = (1.0, 0.75, 0.5)
@@ -73,9 +75,13 @@ class Lanes:
         """The lane of those that name none; the same one each time it appears."""
         self._lanes: dict[Hashable, Lane] = {}
         """Those in which somebody came lately."""
+        self._held: dict[object, tuple[Lane, float]] = {}
+        """Which lane holds what, and since when; the oldest first."""
         self._limits: dict[Hashable, Limits] = {}
         self._newcomers = Newcomers()
         self._orders = tuple(Order(rank) for rank in RANKS)
+        self._only_order = (self._orders[NORMAL],)
+        """While all borrowers are of one rank."""
         self._passed = [0 for _ in RANKS]
         """Hand-outs to higher ranks since each was last served."""
         self._uses_ranks = False
@@ -87,6 +93,9 @@ class Lanes:
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
+
+    def __contains__(self, lane: Lane) -> bool:
+        return self._lanes.get(lane.name) is lane
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -143,33 +152,49 @@ class Lanes:
 
     def take(self, lane: Lane, lease: object, since: float) -> None:
         """It holds one more. `lease` stands for what it holds."""
-        lane.leases[lease] = since
+        self._held[lease] = lane, since
         self.shares.take(lane)
         if lane.breaker.is_open:
             lane.breaker.lent(lease)
         if lane.filed:
             self._refile(lane)
 
-    def give_back(self, lane: Lane, lease: object, now: float, *, succeeded: bool) -> None:
-        """It holds one less. `succeeded`: it worked, in time."""
-        used = lane.in_use
-        held = now - lane.leases[lease]
+    def give_back(self, lease: object, now: float, *, succeeded: bool) -> Lane | None:
+        """Its lane holds one less; None if none holds it. `succeeded`: it worked, in time."""
+        lane, since = self._held.pop(lease, _HELD_BY_NONE)
+        if lane is None:
+            return None
+        held = now - since
         lane.charge += held / lane.weight
         lane.last_return = now
         if succeeded:
+            lane.credit = lane.in_use + 1 if held <= self._quick else 0
             lane.breaker.succeeded(held, now)
-            lane.credit = used + 1 if held <= self._quick else 0
         else:
             lane.credit = 0
-        self.undo(lane, lease)
+            lane.breaker.ended(lease)
+        self._release(lane)
+        return lane
 
-    def undo(self, lane: Lane, lease: object) -> None:
-        """It holds one less, and nothing is learnt from that."""
-        del lane.leases[lease]
-        lane.breaker.ended(lease)
+    def undo(self, lease: object) -> None:
+        """Its lane holds one less, and nothing is learnt from that."""
+        lane, _ = self._held.pop(lease, _HELD_BY_NONE)
+        if lane is not None:
+            lane.breaker.ended(lease)
+            self._release(lane)
+
+    def _release(self, lane: Lane) -> None:
         self.shares.give_back(lane)
         if lane.filed:
             self._refile(lane)
+
+    def lane_of(self, lease: object) -> Lane | None:
+        """Which holds it."""
+        return self._held.get(lease, _HELD_BY_NONE)[0]
+
+    def oldest_leases(self) -> dict[Lane, float]:
+        """Since when each lane holds what it has held longest; without those that hold nothing."""
+        return dict(reversed(self._held.values()))
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -192,7 +217,7 @@ class Lanes:
             return "lane_breaker"
         if self._total.waiting + ahead >= self.room(rank, longest):
             return "queue_full"
-        servers = max(1, lane.in_use) if serving else 0
+        servers = max(_TELLING, lane.in_use) if serving else 0
         return lane.queue(rank).objection(now, servers, budget, _NO_LIMIT, ahead=ahead)
 
     def room(self, rank: int, longest: int) -> int:
@@ -208,7 +233,7 @@ class Lanes:
         """Who gets the next free connection, as a lane and a rank; None if nobody may."""
         for rank in self._ranks_in_turn() if self._uses_ranks else RANKS:
             order = self._orders[rank]
-            while order:
+            while order.length:
                 lane = self._first(order)
                 if lane is None:
                     break
@@ -247,7 +272,7 @@ class Lanes:
         return chain.from_iterable(order.lanes() for order in self._orders)
 
     def _refile(self, lane: Lane) -> None:
-        for order in self._orders:
+        for order in self._orders if self._uses_ranks else self._only_order:
             order.move(lane)
 
     # -- what is kept ------------------------------------------------------------------------------
@@ -277,6 +302,7 @@ class Lanes:
         share = 1 - exp(-min(elapsed, 2 * self._interval) / _MEMORY)
         hung = []
         gone = []
+        oldest = self.oldest_leases()
         for lane in self._lanes.values():
             waiting = lane.waiting if lane.filed else 0
             if not (lane.in_use or waiting) and self._is_forgotten(lane, now):
@@ -284,10 +310,10 @@ class Lanes:
                 continue
             lane.charge *= fade
             lane.demand = lane.demand * fade + min(self.shares.size, lane.in_use + waiting) * share
-            if lane.leases:
+            if lane.in_use:
                 if now - lane.last_return > TICK:
                     lane.credit = 0
-                if lane.breaker.look(lane.oldest_lease(), self._awake_since, now):
+                if lane.breaker.look(oldest.get(lane, now), self._awake_since, now):
                     hung.append(lane)
         for name in gone:
             self._forget(name)
@@ -309,6 +335,7 @@ class Lanes:
 
 
 _NO_LIMIT = 1 << 62
+_HELD_BY_NONE: tuple[None, float] = (None, 0.0)
 
 
 def _in_use(lane: Lane) -> int:

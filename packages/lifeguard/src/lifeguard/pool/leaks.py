@@ -13,7 +13,7 @@ from lifeguard.pool.state import PoolState
 
 def lease_info(pooled: PooledConnection, state: PoolState, now: float) -> LeaseInfo:
     """Who holds the connection, since when, from where, and where that task waits now."""
-    lane = state.held.get(pooled)
+    lane = state.lanes.lane_of(pooled)
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,

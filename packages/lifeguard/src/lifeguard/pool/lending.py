@@ -97,7 +97,7 @@ class Lending:
             self._refuse_the_hopeless(budget)
         if place is not None or state.has_lanes:
             queue, waiter = self.lanes.line_up(place, budget, now)
-            if state.idle or len(state.members) < config.max_size:
+            if (state.idle or len(state.members) < config.max_size) and state.lanes.next_turn() is not None:
                 self.pump()
             return queue, waiter
         if now > queue.calm_until or queue.length >= config.max_waiting or budget < queue.target:
@@ -278,14 +278,15 @@ class Lending:
 
     def _pass_on(self, pooled: PooledConnection, now: float) -> None:
         state = self.state
-        if state.total.waiting and not state.suspended and (not state.has_lanes or state.lanes.next_turn()):
+        if state.total.waiting and not state.suspended:
             heard_of_at = pooled.heard_of_at
-            if now - heard_of_at > state.validate_after or heard_of_at <= state.suspect_since:
+            if now - heard_of_at <= state.validate_after and heard_of_at > state.suspect_since:
+                pooled.status = _IN_USE
+                pooled.borrowed_at = now
+                if self.lanes.hand_out(pooled, now) if state.has_lanes else state.queue.hand_out(pooled, now):
+                    return
+            elif not state.has_lanes or state.lanes.next_turn() is not None:
                 self._check(pooled)
-                return
-            pooled.status = _IN_USE
-            pooled.borrowed_at = now
-            if self.lanes.hand_out(pooled, now) if state.has_lanes else state.queue.hand_out(pooled, now):
                 return
         if state.phase is not _OPEN:
             self.closer.discard(pooled, "pool_closing")

@@ -275,9 +275,10 @@ class Pool(QueryMethods, Snapshots):
         """
         self._lending.lanes.limit(lane, Limits(at_most, at_least, weight))
 
-    def refuses_lane(self, lane: Hashable | None) -> bool:  # noqa: ARG002 - not used yet
+    def refuses_lane(self, lane: Hashable | None) -> bool:
         """Whether the breaker of this lane is not closed."""
-        return False
+        state = self._state
+        return state.has_lanes and state.lanes.find(lane, monotonic()).breaker.is_open
 
     def try_shed(
         self,

@@ -6,8 +6,8 @@ earn. A lane that hangs returns nothing, so it stays at what is kept for it. One
 - `fair`: the size of the pool, divided by the lanes in it: each counts as its demand, but no more than 1.
 - `full`: what is kept from lanes without credit, `demand + 1.5 * sqrt(demand)`: chance seldom exceeds that.
   `mean`: what is kept from lanes with credit, which give back soon: the demand. Neither is above `fair`.
-  For all small lanes, those with a demand below 0.5, a number is kept together; one at least, for a lane that
-  has not come yet.
+  For all small lanes, those with a demand below 0.5, a number is kept together; where
+  there are several lanes, one at least, for a lane that has not come yet.
 - `owed_full`, `owed_mean`: the sum of what is kept and not held. A sum, not a cap for each: caps add up over
   lanes that hang.
 """
@@ -106,7 +106,7 @@ class Shares:
         in_pool = max(1.0, sum([lane.weight * min(1.0, lane.demand) for lane in lanes]))
         self.free = self.size
         self.owed_full = self.owed_mean = self.owed_floor = self.small_held = 0
-        small, small_lanes = 0.0, 1  # one that has not come yet
+        small, small_lanes = 0.0, int(len(lanes) > 1)  # one that has not come yet
         for lane in lanes:
             used = lane.in_use
             self.free -= used

@@ -5,7 +5,7 @@ Everything runs on one event loop, and every decision is made without suspending
 between two `await`s the numbers add up. Who writes what:
 
     Pool       phase, loop, done, suspended, the settings, first_size
-    Lending    idle, checking, queue, lanes, held, holders
+    Lending    idle, checking, queue, lanes, holders
     Opener     members (adds), opening, retry_at, last_error; first_size and read_only_since (ends them)
     Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, settled
     recovery   generation
@@ -69,7 +69,6 @@ class PoolState:
         "generation",
         "has_lanes",
         "has_setup",
-        "held",
         "holders",
         "idle",
         "lane_sheds",
@@ -118,8 +117,6 @@ class PoolState:
         self.lanes = Lanes(config.max_size, config.queue_target, self.total, self._make_queue)
         self.has_lanes = False
         """A borrower has named a lane or a priority. Until then all wait in `queue`."""
-        self.held: dict[PooledConnection, Lane] = {}
-        """Which lane holds which connection, once there are lanes."""
         self.lane_sheds = LaneSheds()
         self.queue = self.lanes.default.queue(NORMAL)
         """Borrowers without a connection that named no lane, in order of arrival."""
@@ -214,7 +211,9 @@ class PoolState:
             utilisation=at[Status.IN_USE] / self.config.max_size,
             suspended=self.suspended,
             closing_down=self.phase in {Phase.DRAINING, Phase.CLOSED},
-            lanes=lane_stats(self.lanes, self.lane_sheds, now) if of_lanes and self.has_lanes else (),
+            lanes=lane_stats(self.lanes, self.lanes.oldest_leases(), self.lane_sheds, now)
+            if of_lanes and self.has_lanes
+            else (),
             shed_by_lane=self.lane_sheds.counts() if of_lanes else {},
             fault=self.fault,
             last_error=describe_error(self.last_error) if self.last_error else None,

@@ -8,6 +8,9 @@ Under ten times the load most requests are refused, and the way to the app costs
 here it is one write. And a client that sends its head a byte a minute, or takes the answer as slowly,
 never gets to the app or has long left it, and uvicorn bounds neither.
 
+What ends a connection is in `connection`, what makes a request's scope in `request_protocol`. Here is whose
+turn it is to be read, and what is refused.
+
 Without this class the service does the same work in the same way, at a higher price (the gate is a
 middleware as well), and whatever stands in front of it must bound slow clients.
 """
@@ -15,116 +18,72 @@ middleware as well), and whatever stands in front of it must bound slow clients.
 from __future__ import annotations
 
 import asyncio
-import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-import structlog
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from lifeguard.server import framing, wrapped
 from lifeguard.server.arrival import TurnedAway, meets_requests_first, turned_away
-from lifeguard.server.framing import Chunked, Head, Malformed, Sized
+from lifeguard.server.framing import Head, Malformed
 from lifeguard.server.line import line_of
-from lifeguard.server.refusals import (
-    CLOSE,
-    FAULTS,
-    OVERLOADED,
-    RETRY_AFTER_LINE,
-    TIMEOUT,
-    common_headers,
-)
+from lifeguard.server.refusals import CLOSE, FAULTS, OVERLOADED, RETRY_AFTER_LINE, TIMEOUT, note
+from lifeguard.server.request_protocol import RequestProtocol
 from lifeguard.server.socket_protocol import SocketProtocol
-from lifeguard.server.stand_ins import ANSWERED, Flow, Lingering
-from lifeguard.web import problems, request_head
+from lifeguard.server.stand_ins import ANSWERED, Lingering
+from lifeguard.server.unread import Unread
+from lifeguard.web import problems
 from lifeguard.web.buffered import Share
 from lifeguard.web.client import forwarded_client
 from lifeguard.web.gate import PreparedProblem
-from lifeguard.web.turns import RECORD, Record
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
-    from lifeguard.web.state import State
 
 PATIENCE = 10.0
 """Seconds for the head of a request, as HAProxy's `timeout http-request` is usually set, and for what is
 left of a request that is answered already."""
-WRITE_PATIENCE = 30.0
-"""Seconds in which a client must take something of its answer."""
-LINGER = 2.0
-"""Seconds to read on after the last word: closing at once could destroy it on its way."""
 LARGEST_HEADER = framing.LARGEST_HEADER
-MOST_CONNECTIONS = 4096
-"""At once; fewer where the process may not open so many files. HAProxy's `maxconn` in front is 2000."""
-_FILES_FOR_CLIENTS = 0.75  # of those that the process may open: the pools and the log need some
 _MOST_READ_AHEAD = 64 * 1024  # bytes that wait for their turn before no more is read
-_MOST_BLANK_LINES = 4  # before a request line; RFC 9112, section 2.2, asks for one at least
 _MOST_A_TURN = 32  # requests, or pieces of a body, that are looked at before others have their turn
 
-_log = structlog.get_logger("lifeguard.request")
 
-
-class Protocol(HttpToolsProtocol):
+class Protocol(RequestProtocol):
     """One connection, and on it one request after the other: the next is read when the last is answered."""
-
-    flow: Flow
 
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
-        self._parts = cast("State", self.app_state) if "gate" in self.app_state else None
-        """Without them, which another app does not have, nobody is refused."""
         self._share = Share(self._parts["buffered"] if self._parts else None)
         may_refuse = self._parts and not self.root_path and meets_requests_first(self.app)
         self._gate = self._parts["gate"] if self._parts and may_refuse else None
         if self.ws_protocol_class is not None:
             self.ws_protocol_class = SocketProtocol
         self.cycle = ANSWERED
-        self._unread = bytearray()
+        self._unread = Unread()
         """What has come and has not been given to the parser."""
-        self._looked_at = 0
-        """Bytes of it that hold no end of a head."""
-        self._in_request = False
-        self._body: Sized | Chunked | None = None
-        """What says where the body ends, while one comes."""
-        self._blank_lines = 0
-        self._in_head = False
         self._is_unparsed = False
         """Whether the parser has seen nothing of the request, whose body is still to come."""
-        self._is_answered = False
-        """Whether the request that came last is: what is left of its body is ignored."""
-        self._asks_for_head = False
-        self._deaf = False
-        """Whether the last word is said: what still comes is not read."""
         self._next_turn: asyncio.Handle | None = None
-        self._record = Record()
         self._line = line_of(self.loop)
         self._is_in_line = False
         self._is_first = False
         """Whether it is the turn of its next request."""
         self._is_behind = False
         """Whether what is unread came before the request ahead of it was answered."""
-        self._read_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
         super().connection_made(transport)
-        self.flow = Flow(transport)
-        if len(self.connections) > most_connections():
-            self._write(OVERLOADED, b"", CLOSE, RETRY_AFTER_LINE)
-            self._deaf = True
-            transport.close()
-        else:
+        if not self._deaf:
             self._await(PATIENCE, self._head_is_late)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._read_no_more()
-        self._stop_write_timer()
         super().connection_lost(exc)
 
     @override
@@ -247,31 +206,21 @@ class Protocol(HttpToolsProtocol):
 
     def _take_head(self) -> bytes:
         """Take a head from what is unread; nothing, if it is not whole."""
-        unread = self._unread
-        while unread[:2] == b"\r\n" and self._blank_lines < _MOST_BLANK_LINES:
-            del unread[:2]  # which some clients send behind a body
-            self._blank_lines += 1
-        if not unread or unread == b"\r":
+        size = self._unread.size_of_head()
+        if size is None:
             return b""
         self._unset_keepalive_if_required()
-        end = unread.find(framing.HEAD_END, max(0, self._looked_at - len(framing.HEAD_END)))
-        if end < 0:
+        if not size:
             self._look_at_beginning()
             return b""
-        if not self._may_begin():
-            return b""
-        head = bytes(unread[: end + len(framing.HEAD_END)])
-        del unread[: len(head)]
-        self._looked_at = self._blank_lines = 0
-        return head
+        return self._unread.take_head(size) if self._may_begin() else b""
 
     def _look_at_beginning(self) -> None:
         self._asks_for_head = self._unread.startswith(b"HEAD ")
         try:
-            framing.check_beginning(bytes(self._unread), self._looked_at)
+            self._unread.check_beginning()
         except Malformed as fault:
             self._give_up(FAULTS[fault.problem])
-        self._looked_at = len(self._unread)
 
     def _settle(self) -> None:
         """Stop reading where enough is there, and have it counted."""
@@ -307,43 +256,6 @@ class Protocol(HttpToolsProtocol):
             self._await(PATIENCE, self._head_is_late)
         elif self.timeout_keep_alive_task is None:  # uvicorn's, cancelled by what was no request
             self._keep_alive()
-
-    @override
-    def on_message_begin(self) -> None:
-        self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._in_request = self._in_head = True
-        self._is_answered = False
-
-    @override
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # As uvicorn's, but for the white space behind it, which is no part of it (RFC 9112, section 5.1).
-        name, value = name.lower(), value.rstrip(b" \t")
-        if name == b"expect":
-            self.expect_100_continue = True  # anything else would have been refused
-        self.headers.append((name, value))
-
-    @override
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._await_no_more()
-        if not self.url.startswith(b"/"):
-            self._read_unusual_target()
-        if self.expect_100_continue and (self._body is None or self.parser.get_http_version() == "1.0"):
-            self.expect_100_continue = False
-        headers, url, expectation = self.headers, self.url, self.expect_100_continue
-        super().on_message_begin()  # which makes the scope
-        self.scope["headers"] = self.headers = headers
-        self.scope[RECORD] = self._record  # type: ignore[literal-required]
-        self.url, self.expect_100_continue = url, expectation
-        super().on_headers_complete()
-
-    def _read_unusual_target(self) -> None:
-        """Make the usual form of an absolute one, whose host counts (RFC 9112, section 3.2.2)."""
-        if self.url == b"*":
-            self.url = b"/*"  # where no route is: OPTIONS without a resource
-            return
-        self.url, host = framing.origin_form(self.url)
-        self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
 
     @override
     def on_message_complete(self) -> None:
@@ -409,13 +321,6 @@ class Protocol(HttpToolsProtocol):
 
     # -- answering ---------------------------------------------------------------------------------
 
-    def _write(self, problem: PreparedProblem, tag: bytes, *headers: bytes) -> None:
-        """Answer the request `tag`, which gets an id if it has none."""
-        told = problem.message(tag or request_head.new_id().encode(), *headers)
-        if self._asks_for_head:
-            told = told[: told.index(framing.HEAD_END) + len(framing.HEAD_END)]
-        self.transport.write(STATUS_LINE[problem.status] + common_headers(self.server_state) + told)
-
     def _give_up(self, problem: PreparedProblem, *headers: bytes, head: bytes = b"") -> None:
         """Tell the client what is wrong with its request, as the last word. `head` is it where it is read."""
         if self._deaf:
@@ -426,21 +331,8 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
             self.cycle = ANSWERED
         if not self._is_answering and not (self._in_request and self._is_answered):
-            self._note(problem, head)
+            note(self._parts, problem, self._client(head))
         self._end(problem, b"", *headers)
-
-    def _note(self, problem: PreparedProblem, head: bytes) -> None:
-        """Count and log what is refused before anybody else has seen it."""
-        if self._parts:
-            self._parts["metrics"].count("unknown", "none", problem.status)
-        _log.info(
-            "request",
-            method="unknown",
-            route="none",
-            status=problem.status,
-            problem=problem.name,
-            client=self._client(head),
-        )
 
     def _client(self, head: bytes) -> str | None:
         """Whose request this is. Without a word in its head it may be anybody's who uses the same proxy."""
@@ -465,42 +357,13 @@ class Protocol(HttpToolsProtocol):
         self.cycle = ANSWERED
         self._linger()
 
-    def _linger(self) -> None:
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._await(LINGER, self.transport.abort)
-
     @override
     def on_response_complete(self) -> None:
         self._is_answered = True
         super().on_response_complete()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._start_write_timer()
+            self._write_deadline.start()
         self._go_on()
-
-    def _keep_alive(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
-
-    @override
-    def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():  # the answer to the last request, still
-            if self._write_timer is None:
-                self._start_write_timer()
-            self._keep_alive()
-        else:
-            super().timeout_keep_alive_handler()
-
-    # -- waiting -----------------------------------------------------------------------------------
-
-    def _await(self, seconds: float, otherwise: Callable[[], None]) -> None:
-        self._read_timer = self.loop.call_later(seconds, otherwise)
-
-    def _await_no_more(self) -> None:
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-            self._read_timer = None
 
     def _head_is_late(self) -> None:
         if not self._unread:
@@ -511,37 +374,7 @@ class Protocol(HttpToolsProtocol):
             self._give_up(TIMEOUT)
 
     @override
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._start_write_timer()
-
-    @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.transport.is_closing():
-            self._stop_write_timer()
-            if self._unread and self._next_turn is None:
-                self._next_turn = self.loop.call_soon(self._take_turn)
-
-    def _start_write_timer(self) -> None:
-        self._stop_write_timer()
-        left = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(WRITE_PATIENCE, self._look_at_reader, left)
-
-    def _look_at_reader(self, then: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left < then:
-            self._start_write_timer()
-        elif left:
-            self.transport.abort()
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-
-def most_connections() -> int:
-    """Give how many connections may be open at once, so that files are left for the rest of the process."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MOST_CONNECTIONS, int(files * _FILES_FOR_CLIENTS))
+        if self._unread and self._next_turn is None and not self.transport.is_closing():
+            self._next_turn = self.loop.call_soon(self._take_turn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
 from fastapi_problem.error import StatusProblem
 
 from lifeguard.web import problems
@@ -12,6 +13,8 @@ from lifeguard.web.gate import PreparedProblem
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
+
+    from lifeguard.web.state import State
 
 OVERLOADED = PreparedProblem(problems.Overloaded())
 RETRY_AFTER_LINE = b"retry-after: %d\r\n" % RETRY_AFTER
@@ -25,6 +28,8 @@ FAULTS: dict[type[StatusProblem], PreparedProblem] = {
 }
 CLOSE = b"connection: close\r\n"
 
+_log = structlog.get_logger("lifeguard.request")
+
 _rendered_headers: tuple[object, bytes] = (None, b"")
 
 
@@ -36,3 +41,17 @@ def common_headers(state: ServerState) -> bytes:
         rendered = b"".join(b"%b: %b\r\n" % header for header in state.default_headers)
         _rendered_headers = (state.default_headers, rendered)
     return rendered
+
+
+def note(parts: State | None, problem: PreparedProblem, client: str | None) -> None:
+    """Count and log what is refused before anybody else has seen it."""
+    if parts:
+        parts["metrics"].count("unknown", "none", problem.status)
+    _log.info(
+        "request",
+        method="unknown",
+        route="none",
+        status=problem.status,
+        problem=problem.name,
+        client=client,
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from typing_extensions import override
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from lifeguard.server.write_deadline import WriteDeadline
 from lifeguard.web.buffered import Share
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 CLOSE_PATIENCE = 2.0
 """Seconds that a client has to answer a close frame."""
-WRITE_PATIENCE = 30.0
-"""Seconds in which a client must take something of what it is sent."""
 _MOST_A_TURN = 4096  # bytes: hundreds of the smallest frames, a few milliseconds of the event loop
 _TRY_AGAIN_LATER = 1013
 
@@ -45,10 +44,14 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._message = bytearray()
         """The fragments of a message that is not whole yet."""
         self._next_turn: asyncio.Handle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
         self._share = Share(
             cast("State", self.app_state)["buffered"] if "buffered" in self.app_state else None
         )
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
+        super().connection_made(transport)
+        self._write_deadline = WriteDeadline(self.loop, transport)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -147,36 +150,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._look_later()
+        self._write_deadline.start()
         self._settle()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_write_timer()
+        self._write_deadline.stop()
         if self._next_turn is None:
             self._next_turn = self.loop.call_soon(self._take_turn)
-
-    def _look_later(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(WRITE_PATIENCE, self._look_at_reader, left)
-
-    def _look_at_reader(self, then: int) -> None:
-        if self.transport.get_write_buffer_size() < then:
-            self._look_later()
-        else:
-            self.transport.abort()
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
 
     # -- the end -----------------------------------------------------------------------------------
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_write_timer()
+        self._write_deadline.stop()
         self._unread.clear()
         self._message.clear()
         self._share.hold(0)
