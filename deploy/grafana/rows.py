@@ -223,7 +223,7 @@ _PROTECTION = Row(
         Panel(
             title="Turned away",
             description="Borrowers a second, by reason: `queue_target` and `stale` are overload, `deadline` "
-            "is clients with short budgets, `queue_full` a burst.",
+            "is clients with short budgets, `queue_full` a burst, `lane_breaker` one lane that hangs.",
             unit="reqps",
             stacked=True,
             alert="LifeguardPoolShedding",

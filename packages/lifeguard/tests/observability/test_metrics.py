@@ -123,9 +123,10 @@ class TestPools:
             ("db_pool_closed_total", "lifetime"): 11,
             ("db_pool_leaks_total", "overdue"): 12,
             ("db_reads_total",): 18,
-        } | {("db_pool_shed_total", reason): 0 for reason in ("queue_target", "deadline", "stale")} | {
-            ("db_pool_leaks_total", kind): 0 for kind in ("abandoned", "nested")
-        }
+        } | {
+            ("db_pool_shed_total", reason): 0
+            for reason in ("queue_target", "deadline", "stale", "lane_breaker")
+        } | {("db_pool_leaks_total", kind): 0 for kind in ("abandoned", "nested")}
 
     def test_sheds_and_leaks_rise_from_nothing(self) -> None:
         """An alert on the first of them needs a number before it."""

@@ -231,7 +231,7 @@ class PoolStats:
             "db_pool_shed",
             "Borrowers turned away at once.",
             by="reason",
-            known=("queue_target", "queue_full", "deadline", "stale"),
+            known=("queue_target", "queue_full", "deadline", "stale", "lane_breaker"),
         )
     )
     """By reason."""
