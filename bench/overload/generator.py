@@ -19,7 +19,7 @@ import os
 import random
 import sys
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
@@ -31,7 +31,6 @@ from bench.processes import children, processor_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REQUEST = b"GET /work HTTP/1.1\r\nHost: bench\r\n\r\n"
 TICK = 0.001
 """Seconds between looks at the clock; an arrival leaves within two of them."""
 GAVE_UP = 0
@@ -41,15 +40,24 @@ NO_ANSWER = -1
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """`rate` requests a second for `seconds`."""
+    """`rate` requests a second for `seconds`. `shares` says how much of it each kind has; none: all alike."""
 
     rate: float
     seconds: float
+    shares: list[float] = field(default_factory=list)
+
+
+def request_to(path: str, **headers: str) -> str:
+    """A GET request of that path."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: bench", *map(": ".join, headers.items()), "", ""])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`deadline` in seconds; `service` and `postmaster` are processes whose time is accounted."""
+    """`deadline` in seconds; `service` and `postmaster` are processes whose time is accounted.
+
+    `requests` are the kinds of request, by `request_to()`.
+    """
 
     port: int
     seed: int
@@ -57,6 +65,7 @@ class Plan:
     deadline: float
     service: int
     postmaster: int
+    requests: list[str] = field(default_factory=lambda: [request_to("/work")])
 
 
 @dataclass(slots=True)
@@ -72,16 +81,19 @@ class Answers:
     """By phase: processor seconds of `generator`, `service` and `database`."""
     began: float
     """The start of the plan on this machine's monotonic clock, which all its processes share."""
+    kind: list[int] = field(default_factory=list)
+    """Which of the plan's requests it was."""
 
 
 class Request:
     """One arrival, until it is answered or given up."""
 
-    __slots__ = ("number", "scheduled", "wire")
+    __slots__ = ("head", "number", "scheduled", "wire")
 
-    def __init__(self, number: int, scheduled: float) -> None:
+    def __init__(self, number: int, scheduled: float, head: bytes) -> None:
         self.number = number
         self.scheduled = scheduled
+        self.head = head
         self.wire: Wire | None = None
 
 
@@ -102,7 +114,7 @@ class Wire(asyncio.Protocol):
     def send(self, request: Request) -> None:
         self.request = request
         request.wire = self
-        self._transport.write(REQUEST)
+        self._transport.write(request.head)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -162,14 +174,16 @@ class Crowd:
         self.answers.began = monotonic() + self._start - self._loop.time()
         boundaries = deque(_boundaries(self._plan.phases))
         usage = self._processor_time()
-        for number, scheduled in enumerate(arrivals):
+        heads = [request.encode() for request in self._plan.requests]
+        for number, (scheduled, kind) in enumerate(arrivals):
             while self._now() < scheduled:
                 self._give_up_overdue()
                 if boundaries and self._now() >= boundaries[0]:
                     usage = self._note_processor_time(usage)
                     boundaries.popleft()
                 await asyncio.sleep(TICK)
-            self._leave(Request(number, scheduled))
+            self.answers.kind.append(kind)
+            self._leave(Request(number, scheduled, heads[kind]))
         while self._unanswered:
             self._give_up_overdue()
             await asyncio.sleep(TICK)
@@ -239,14 +253,17 @@ class Crowd:
         }
 
 
-def _arrivals(plan: Plan) -> Iterator[float]:
-    chance = random.Random(plan.seed)
+def _arrivals(plan: Plan) -> Iterator[tuple[float, int]]:
+    """Instants and kinds. The instants are the same whatever the kinds."""
+    chance, choice = random.Random(plan.seed), random.Random(plan.seed)
+    kinds = range(len(plan.requests))
     begin = 0.0
     for phase in plan.phases:
+        shares = phase.shares or [1.0] * len(kinds)
         instant = begin + chance.expovariate(phase.rate)
         begin += phase.seconds
         while instant < begin:
-            yield instant
+            yield instant, choice.choices(kinds, shares)[0]
             instant += chance.expovariate(phase.rate)
 
 

@@ -145,7 +145,7 @@ def breaker_transitions(port: int) -> int:
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=START_TIMEOUT)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -12,6 +12,7 @@ SERVICE = '{job="$job", instance=~"$instance"}'
 _ERRORS = '{job="$job", instance=~"$instance", status="5xx"}'
 _POOL = '{job="$job", instance=~"$instance", db_client_connection_pool_name=~"$pool"}'
 _USED = _POOL.replace("}", ', db_client_connection_state="used"}')
+_NAMED_LANES = _POOL.replace("}", ', lane!="other"}')
 _OPENED = _POOL.replace("}", ', to="open"}')
 
 _POOL_LEGEND = "{{instance}} {{db_client_connection_pool_name}}"
@@ -222,7 +223,7 @@ _PROTECTION = Row(
         Panel(
             title="Turned away",
             description="Borrowers a second, by reason: `queue_target` and `stale` are overload, `deadline` "
-            "is clients with short budgets, `queue_full` a burst.",
+            "is clients with short budgets, `queue_full` a burst, `lane_breaker` one lane that hangs.",
             unit="reqps",
             stacked=True,
             alert="LifeguardPoolShedding",
@@ -275,6 +276,69 @@ _PROTECTION = Row(
             queries=(
                 Query(f"sum by (handler) ({_rate('app_stale_answers_total', SERVICE)})", "{{handler}}"),
             ),
+        ),
+    ),
+)
+
+_LANE_LEGEND = "{{lane}}, {{instance}} {{db_client_connection_pool_name}}"
+_LANES = Row(
+    "Lanes: routes, tenants, background work",
+    (
+        Panel(
+            title="In use by lane",
+            description="Connections that each lane holds: the busiest lanes by name, the rest as `other`.",
+            stacked=True,
+            alert="LifeguardLaneHoldsMost",
+            queries=(Query(f"sum by (lane) (db_pool_lane_used{_POOL})", "{{lane}}"),),
+        ),
+        Panel(
+            title="Largest share of a lane",
+            description="What the lane that holds most has of its pool. One that everybody uses may have "
+            "much of it; one that gives nothing back is another matter.",
+            unit="percentunit",
+            maximum=1,
+            alert="LifeguardLaneHoldsMost",
+            warn_above=0.5,
+            queries=(
+                Query(
+                    "max by (instance, db_client_connection_pool_name)"
+                    f" (db_pool_lane_used{_NAMED_LANES})"
+                    f" / on (instance, db_client_connection_pool_name) db_client_connection_max{_POOL}",
+                    _POOL_LEGEND,
+                ),
+            ),
+        ),
+        Panel(
+            title="Waiting by lane",
+            description="Borrowers in the queue, each in that of its lane.",
+            stacked=True,
+            queries=(Query(f"sum by (lane) (db_pool_lane_waiting{_POOL})", "{{lane}}"),),
+        ),
+        Panel(
+            title="Turned away by lane",
+            description="Borrowers a second. The first lanes that had any have a name here, the rest are "
+            "`other`.",
+            unit="reqps",
+            stacked=True,
+            alert="LifeguardPoolShedding",
+            queries=(Query(f"sum by (lane) ({_rate('db_pool_lane_shed_total')})", "{{lane}}"),),
+        ),
+        Panel(
+            title="Turned away by priority",
+            description="Borrowers a second. In overload `background` goes first, `critical` last.",
+            unit="reqps",
+            stacked=True,
+            alert="LifeguardPoolShedding",
+            queries=(Query(f"sum by (priority) ({_rate('db_pool_lane_shed_total')})", "{{priority}}"),),
+        ),
+        Panel(
+            title="Breakers of lanes",
+            description="An open one refuses its own lane, all but one request that finds out; the others "
+            "go on.",
+            kind="state-timeline",
+            alert="LifeguardLaneBreakerOpen",
+            names={0: ("closed", "green"), 1: ("half-open", "yellow"), 2: ("open", "red")},
+            queries=(Query(f"db_pool_lane_breaker_state{_POOL}", _LANE_LEGEND),),
         ),
     ),
 )
@@ -489,4 +553,4 @@ _ROLLOUT = Row(
     ),
 )
 
-ROWS = (_TRAFFIC, _POOLS, _PROTECTION, _REPLICA, _BALANCER, _DATABASE, _ROLLOUT)
+ROWS = (_TRAFFIC, _POOLS, _LANES, _PROTECTION, _REPLICA, _BALANCER, _DATABASE, _ROLLOUT)

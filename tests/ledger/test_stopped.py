@@ -4,18 +4,23 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
 from lifeguard.testing.clients import Clients
 from lifeguard.testing.processes import running
 from lifeguard.testing.waiting import eventually
 
 
-async def test_a_process_that_was_stopped_opens_no_breaker(migrated_database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1.2, pytest.param(6, marks=pytest.mark.slow)])
+async def test_a_process_that_was_stopped_opens_no_breaker(
+    migrated_database: str, tmp_path: Path, seconds: float
+) -> None:
     variables = {
         "DATABASE_URL": migrated_database,
         "POOL_MIN_SIZE": "1",
         "POOL_MAX_SIZE": "1",
         "POOL_ACQUIRE_TIMEOUT": "0.5",
-        "BREAKER_FAIL_MAX": "2",
+        "POOL_CONNECT_TIMEOUT": "0.5",
+        "BREAKER_FAIL_MAX": "1",
         "LOG_FORMAT": "json",
     }
     async with running(["-m", "app", "serve"], cwd=tmp_path, variables=variables) as service:
@@ -24,7 +29,7 @@ async def test_a_process_that_was_stopped_opens_no_breaker(migrated_database: st
         async with clients.asking(20):
             await clients.answers(50)
             service.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(1.2)  # what is tested: longer than anybody's time to wait
+            await asyncio.sleep(seconds)  # what is tested: longer than anybody's time to wait
             service.process.send_signal(signal.SIGCONT)
             await clients.answers(50)
             await eventually(lambda: 200 in clients.statuses[-5:])

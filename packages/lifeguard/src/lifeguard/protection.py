@@ -48,7 +48,9 @@ def head_as_get(parts: State) -> Middleware:
 
 def sockets(parts: State) -> Middleware:
     """Count WebSockets, and end them with the drain."""
-    return Middleware(SocketMiddleware, drain=parts["drain"], metrics=parts["metrics"])
+    return Middleware(
+        SocketMiddleware, drain=parts["drain"], metrics=parts["metrics"], lanes=parts["gate"].lanes
+    )
 
 
 def requests(parts: State) -> Middleware:
@@ -59,6 +61,7 @@ def requests(parts: State) -> Middleware:
         buffered=parts["buffered"],
         drain=parts["drain"],
         metrics=parts["metrics"],
+        lanes=parts["gate"].lanes,
     )
 
 

@@ -70,6 +70,11 @@ def within(seconds: float, tag: str = "test") -> CallScope:
     return CallScope(tag, deadline=asyncio.get_running_loop().time() + seconds)
 
 
+def checks() -> list[str]:
+    """Questions of breakers beside their pools that are under way."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().endswith(" check")]
+
+
 async def kill_at_work(server: PostgresServer, connection: ReadConnection) -> None:
     """End the session while its borrower waits for an answer; raises what the borrower is told."""
     pid = await connection.fetchval("SELECT pg_backend_pid()")

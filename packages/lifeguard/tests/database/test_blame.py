@@ -1,5 +1,6 @@
 """Whose fault it is: what the breakers count, and which of them, before real servers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -12,10 +13,11 @@ from lifeguard.database import (
     SchemaChanged,
     Transaction,
 )
+from lifeguard.pool import Pool
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
-from packages.lifeguard.tests.database.conftest import MakeDatabase, kill_at_work
+from packages.lifeguard.tests.database.conftest import MakeDatabase, checks, kill_at_work
 
 # One of each class that a statement may raise, and all that sound as if the server were going away.
 RAISED = (
@@ -28,13 +30,33 @@ Ending = Callable[[PostgresServer, Connection], Awaitable[object]]
 
 
 @pytest.fixture
-async def fragile(make_database: MakeDatabase) -> Database:
-    """The first failure that is charged opens its breaker."""
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The pools beside which a breaker has asked its database: it had reason to doubt it."""
+    names: list[str] = []
+    ask_aside = Pool.ask_aside
+
+    async def asking(self: Pool) -> None:
+        names.append(self.name)
+        await ask_aside(self)
+
+    monkeypatch.setattr(Pool, "ask_aside", asking)
+    return names
+
+
+@pytest.fixture
+async def fragile(asked: list[str], make_database: MakeDatabase) -> Database:
+    """The first failure that is charged has its breaker ask the database, and open if that is gone."""
     return await make_database(breaker_fail_max=1)
 
 
 def charged(database: Database) -> list[str]:
     return [guard.breaker.name for guard in database.guards if guard.breaker.state is not BreakerState.CLOSED]
+
+
+async def answered() -> None:
+    """Let the breakers begin to ask, and wait until they have their answers."""
+    await asyncio.sleep(0)
+    await eventually(lambda: not checks())
 
 
 async def test_what_a_living_session_says_is_charged_to_nobody(fragile: Database) -> None:
@@ -80,24 +102,28 @@ async def overlong_transaction(_: PostgresServer, connection: Connection) -> Non
     ],
 )
 async def test_a_session_that_ends_under_the_work_is_charged_if_its_borrower_did_not_overstay(
-    fragile: Database, postgres: PostgresServer, ending: Ending, counts: bool
+    fragile: Database, postgres: PostgresServer, asked: list[str], ending: Ending, counts: bool
 ) -> None:
     with pytest.raises(DatabaseUnavailable):
         async with fragile.connection() as connection:
             await ending(postgres, connection)
-    assert charged(fragile) == (["primary"] if counts else [])
+    await answered()
+    assert asked == (["primary"] if counts else [])
+    assert charged(fragile) == []
 
 
 @pytest.mark.parametrize("inner", ["primary", "replica"])
 async def test_a_lost_session_is_charged_to_its_own_breaker_only(
-    make_database: MakeDatabase, database_url: str, postgres: PostgresServer, inner: str
+    make_database: MakeDatabase, database_url: str, postgres: PostgresServer, asked: list[str], inner: str
 ) -> None:
     database = await make_database(database_replica_url=database_url, breaker_fail_max=1)
     await eventually(lambda: database.guards[1].serves)
     with pytest.raises(DatabaseUnavailable):
         async with database.read() as outer, database.connection() as connection:
             await kill_at_work(postgres, connection if inner == "primary" else outer)
-    assert charged(database) == [inner]
+    await answered()
+    assert asked == [inner]
+    assert charged(database) == []
 
 
 async def test_a_transaction_that_overstays_is_not_repeated(fragile: Database) -> None:

@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from lifeguard.database import CallScope, DatabaseUnavailable, call_scope
-from lifeguard.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState, says_gone
+from lifeguard.database.asking import says_gone
+from lifeguard.database.breaker import LONGEST_OPEN, PROBE_PATIENCE, Breaker, BreakerState
 from lifeguard.pool import PoolSaturated, PoolStats, PoolTimeout, PoolUnavailable
 from lifeguard.testing.waiting import eventually
 from structlog.testing import capture_logs
@@ -89,7 +90,7 @@ class Rig:
 
     async def stall(self, times: int) -> None:
         for _ in range(times):
-            self.breaker.stalled(self.breaker.admit(), STALLED)
+            self.breaker.stalled(self.breaker.admit(), STALLED, self.breaker.heard)
         await asyncio.sleep(0)
 
     def turn_away(self) -> None:
@@ -259,7 +260,7 @@ class TestWhatIsSaidOfIt:
         )
         with capture_logs([merge_call]) as lines:
             token = call_scope.set(CallScope(tag="r1"))
-            breaker.stalled(breaker.admit(), STALLED)
+            breaker.stalled(breaker.admit(), STALLED, breaker.heard)
             call_scope.reset(token)
             await eventually(lambda: len(asked_for) >= 4)
             await breaker.stop()

@@ -16,7 +16,7 @@ from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
 from lifeguard.testing.waiting import eventually
 
-from packages.lifeguard.tests.database.conftest import MakeDatabase, within
+from packages.lifeguard.tests.database.conftest import MakeDatabase, checks, within
 from packages.lifeguard.tests.pool.balance import assert_balanced, at_rest
 
 RECOVERY = 3.0
@@ -360,7 +360,7 @@ class TestBusy:
                 errors = await asyncio.gather(*(borrow(database) for _ in range(6)), return_exceptions=True)
                 assert {type(error) for error in errors} == {PoolTimeout}
             assert all(isinstance(error, PoolTimeout) and error.stalled for error in errors)
-            await eventually(lambda: not checks(database))
+            await eventually(lambda: not checks())
             sessions = await postgres.backends(application_name="ledger")
             assert len(sessions) == 1  # the one that asked is gone
             running.cancel()
@@ -380,7 +380,7 @@ class TestBusy:
         async with database.connection():
             with pytest.raises(PoolTimeout):
                 await borrow(database)
-            await eventually(lambda: not checks(database))
+            await eventually(lambda: not checks())
         await borrow(database)
         assert not database.breaker.transitions
 
@@ -392,7 +392,7 @@ class TestBusy:
             errors = await asyncio.gather(*(borrow(database) for _ in range(20)), return_exceptions=True)
             call_scope.reset(token)
             assert all(isinstance(error, PoolTimeout) and error.stalled for error in errors)
-            assert not checks(database)
+            assert not checks()
         await borrow(database)
         assert not database.breaker.transitions
 
@@ -402,11 +402,6 @@ class TestBusy:
             while database.breaker.state is BreakerState.CLOSED:
                 database.breaker.cannot_connect()
             await eventually(lambda: database.breaker.state.label == "closed", 1.5)
-
-
-def checks(database: Database) -> list[str]:
-    """Questions beside the pool that are under way."""
-    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().endswith(" check")]
 
 
 async def borrow(database: Database) -> None:

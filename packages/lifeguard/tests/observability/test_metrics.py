@@ -37,6 +37,10 @@ CONTRACT = {
     "db_pool_leaks_total": ("counter", {"kind"}),
     "db_pool_breaker_state": ("gauge", set()),
     "db_pool_breaker_transitions_total": ("counter", {"to"}),
+    "db_pool_lane_used": ("gauge", {"lane"}),
+    "db_pool_lane_waiting": ("gauge", {"lane"}),
+    "db_pool_lane_breaker_state": ("gauge", {"lane"}),
+    "db_pool_lane_shed_total": ("counter", {"lane", "priority"}),
 }
 
 
@@ -119,9 +123,10 @@ class TestPools:
             ("db_pool_closed_total", "lifetime"): 11,
             ("db_pool_leaks_total", "overdue"): 12,
             ("db_reads_total",): 18,
-        } | {("db_pool_shed_total", reason): 0 for reason in ("queue_target", "deadline", "stale")} | {
-            ("db_pool_leaks_total", kind): 0 for kind in ("abandoned", "nested")
-        }
+        } | {
+            ("db_pool_shed_total", reason): 0
+            for reason in ("queue_target", "deadline", "stale", "lane_breaker")
+        } | {("db_pool_leaks_total", kind): 0 for kind in ("abandoned", "nested")}
 
     def test_sheds_and_leaks_rise_from_nothing(self) -> None:
         """An alert on the first of them needs a number before it."""

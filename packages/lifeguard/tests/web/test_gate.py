@@ -97,8 +97,13 @@ async def test_an_open_breaker_answers_for_the_database(serving: Service) -> Non
 
 async def test_a_client_in_a_hurry_is_told_at_once(serving: Service) -> None:
     pool = serving.state["database"].primary
-    async with pool.acquire():
-        waiting = asyncio.create_task(pool.fetchval("SELECT 1"))
+
+    async def wait() -> None:
+        async with pool.acquire(lane="GET /items"):
+            pass
+
+    async with pool.acquire(lane="GET /items"):
+        waiting = asyncio.create_task(wait())
         await eventually(lambda: pool.stats().oldest_wait > 0.05)
         answer = await serving.client.get("/items", headers={"X-Request-Timeout": "0.01"})
     await waiting

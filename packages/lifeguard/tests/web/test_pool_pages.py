@@ -35,6 +35,8 @@ def leaves(node: Any) -> list[Any]:
 class TestPool:
     async def test_says_numbers_and_states_only(self, serving: Service) -> None:
         page = (await serving.client.get("/pool")).json()
+        for pool in page["pools"]:
+            pool["stats"].pop("lanes")  # who those are is what they are shown for
         texts = {leaf for leaf in leaves(page) if isinstance(leaf, str)}
         assert texts == {"primary", "closed"}  # the pool's name, the breaker's state
 
@@ -250,7 +252,7 @@ class TestLeasesInProduction:
     async def test_are_shown_to_the_holder_of_the_token(self, production: Service) -> None:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         answer = await production.client.get("/pool/leases", headers=headers)
-        assert answer.json() == {"leases": {"primary": []}}
+        assert answer.json() == {"leases": {"primary": []}, "reports": {}, "blocked_by": {}}
 
     async def test_are_refused_to_everybody_without_a_token_set(self, module_database: str) -> None:
         async with service(settings_for(module_database, app_env="production")) as running:

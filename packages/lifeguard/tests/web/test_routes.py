@@ -68,6 +68,8 @@ class Made:
         self.under = root_path
         self.hidden: set[str] = set()
         """Routes that only the one who is asked at their place knows."""
+        self.params: dict[str, Any] = {}
+        """What the router has found in the path of the last request that was answered."""
         self._count = 0
         self._fill(self.app.router, table, hidden=False)
 
@@ -76,10 +78,10 @@ class Made:
             if kind == "api":
                 name = self._name(hidden)
                 marks = [Depends(Mark(name))]
-                router.add_api_route(path, _says(name), methods=sorted(more), dependencies=marks)
+                router.add_api_route(path, self._says(name), methods=sorted(more), dependencies=marks)
             elif kind == "plain":
                 name = self._name(hidden=True)
-                router.routes.append(Route(path, _says(name), methods=more))
+                router.routes.append(Route(path, self._says(name), methods=more))
             elif kind == "include":
                 included = APIRouter()
                 self._fill(included, more, hidden=hidden)
@@ -100,6 +102,13 @@ class Made:
         if hidden:
             self.hidden.add(name)
         return name
+
+    def _says(self, name: str) -> Callable[..., Awaitable[PlainTextResponse]]:
+        async def says(request: Request) -> PlainTextResponse:
+            self.params = request.path_params
+            return PlainTextResponse(name)
+
+        return says
 
     def scope(self, method: str, path: str, host: str) -> dict[str, Any]:
         headers = [(b"host", host.encode())]
@@ -127,13 +136,6 @@ def _has_host(table: list[Entry]) -> bool:
     )
 
 
-def _says(name: str) -> Callable[..., Awaitable[PlainTextResponse]]:
-    async def says(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(name)
-
-    return says
-
-
 ANSWERED_BY_NO_ENDPOINT = frozenset((307, 404, 405))
 """By the router itself: 307 leads to the path with a slash more, or one less."""
 
@@ -143,9 +145,10 @@ ANSWERED_BY_NO_ENDPOINT = frozenset((307, 404, 405))
 def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str) -> None:
     try:
         made = Made(table, root_path)
+        routing = Routing(made.app)
+        routing.all_served()
     except ValueError:  # the same parameter twice in a path, which no service starts with
         reject()
-    routing = Routing(made.app)
 
     async def compare(method: str, path: str) -> None:
         scope = made.scope(method, path, host)
@@ -156,6 +159,7 @@ def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str
             assert status in ANSWERED_BY_NO_ENDPOINT
         elif marks:
             assert marks == {body}
+            assert served.path_params(scope) == made.params
         else:
             assert status in ANSWERED_BY_NO_ENDPOINT or body in made.hidden
 

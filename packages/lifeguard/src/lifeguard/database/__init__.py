@@ -15,6 +15,7 @@ from lifeguard.database.errors import (
     WriteRefused,
 )
 from lifeguard.database.guard import Guard
+from lifeguard.database.lane_watch import LaneReport, Sessions
 from lifeguard.database.replica import ReplicaGuard
 from lifeguard.database.retries import retry_idempotent
 from lifeguard.database.scope import CallScope, call_scope
@@ -33,11 +34,13 @@ __all__ = [
     "DeadlineExceeded",
     "Guard",
     "Isolation",
+    "LaneReport",
     "MigrationError",
     "PoolOversized",
     "ReadConnection",
     "ReplicaGuard",
     "SchemaChanged",
+    "Sessions",
     "Transaction",
     "TransactionAborted",
     "WriteRefused",

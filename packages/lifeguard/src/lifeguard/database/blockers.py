@@ -1,9 +1,12 @@
-"""The sessions that a migration waits for. Asked on a second session while it waits: later is too late."""
+"""The sessions that others wait for: a migration, or a lane that holds most of a pool.
+
+Asked on another session while they wait: later is too late.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import asyncpg
@@ -18,12 +21,12 @@ _LONG = 1.0
 # What belongs to other roles shows its process, name and user; pid 0 is a prepared transaction. CONCURRENTLY
 # may wait for this very question.
 _BLOCKERS = """
-SELECT blocking.pid, other.usename, other.application_name, other.state,
+SELECT DISTINCT ON (blocking.pid) blocking.pid, other.usename, other.application_name, other.state,
        extract(epoch FROM clock_timestamp() - other.xact_start)::float8 AS seconds
 FROM pg_stat_activity AS waiting
 CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) AS blocking(pid)
 LEFT JOIN pg_stat_activity AS other ON other.pid = blocking.pid
-WHERE waiting.pid = $1 AND waiting.wait_event_type = 'Lock' AND blocking.pid <> pg_backend_pid()
+WHERE waiting.pid = ANY($1::int[]) AND waiting.wait_event_type = 'Lock' AND blocking.pid <> pg_backend_pid()
 ORDER BY blocking.pid
 """
 
@@ -47,7 +50,7 @@ class Blockers:
         try:
             async with connect() as aside:
                 while True:
-                    self._note(await aside.fetch(_BLOCKERS, self._pid))
+                    self._note(await aside.fetch(_BLOCKERS, [self._pid]))
                     await asyncio.sleep(_INTERVAL)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             _log.debug("migration_not_watched", reason=str(error))
@@ -75,6 +78,14 @@ async def blockers_of(pid: int, connect: Connect) -> AsyncIterator[Blockers]:
     finally:
         watching.cancel()
         await asyncio.wait({watching})
+
+
+async def who_blocks(pids: Sequence[int], aside: asyncpg.Connection) -> list[str]:
+    """Describe the sessions that keep those waiting; `aside` is none of them.
+
+    It stops every lock of the server for a moment, once for each of `pids` that waits for one.
+    """
+    return [_description(row) for row in await aside.fetch(_BLOCKERS, pids)]
 
 
 def _description(row: asyncpg.Record) -> str:

@@ -4,11 +4,14 @@ pybreaker keeps the states and counts the failures. What it leaves to every call
 
 - admission: no request is ever the probe. Open and half-open refuse all of them; one background task per
   half-open period asks the database.
-- what counts: errors that say the database is gone, by `isinstance`. A cancelled caller, a shed one, an
-  error of the application's own say nothing.
+- what counts: that connections cannot be made. A cancelled caller, a shed one, an error of the application's
+  own say nothing.
 - suspicion: waits for a connection that used the whole time to wait may as well mean that everybody is
-  busy, or that this process was stopped. They open the circuit only after the database was asked on a
-  session outside the pool, and did not answer either.
+  busy, sessions that were lost that somebody has ended them, attempts that were not answered in time that
+  this process was stopped. A lane of which nothing comes back may wait for a lock. All this opens the circuit
+  only after the database was asked on a session outside the pool and did not answer either, and nobody was
+  served meanwhile.
+- patience: seconds count while this process runs, see `lifeguard.database.asking`.
 - staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
   caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
 - time: the open period doubles with jitter, on the event loop's clock, which is monotonic.
@@ -26,10 +29,10 @@ from contextvars import Context
 from enum import Enum
 from typing import Protocol
 
-import asyncpg
 import pybreaker
 import structlog
 
+from lifeguard.database.asking import Question, answers, is_silence, says_gone
 from lifeguard.database.errors import DatabaseUnavailable
 from lifeguard.pool import PoolTimeout, PoolUnavailable
 
@@ -37,18 +40,6 @@ from lifeguard.pool import PoolTimeout, PoolUnavailable
 LONGEST_OPEN = 10.0
 # A probe that has no answer by then has failed.
 PROBE_PATIENCE = 2.0
-# Seconds. A timer that fires so late says that this process was stopped; it says nothing about the server.
-_STOPPED_FOR = 0.5
-
-_GONE = (
-    PoolUnavailable,
-    asyncpg.AdminShutdownError,  # 57P01
-    asyncpg.CrashShutdownError,  # 57P02
-    asyncpg.CannotConnectNowError,  # 57P03
-    asyncpg.PostgresConnectionError,  # 08*: the session broke off
-    asyncpg.InvalidAuthorizationSpecificationError,  # 28*
-)
-
 _log = structlog.get_logger("lifeguard.database.breaker")
 
 
@@ -72,23 +63,14 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[[], None], /) -> asyncio.TimerHandle: ...
 
 
-def says_gone(error: BaseException) -> bool:
-    """Whether the error means that the database is gone, not that this piece of work went wrong."""
-    return isinstance(error, _GONE)
-
-
-def answers(error: BaseException) -> bool:
-    """Whether a server that is there sent the error: it is full, or it has no such database."""
-    return isinstance(error, asyncpg.PostgresError) and not says_gone(error)
-
-
 class Breaker:
     """One circuit.
 
     ticket = breaker.admit()          raises DatabaseUnavailable unless closed
-    breaker.succeeded(ticket)         what was admitted went well
+    breaker.succeeded(ticket)         the server has answered what was admitted
     breaker.failed(ticket, error)     it did not; errors that do not say "gone" are ignored
     breaker.stalled(ticket, error)    it waited for the whole POOL_ACQUIRE_TIMEOUT, in which nobody was served
+    breaker.suspect()                 something is wrong, and it may be the database
     breaker.look_now()                there is reason to hope: probe before the open period is over
     """
 
@@ -124,7 +106,11 @@ class Breaker:
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = 0.0
         self._probing: asyncio.Task[None] | None = None
-        self._stalls = 0
+        self._suspicions = 0
+        """Those in a row, with nobody served between them."""
+        self._heard_before = 0
+        self.heard = 0
+        """How often the server has answered what was admitted."""
         self._checking: asyncio.Task[None] | None = None
         self._stopped = False
         self.state = BreakerState.CLOSED
@@ -140,30 +126,34 @@ class Breaker:
         return self._epoch
 
     def succeeded(self, ticket: int) -> None:
-        if ticket == self._epoch:
-            self._stalls = 0
-            if self._circuit.fail_counter:
-                self._settle(_nothing)
+        self.heard += 1
+        if ticket == self._epoch and self._circuit.fail_counter:
+            self._settle(_nothing)
 
     def failed(self, ticket: int, error: BaseException) -> None:
-        if ticket >= self._moved_in and says_gone(error):
+        if ticket < self._moved_in or not says_gone(error):
+            return
+        if isinstance(error, PoolUnavailable) and not is_silence(error.__cause__):
+            self._count_failure()
+        else:
+            self._suspect()
+
+    def stalled(self, ticket: int, error: PoolTimeout, heard: int) -> None:
+        """Count a wait of the whole time to wait as a suspicion, if nobody was served in all that time:
+        `heard` is what it was when the wait began."""
+        if ticket >= self._moved_in and error.stalled and heard == self.heard:
+            self._suspect()
+
+    def cannot_connect(self, *, is_silent: bool = False) -> None:
+        """The pool, left without any connection, could not open one either; `is_silent`: in all the time."""
+        if is_silent:
+            self._suspect()
+        else:
             self._count_failure()
 
-    def stalled(self, ticket: int, error: PoolTimeout) -> None:
-        """Count a wait of the whole time to wait; enough of them have the database asked outside the pool."""
-        if ticket < self._moved_in or not error.stalled or self.state is not BreakerState.CLOSED:
-            return
-        self._epoch += 1
-        self._stalls += 1
-        enough = self._stalls + self._circuit.fail_counter >= self._fail_max
-        if enough and self._checking is None and not self._stopped:
-            self._checking = asyncio.get_running_loop().create_task(
-                self._check(), name=f"breaker {self.name} check", context=Context()
-            )
-
-    def cannot_connect(self) -> None:
-        """The pool, left without any connection, could not open one either."""
-        self._count_failure()
+    def suspect(self) -> None:
+        """Have the database asked at once, and if it does not answer, open."""
+        self._suspect(self._fail_max)
 
     def retry_after(self) -> float:
         """Seconds until the database is asked again; 0 while it is being asked."""
@@ -193,7 +183,7 @@ class Breaker:
         before, self.state = self.state, state
         self._epoch += 1
         self._moved_in = self._epoch
-        self._stalls = 0
+        self._suspicions = 0
         self.transitions[state.label] += 1
         self._cancel_timer()
         if state is BreakerState.OPEN:
@@ -220,6 +210,21 @@ class Breaker:
             self._epoch += 1
             self._settle(_fail)
 
+    def _suspect(self, weight: int = 1) -> None:
+        """Enough suspicions in a row have the database asked outside the pool."""
+        if self.state is not BreakerState.CLOSED:
+            return
+        self._epoch += 1
+        if self._heard_before != self.heard and self._checking is None:
+            self._suspicions = 0
+        self._heard_before = self.heard
+        self._suspicions += weight
+        enough = self._suspicions + self._circuit.fail_counter >= self._fail_max
+        if enough and self._checking is None and not self._stopped:
+            self._checking = asyncio.get_running_loop().create_task(
+                self._check(), name=f"breaker {self.name} check", context=Context()
+            )
+
     def _open_period(self) -> float:
         """Doubling from the first one; half of it is drawn, so that replicas do not ask in step."""
         longest = max(LONGEST_OPEN, self._reset_timeout)
@@ -236,8 +241,7 @@ class Breaker:
 
     async def _ask(self) -> None:
         try:
-            async with asyncio.timeout(PROBE_PATIENCE):
-                await self._probe()
+            await Question(self._probe, PROBE_PATIENCE).answer()
         except Exception:  # noqa: BLE001 - whatever keeps the probe from an answer
             outcome = _fail
         else:
@@ -247,35 +251,17 @@ class Breaker:
         self._settle(outcome)
 
     async def _check(self) -> None:
-        """Ask outside the pool whether the waits mean that the database is gone; if so, let them count."""
+        """Ask outside the pool whether the suspicions are right; if so, let them count."""
+        heard = self.heard
         try:
-            while await self._was_stopped_while_asking():
-                pass
+            await Question(self._ask_aside, PROBE_PATIENCE).answer()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
-            if not answers(error):
-                self._believe()
+            if not answers(error) and heard == self.heard:
+                for _ in range(self._suspicions):
+                    self._count_failure()
         finally:
-            self._stalls = 0
+            self._suspicions = 0
             self._checking = None
-
-    async def _was_stopped_while_asking(self) -> bool:
-        """Ask once. True: no answer came, but this process did not run in that time. Raises TimeoutError when
-        none came, and what the server or the network said."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + PROBE_PATIENCE
-        try:
-            async with asyncio.timeout_at(due):
-                await self._ask_aside()
-        except TimeoutError:
-            if loop.time() - due < _STOPPED_FOR:
-                raise
-            return True
-        return False
-
-    def _believe(self) -> None:
-        """Count the waits, unless somebody has been served in the meantime."""
-        for _ in range(self._stalls):
-            self._count_failure()
 
     def _settle(self, outcome: Callable[[], None]) -> None:
         """Let pybreaker count a failure or a success.

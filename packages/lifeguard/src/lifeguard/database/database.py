@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,11 +28,11 @@ from lifeguard.database.guard import Guard
 from lifeguard.database.reading import ReadingConnection
 from lifeguard.database.replica import ReplicaGuard
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
-from lifeguard.database.scope import current_deadline, current_tag, time_left, within_deadline
+from lifeguard.database.scope import call_scope, current_deadline, current_tag, time_left, within_deadline
 from lifeguard.database.sizing import fit
 from lifeguard.database.transactions import application_name, prelude, transaction
 from lifeguard.database.types import Connection, Isolation, ReadConnection, Transaction
-from lifeguard.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnavailable
+from lifeguard.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnavailable, Priority
 from lifeguard.settings import Settings
 
 T = TypeVar("T")
@@ -52,8 +52,9 @@ class Database:
     await database.run_in_transaction(work)             the same, repeated where that is safe
     await database.fetch(...), execute(...), ...        one statement
 
-    All follow the tag and the deadline of `call_scope`. They raise the pool's errors when no
-    connection is available in time, and DatabaseUnavailable when it is lost.
+    All follow the tag and the deadline of `call_scope`, and its lane and priority where they are given none.
+    They raise the pool's errors when no connection is available in time, and DatabaseUnavailable when it is
+    lost.
 
     A script or a job opens and closes it by `async with Database(settings) as database:`.
     """
@@ -64,12 +65,18 @@ class Database:
         *,
         name: str | None = None,
         on_event: Callable[[PoolEvent], None] | None = None,
+        lane: Hashable | None = None,
+        priority: Priority = "normal",
     ) -> None:
         """`name`: of a database besides the service's own, to tell their pools apart in the log. With
         `reports` they are `reports` and `reports-replica`, not `primary` and `replica`.
+
+        `lane` and `priority` are those of what belongs to no call, or to one that names none.
         """
         self._settings = settings
         self._name = name
+        self._lane = lane
+        self._priority = priority
         self._on_event = on_event
         self._limits = session_limits(settings)
         self._primary = Guard(partial(self._make_pool, "primary"), settings, on_event)
@@ -89,8 +96,9 @@ class Database:
         Raises PoolOversized when the server says at once that it has too few sessions for all
         instances. A server that says so later has `oversized` set.
         """
-        for pool in self._pools():
-            await pool.open()
+        for guard in self.guards:
+            await guard.pool.open()
+            guard.lane_watch.start()
         if self._replica:
             self._replica.lag.start(self._note_replica)
         self._sizing = asyncio.create_task(self._size_pools(), name="pool sizing")
@@ -120,7 +128,9 @@ class Database:
         await asyncio.gather(*(pool.close() for pool in self._pools()))
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[ReadConnection]:
+    async def read(
+        self, *, lane: Hashable | None = None, priority: Priority | None = None
+    ) -> AsyncIterator[ReadConnection]:
         """A connection to read from.
 
         With a replica, what was just written may not be there yet: read it where it was written, in
@@ -130,7 +140,7 @@ class Database:
         of one's own writes inside is seen by a replica only.
         """
         async with AsyncExitStack() as stack:
-            guard, lease = await self._lend_for_reading(stack)
+            guard, lease = await self._lend_for_reading(stack, lane, priority)
             self.reads[guard.pool.name] += 1
             await self._tag(lease)
             try:
@@ -141,9 +151,11 @@ class Database:
                 raise
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(
+        self, *, lane: Hashable | None = None, priority: Priority | None = None
+    ) -> AsyncIterator[Connection]:
         """A connection to the primary; every statement commits by itself."""
-        async with self._lend(self._primary) as lease:
+        async with self._lend(self._primary, lane, priority) as lease:
             await self._tag(lease)
             yield self._bounded(lease)
 
@@ -154,6 +166,8 @@ class Database:
         isolation: Isolation | None = None,
         read_only: bool = False,
         deferrable: bool = False,
+        lane: Hashable | None = None,
+        priority: Priority | None = None,
     ) -> AsyncIterator[Transaction]:
         """A transaction on the primary: committed at the end of the block, undone if it raises.
 
@@ -161,7 +175,7 @@ class Database:
         to COMMIT is lost, TransactionAborted when the block swallowed an error of the server.
         """
         async with (
-            self._lend(self._primary) as lease,
+            self._lend(self._primary, lane, priority) as lease,
             transaction(
                 lease,
                 prelude=prelude(self._settings.service_name, self._limits),
@@ -179,6 +193,8 @@ class Database:
         *,
         isolation: Isolation | None = None,
         attempts: int = ATTEMPTS,
+        lane: Hashable | None = None,
+        priority: Priority | None = None,
     ) -> T:
         """Run `work` in a transaction and give its result once that is committed.
 
@@ -189,7 +205,7 @@ class Database:
         """
 
         async def attempt() -> T:
-            async with self.transaction(isolation=isolation) as transaction:
+            async with self.transaction(isolation=isolation, lane=lane, priority=priority) as transaction:
                 return await work(transaction)
 
         return await retry_idempotent(attempt, attempts=attempts)
@@ -236,6 +252,13 @@ class Database:
         """Why reads go to the primary although there is a replica, without any numbers; else empty."""
         return self._replica.obstacle if self._replica else ""
 
+    def set_lane(
+        self, lane: Hashable, *, at_most: int | None = None, at_least: int = 0, weight: float = 1.0
+    ) -> None:
+        """Limit a lane, in each pool for itself: `Pool.set_lane()`, which says what it raises."""
+        for guard in self.guards:
+            guard.pool.set_lane(lane, at_most=at_most, at_least=at_least, weight=weight)
+
     def guard_of(self, *, reads_only: bool) -> Guard:
         """The one that a call will most likely need."""
         if reads_only and self._replica and self._replica.serves:
@@ -261,21 +284,29 @@ class Database:
             **connect_options(settings, role),
         )
 
-    def _lend(self, guard: Guard) -> AbstractAsyncContextManager[Lease]:
+    def _lend(
+        self, guard: Guard, lane: Hashable | None, priority: Priority | None
+    ) -> AbstractAsyncContextManager[Lease]:
         """The one place where this service borrows connections."""
-        deadline = current_deadline()
+        deadline = None
+        if (call := call_scope.get()) is not None:
+            deadline = call.deadline
+            lane = call.lane if lane is None else lane
+            priority = priority or call.priority
         timeout = self._settings.pool_acquire_timeout
         if deadline is not None:
             timeout = min(timeout, time_left(deadline))
-        return guard.lend(timeout)
+        return guard.lend(timeout, self._lane if lane is None else lane, priority or self._priority)
 
-    async def _lend_for_reading(self, stack: AsyncExitStack) -> tuple[Guard, Lease]:
+    async def _lend_for_reading(
+        self, stack: AsyncExitStack, lane: Hashable | None, priority: Priority | None
+    ) -> tuple[Guard, Lease]:
         """From the replica unless it is out of service, too far behind or asleep: no read waits for a
         replica that is known not to serve."""
         replica = self._replica
         if replica is not None and replica.serves:
             try:
-                lease = await stack.enter_async_context(self._lend(replica))
+                lease = await stack.enter_async_context(self._lend(replica, lane, priority))
             except (PoolUnavailable, DatabaseUnavailable) as error:
                 self._note_replica(str(error))
             else:
@@ -284,7 +315,7 @@ class Database:
         elif replica is not None:
             self._note_replica()
             replica.wake()  # it may serve those who come later
-        return self._primary, await stack.enter_async_context(self._lend(self._primary))
+        return self._primary, await stack.enter_async_context(self._lend(self._primary, lane, priority))
 
     def _note_replica(self, reason: str = "") -> None:
         """Tell once that the replica serves no more, or again."""

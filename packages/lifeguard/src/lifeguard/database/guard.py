@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from contextvars import Context
 
@@ -11,13 +11,16 @@ import asyncpg
 
 from lifeguard.database.breaker import Breaker, BreakerState
 from lifeguard.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
+from lifeguard.database.lane_watch import LaneWatch
 from lifeguard.database.scope import current_caller
 from lifeguard.pool import (
+    NO_ANSWER,
     Lease,
     Pool,
     PoolError,
     PoolEvent,
     PoolTimeout,
+    Priority,
     StatementNotSent,
     says_schema_changed,
 )
@@ -47,6 +50,7 @@ class Guard:
             ask_aside=self.pool.ask_aside,
             on_open=self.pool.refuse_waiting,
         )
+        self.lane_watch = LaneWatch(self.pool, self.breaker)
         self._waking: asyncio.Task[None] | None = None
 
     @property
@@ -69,8 +73,10 @@ class Guard:
             )
 
     @asynccontextmanager
-    async def lend(self, timeout: float | None) -> AsyncIterator[Lease]:
-        """A lease for the block; `timeout` as in `Pool.acquire()`.
+    async def lend(
+        self, timeout: float | None, lane: Hashable | None = None, priority: Priority = "normal"
+    ) -> AsyncIterator[Lease]:
+        """A lease for the block; the arguments as in `Pool.acquire()`.
 
         Raises DatabaseUnavailable while the breaker is not closed and when the session is lost in the
         block, SchemaChanged, and the pool's errors.
@@ -79,11 +85,14 @@ class Guard:
         of this very session. An error that another database raised inside the block is not charged.
         """
         ticket = self.breaker.admit()
+        heard = self.breaker.heard
         try:
-            lease = await self.pool.acquire(timeout=timeout, caller=current_caller())
+            lease = await self.pool.acquire(
+                timeout=timeout, caller=current_caller(), lane=lane, priority=priority
+            )
         except PoolTimeout as error:
             if timeout is None or timeout >= self._acquire_timeout:
-                self.breaker.stalled(ticket, error)  # a shorter wait was the caller's haste
+                self.breaker.stalled(ticket, error, heard)  # a shorter wait was the caller's haste
             raise
         except Exception as error:
             self.breaker.failed(ticket, error)
@@ -95,6 +104,8 @@ class Guard:
                 raise self._lost(ticket, error) from error
             if says_schema_changed(error):
                 raise SchemaChanged(f"the schema changed under the work: {error}") from error
+            if isinstance(error, asyncpg.PostgresError) and not lease.is_closed():
+                self.breaker.succeeded(ticket)  # it has said no, so it is there
             raise
         else:
             self.breaker.succeeded(ticket)
@@ -110,6 +121,7 @@ class Guard:
         return DatabaseUnavailable(f"the connection was lost: {reason}", repeatable=repeatable)
 
     async def stop(self) -> None:
+        await self.lane_watch.stop()
         await self.breaker.stop()
         if self._waking is not None:
             self._waking.cancel()
@@ -128,14 +140,16 @@ class Guard:
         if self.pool.get_idle_size() == 0 and self.pool.get_size() >= self.pool.get_max_size():
             await self.pool.ask_aside()
             return
-        async with self.pool.acquire() as lease:
+        async with self.pool.acquire(lane="breaker", priority="critical") as lease:
             await lease.execute("SELECT 1")
 
     def _hear(self, event: PoolEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
         if event.name == "open_failed" and event.stats.size == 0:
-            self.breaker.cannot_connect()
+            self.breaker.cannot_connect(is_silent=event.details.get("fault") == NO_ANSWER)
+        elif event.name == "lane_breaker_opened":
+            self.breaker.suspect()  # a lock, or the database: who asks finds out
         elif event.name == "connection_opened" and self.breaker.state is BreakerState.OPEN:
             self.breaker.look_now()
 

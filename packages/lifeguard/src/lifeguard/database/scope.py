@@ -2,7 +2,7 @@
 
 The web middleware sets a scope for each request; a script may set its own:
 
-    token = call_scope.set(CallScope(tag="nightly-report", deadline=loop.time() + 60))
+    token = call_scope.set(CallScope("nightly-report", deadline=loop.time() + 60, lane="reports"))
     try: ...
     finally: call_scope.reset(token)
 """
@@ -10,13 +10,13 @@ The web middleware sets a scope for each request; a script may set its own:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
 from lifeguard.database.errors import DeadlineExceeded
-from lifeguard.pool import Caller
+from lifeguard.pool import Caller, Priority
 
 T = TypeVar("T")
 
@@ -31,6 +31,10 @@ class CallScope:
     """Event-loop time after which the client no longer waits."""
     caller: Caller | None = None
     """Named in reports of leaks."""
+    lane: Hashable | None = None
+    """In which it borrows from the pools; None is that of what belongs to no call, see `Database`."""
+    priority: Priority | None = None
+    """In the queue of its lane, and where somebody has to be turned away; None as with the lane."""
 
 
 call_scope: ContextVar[CallScope | None] = ContextVar("call_scope", default=None)

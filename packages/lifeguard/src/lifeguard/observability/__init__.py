@@ -1,6 +1,7 @@
 """Logs, metrics, traces: what the service says about itself."""
 
 from lifeguard.observability.events import log_pool_event
+from lifeguard.observability.lane_names import shown_name
 from lifeguard.observability.logs import AlreadyLogged
 from lifeguard.observability.loop_lag import LoopLag
 from lifeguard.observability.metrics import Metrics
@@ -20,4 +21,5 @@ __all__ = [
     "log_pool_event",
     "numbers",
     "rounded",
+    "shown_name",
 ]

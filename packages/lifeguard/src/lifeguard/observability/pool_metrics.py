@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from lifeguard.observability.lane_metrics import LaneMetrics
 from lifeguard.observability.pool_numbers import BREAKER_STATES, PoolNumbers
 from lifeguard.pool import HistogramSnapshot, PoolMetric, pool_metrics
 
@@ -26,16 +27,21 @@ _KINDS: dict[str, type[CounterMetricFamily | GaugeMetricFamily | HistogramMetric
 
 
 class PoolCollector(Collector):
-    """Reads the pools' statistics when Prometheus scrapes, and keeps nothing in between."""
+    """Reads the pools' statistics when Prometheus scrapes; keeps only which lanes have series."""
 
     def __init__(self, pools: Callable[[], Iterable[PoolNumbers]]) -> None:
         self._pools = pools
+        self._lanes = LaneMetrics()
 
     def describe(self) -> Iterable[Metric]:
-        return _families([])
+        return self._families([])
 
     def collect(self) -> Iterable[Metric]:
-        return _families(list(self._pools()))
+        return self._families(list(self._pools()))
+
+    def _families(self, pools: list[PoolNumbers]) -> Iterator[Metric]:
+        yield from _families(pools)
+        yield from self._lanes.families(pools, _POOL)
 
 
 def _families(pools: list[PoolNumbers]) -> Iterator[Metric]:

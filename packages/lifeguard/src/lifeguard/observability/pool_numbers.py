@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
-from lifeguard.database import Breaker, BreakerState, Database, Guard, ReplicaGuard
+from lifeguard.database import Breaker, BreakerState, Database, Guard, LaneReport, ReplicaGuard
+from lifeguard.observability.lane_names import shown_name, with_shown_names
+from lifeguard.observability.scrub import Scrubber
 from lifeguard.pool import PoolStats
 
 BREAKER_STATES = tuple(state.label for state in BreakerState)
@@ -58,15 +60,29 @@ class PoolNumbers:
     """How many reads it has served."""
     replica: ReplicaNumbers | None = None
     """None of the primary's pool."""
+    hanging_lane: LaneReport | None = None
+    """The lane that hangs; None while none does."""
 
 
-def numbers(database: Database) -> Iterator[PoolNumbers]:
-    """Yield the numbers of the primary pool and, where there is one, of the replica's."""
+def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
+    """Yield the numbers of the primary pool and, where there is one, of the replica's.
+
+    Names of lanes are as they may be shown.
+    """
     for guard in database.guards:
         stats = guard.pool.stats()
         yield PoolNumbers(
-            stats, BreakerNumbers.of(guard.breaker), database.reads[stats.name], _replica(guard)
+            with_shown_names(stats, scrub),
+            BreakerNumbers.of(guard.breaker),
+            database.reads[stats.name],
+            _replica(guard),
+            _hanging_lane(guard, scrub),
         )
+
+
+def _hanging_lane(guard: Guard, scrub: Scrubber) -> LaneReport | None:
+    report = guard.lane_watch.report
+    return replace(report, lane=shown_name(report.lane, scrub)) if report else None
 
 
 def _replica(guard: Guard) -> ReplicaNumbers | None:

@@ -9,13 +9,27 @@ from itertools import accumulate
 from typing import TypedDict
 
 from lifeguard.observability import PoolNumbers, rounded
-from lifeguard.pool import HistogramSnapshot, PoolStats
+from lifeguard.pool import HistogramSnapshot, LaneStats, PoolStats
 from lifeguard.web.drain import Drain
 
 INTERVAL = 1.0
 DIGITS = 6
 """Of seconds: no clock of an event loop is finer than a microsecond."""
 LENGTH = 300  # five minutes
+
+
+class LaneSample(TypedDict):
+    """One second of one lane."""
+
+    name: str
+    used: int
+    waiting: int
+    oldest_use: float
+    """Seconds that its oldest lease has been held."""
+    kept: int
+    shed: float
+    """Turned away per second."""
+    breaker: str
 
 
 class PoolSample(TypedDict):
@@ -42,6 +56,10 @@ class PoolSample(TypedDict):
     """What the replica was found to be; empty while it serves, and of the primary."""
     lag: float
     """How far the replica is behind the primary; 0 where that is not known."""
+    lanes: list[LaneSample]
+    """The busiest ones, and all others as `other`; none while nobody names lanes."""
+    hanging_lane: str
+    """A sentence about the lane that hangs; empty while none does."""
 
 
 class Sample(TypedDict):
@@ -111,7 +129,22 @@ class History:
             "fault": now.fault or "",
             "replica": "" if replica is None or replica.serves else replica.standing,
             "lag": (replica and replica.lag_seconds) or 0.0,
+            "lanes": [_lane(lane, now, before, seconds) for lane in now.lanes],
+            "hanging_lane": numbers.hanging_lane.summary(tables=False) if numbers.hanging_lane else "",
         }
+
+
+def _lane(lane: LaneStats, now: PoolStats, before: PoolStats, seconds: float) -> LaneSample:
+    late, early = (sum(stats.shed_by_lane.get(lane.name, {}).values()) for stats in (now, before))
+    return {
+        "name": lane.name,
+        "used": lane.used,
+        "waiting": lane.waiting,
+        "oldest_use": lane.oldest_use,
+        "kept": lane.kept,
+        "shed": (late - early) / seconds,
+        "breaker": lane.breaker.replace("_", "-"),
+    }
 
 
 def quantile(q: float, histogram: HistogramSnapshot, counts: list[int]) -> float:

@@ -11,9 +11,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 
-from lifeguard.observability import PoolNumbers, numbers, rounded
+from lifeguard.database import LaneReport
+from lifeguard.observability import PoolNumbers, Scrubber, numbers, rounded, shown_name
 from lifeguard.operations.history import DIGITS
 from lifeguard.operations.state import state_of
+from lifeguard.pool import LeaseInfo
 from lifeguard.web import problems
 
 router = APIRouter(tags=["pool"])
@@ -39,14 +41,25 @@ class Replica(BaseModel):
     lag_bytes: int | None
 
 
+class HangingLane(BaseModel):
+    """A lane that has held more than half of a pool for more than a second, or whose breaker is not closed.
+    `sessions` is how many of them do what at the server: wait for a lock, run a statement, nothing."""
+
+    lane: str
+    holds: int
+    held_for: float
+    sessions: Mapping[str, int]
+
+
 class GuardedPool(BaseModel):
     """A pool's statistics, as `lifeguard.pool.PoolStats` describes them, the breaker in front of it, how many
-    reads it has served, and, of a replica's, how far that is behind."""
+    reads it has served, of a replica's how far that is behind, and the lane that hangs, if one does."""
 
     stats: dict[str, object]
     breaker: Breaker
     reads: int
     replica: Replica | None
+    hanging_lane: HangingLane | None
 
 
 class PoolsReport(BaseModel):
@@ -58,7 +71,7 @@ class PoolsReport(BaseModel):
 
 class Lease(BaseModel):
     """One connection in use. `task` is the request it serves: method, path, id. Places are
-    `file:line in function`, those of `stack` innermost first."""
+    `file:line in function`, those of `stack` innermost first. `lane` is null while the pool has one lane."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -71,10 +84,16 @@ class Lease(BaseModel):
     task: str | None
     stack: tuple[str, ...]
     waiting_for: str | None
+    lane: str | None
+    priority: str
 
 
 class LeasesReport(BaseModel):
+    """`reports` says of a pool of which a lane hangs what that waits for, and `blocked_by` for whom."""
+
     leases: dict[str, list[Lease]]
+    reports: dict[str, str]
+    blocked_by: dict[str, tuple[str, ...]]
 
 
 @router.get("/pool")
@@ -85,7 +104,7 @@ async def pool(request: Request) -> PoolsReport:
         draining=state["drain"].draining,
         in_flight=state["drain"].in_flight,
         event_loop_lag=rounded(state["loop_lag"].seconds, DIGITS),
-        pools=[_guarded(pool) for pool in numbers(state["database"])],
+        pools=[_guarded(pool) for pool in numbers(state["database"], state["scrub"])],
     )
 
 
@@ -94,7 +113,25 @@ def _guarded(pool: PoolNumbers) -> GuardedPool:
     del stats["last_error"]  # the only text in it; /readyz and the log say it
     breaker = Breaker(state=pool.breaker.state, transitions=pool.breaker.transitions)
     replica = Replica(**rounded(asdict(pool.replica), DIGITS)) if pool.replica else None
-    return GuardedPool(stats=stats, breaker=breaker, reads=pool.reads, replica=replica)
+    return GuardedPool(
+        stats=stats,
+        breaker=breaker,
+        reads=pool.reads,
+        replica=replica,
+        hanging_lane=_hanging_lane(pool.hanging_lane),
+    )
+
+
+def _hanging_lane(report: LaneReport | None) -> HangingLane | None:
+    """Numbers only: which table it is about, and who holds its lock, `/pool/leases` says."""
+    if report is None:
+        return None
+    return HangingLane(
+        lane=report.lane,
+        holds=report.holds,
+        held_for=rounded(report.held_for, DIGITS),
+        sessions=report.sessions.deeds,
+    )
 
 
 async def operator(
@@ -122,8 +159,20 @@ async def operator(
     responses=problems.documented(problems.Unauthorized, problems.Forbidden),
 )
 async def leases(request: Request) -> LeasesReport:
-    """Who holds a connection now, since when, where it was borrowed and where that task is now."""
-    database = state_of(request)["database"]
-    pools = [pool for pool in (database.primary, database.replica) if pool is not None]
-    held = {pool.stats().name: [asdict(lease) for lease in pool.leases()] for pool in pools}
-    return LeasesReport.model_validate({"leases": rounded(held, DIGITS)})
+    """Who holds a connection now, since when, where it was borrowed and where that task is now; and what a
+    lane that hangs waits for."""
+    state = state_of(request)
+    guards, scrub = state["database"].guards, state["scrub"]
+    held = {guard.pool.name: [_lease(lease, scrub) for lease in guard.pool.leases()] for guard in guards}
+    reports = {pool.stats.name: pool.hanging_lane for pool in numbers(state["database"], scrub)}
+    said = {name: report for name, report in reports.items() if report}
+    return LeasesReport(
+        leases=held,
+        reports={name: scrub(report.summary(tables=True)) for name, report in said.items()},
+        blocked_by={name: tuple(map(scrub, report.sessions.blocked_by)) for name, report in said.items()},
+    )
+
+
+def _lease(lease: LeaseInfo, scrub: Scrubber) -> Lease:
+    lane = shown_name(lease.lane, scrub) if lease.lane is not None else None
+    return Lease.model_validate(rounded({**asdict(lease), "lane": lane}, DIGITS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import asyncpg
 import structlog
 
-from lifeguard.database import Database, DatabaseUnavailable, MigrationError, schema
+from lifeguard.database import Connection, Database, DatabaseUnavailable, MigrationError, schema
 from lifeguard.database.connect_options import with_remedy
 from lifeguard.observability import PoolNumbers, Scrubber, numbers
 from lifeguard.pool import NO_WRITABLE_SERVER, PoolError, PoolStats
@@ -102,7 +103,7 @@ class ReadinessWatch:
             return Readiness("not ready", (Reason(_OVERSIZED, str(self._database.oversized)),))
         if self._obstacle:
             return Readiness("not ready", (self._obstacle,))
-        primary, *_ = numbers(self._database)
+        primary, *_ = numbers(self._database, self._scrub)
         trouble = _trouble_of(primary)
         if trouble:
             return Readiness("degraded", (self._scrubbed(trouble),))
@@ -136,7 +137,7 @@ class ReadinessWatch:
 
     async def _look(self) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE), self._database.connection() as connection:
+            async with asyncio.timeout(_PATIENCE), self._connected() as connection:
                 state = await schema.schema_state(connection, self._migrations)
         except (
             PoolError,
@@ -152,6 +153,10 @@ class ReadinessWatch:
             return
         self._schema = state.standing
         self._obstacle = self._obstacle_of(state)
+
+    def _connected(self) -> AbstractAsyncContextManager[Connection]:
+        """In a lane of its own: how the requests fare says nothing about the schema."""
+        return self._database.connection(lane="readiness", priority="critical")
 
     def _obstacle_of(self, state: schema.SchemaState) -> Reason | None:
         kind = f"the schema is {state.standing}"

@@ -6,6 +6,7 @@ from typing import cast
 
 from starlette.requests import HTTPConnection
 
+from lifeguard.observability import Scrubber
 from lifeguard.operations.history import History
 from lifeguard.operations.readiness import ReadinessWatch
 from lifeguard.web import state
@@ -16,6 +17,7 @@ class State(state.State):
 
     readiness: ReadinessWatch
     history: History
+    scrub: Scrubber
 
 
 def state_of(connection: HTTPConnection) -> State:

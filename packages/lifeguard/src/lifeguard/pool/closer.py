@@ -66,6 +66,8 @@ class Closer:
         pooled.status = Status.CLOSING
         state.members.discard(pooled)
         state.closing.add(pooled)
+        if state.has_lanes:
+            state.lanes.give_back(pooled, monotonic(), succeeded=False)
         state.tally.closed[reason] += 1
         gone = partial(self._gone, pooled, reason)
         if not pooled.connection.is_closed():
@@ -123,7 +125,7 @@ class Closer:
     def note_progress(self) -> None:
         """While draining: close idle connections once no waiter is left, and notice when nothing is left."""
         state = self._state
-        if state.phase is not Phase.DRAINING or state.queue.length:
+        if state.phase is not Phase.DRAINING or state.total.waiting:
             return
         for pooled in tuple(state.idle):
             self.discard(pooled, "pool_closing")

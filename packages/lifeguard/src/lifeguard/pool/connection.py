@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ class PooledConnection:
         "doubts_writable",
         "effect",
         "expires_at",
+        "failed",
         "generation",
         "has_unread",
         "heard_of_at",
@@ -66,6 +67,7 @@ class PooledConnection:
         "opened_at",
         "outdated",
         "overdue",
+        "place",
         "retire_reason",
         "sqlstate",
         "status",
@@ -107,6 +109,10 @@ class PooledConnection:
         """Where it was borrowed."""
         self.caller: Caller | None = None
         """On whose behalf, if the borrower said so."""
+        self.place: tuple[Hashable, int] | None = None
+        """The lane and the rank that its borrower has named, if any."""
+        self.failed = False
+        """A statement of the borrower's has run into a timeout, or lost the connection."""
         self.busy = 0
         """The borrower's calls under way."""
         self.forget_borrower()

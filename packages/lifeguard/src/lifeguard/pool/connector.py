@@ -91,7 +91,7 @@ class Connector:
         Raises what `asyncpg.connect()` or `init` raises; NoHostServes when several hosts or addresses
         failed, each for a reason of its own.
         """
-        connection = await self._reach_a_host()
+        connection = await self.reach()
         try:
             driver.tune_socket(connection, self._keepalive)
             await self.greet(connection)
@@ -135,7 +135,8 @@ class Connector:
 
     # -- who is tried, and when --------------------------------------------------------------------
 
-    async def _reach_a_host(self) -> asyncpg.Connection:
+    async def reach(self) -> asyncpg.Connection:
+        """A session as the server gives it, without `init`: it may have to wait for a lock."""
         error: Exception | None = None
         for role in self._roles:
             hosts = sorted(self._hosts, key=self._has_not_answered)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.faults import describe_error, sqlstate_of
+from lifeguard.pool.names import Priority
 from lifeguard.pool.stats import PoolStats
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -99,6 +100,9 @@ class LeaseInfo:
     a function, such as `127.0.0.1:8080 (httpx)`."""
     overdue: bool
     """Held longer than the leak threshold."""
+    lane: str | None = None
+    """In which lane it was borrowed; None while the pool has no lanes."""
+    priority: Priority = "normal"
 
 
 @dataclass(frozen=True, slots=True)

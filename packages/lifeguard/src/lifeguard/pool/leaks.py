@@ -7,6 +7,7 @@ from dataclasses import asdict
 from lifeguard.pool.callsite import CallSite, awaited_by, borrowed_at, frames_of, route_of
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.events import LeaseInfo, Reporter
+from lifeguard.pool.names import PRIORITIES
 from lifeguard.pool.state import PoolState
 
 _RETURN_FIRST = (
@@ -14,8 +15,9 @@ _RETURN_FIRST = (
 )
 
 
-def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
+def lease_info(pooled: PooledConnection, state: PoolState, now: float) -> LeaseInfo:
     """Who holds the connection, since when, from where, and where that task waits now."""
+    lane = state.lanes.lane_of(pooled)
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
@@ -27,6 +29,8 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
         stack=frames_of(task),
         waiting_for=awaited_by(task),
         overdue=pooled.overdue,
+        lane=lane.label if lane is not None else None,
+        priority=PRIORITIES[pooled.place[1]] if pooled.place is not None else "normal",
     )
 
 
@@ -89,7 +93,7 @@ class LeakWatch:
     def abandoned(self, pooled: PooledConnection, now: float) -> None:
         """The lease was garbage-collected without having been returned."""
         self._state.tally.leaks["abandoned"] += 1
-        self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, now)))
+        self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, self._state, now)))
 
     def look(self, now: float) -> None:
         """Report every lease that has become overdue since the last look."""
@@ -102,6 +106,6 @@ class LeakWatch:
             if now - pooled.borrowed_at > threshold:
                 pooled.overdue = True
                 self._state.tally.leaks["overdue"] += 1
-                held = lease_info(pooled, now)
+                held = lease_info(pooled, self._state, now)
                 details = asdict(held) | ({"remedy": _RETURN_FIRST} if held.waiting_for else {})
                 self._report("warning", "lease_overdue", **details)

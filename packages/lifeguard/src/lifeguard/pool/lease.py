@@ -18,6 +18,7 @@ from lifeguard.pool.callsite import Caller, borrowers, call_site_of
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.effects import Effect, effect_of, known_clean
 from lifeguard.pool.errors import PoolError
+from lifeguard.pool.lane_lending import Place
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.recovery import Attempt, ReadOnce, note_failure, readable, recover
 from lifeguard.pool.session_methods import SessionMethods, returned
@@ -37,12 +38,19 @@ class Lease(SessionMethods):
     If it is dropped without being returned, the connection is reclaimed and that is reported.
     """
 
-    __slots__ = ("_caller", "_spent", "_timeout")
+    __slots__ = ("_caller", "_place", "_spent", "_timeout")
 
-    def __init__(self, lending: Lending, timeout: float | None, caller: Caller | None = None) -> None:
+    def __init__(
+        self,
+        lending: Lending,
+        timeout: float | None,
+        caller: Caller | None = None,
+        place: Place | None = None,
+    ) -> None:
         self._lending = lending
         self._timeout = timeout
         self._caller = caller
+        self._place = place
         self._spent = False
         self._con = None
 
@@ -56,12 +64,12 @@ class Lease(SessionMethods):
         if get_running_loop() is not state.loop:
             state.refuse_other_loops()
         asked_at = 0.0
-        pooled = lending.lend_idle() if state.idle else None
+        pooled = lending.lend_idle(self._place) if state.idle else None
         if pooled is None:
             if state.has_setup:
                 asked_at = monotonic()
             try:
-                waiter = lending.line_up(self._timeout)
+                queue, waiter = lending.line_up(self._timeout, self._place)
             except PoolError:
                 await sleep(0)  # a caller that tries again at once must let the loop mend the cause
                 raise
@@ -70,11 +78,12 @@ class Lease(SessionMethods):
                 pooled = await waiter
             except BaseException:
                 self._spent = False
-                lending.give_up(waiter)
+                lending.give_up(queue, waiter)
                 raise
         task = current_task(state.loop)
         pooled.task = held_by = ref(task) if task is not None else None
         pooled.caller = self._caller
+        pooled.place = self._place
         frame = _getframe(1)
         code = frame.f_code
         pooled.call_site = (code, frame.f_lasti) if code in borrowers else call_site_of(frame)
@@ -135,11 +144,11 @@ class Lease(SessionMethods):
         Raises PoolError, InterfaceError if the lease was returned meanwhile, and what `setup` raises.
         """
         lending = self._lending
-        waiter = lending.line_up_again(dead, timeout)
+        queue, waiter = lending.line_up_again(dead, timeout, self._place)
         try:
             fresh = await waiter
         except BaseException:
-            lending.give_up(waiter)
+            lending.give_up(queue, waiter)
             raise
         if self._con is None:
             lending.take_back(fresh)

@@ -21,9 +21,10 @@ from lifeguard.pool.connector import Connector
 from lifeguard.pool.effects import Effect
 from lifeguard.pool.events import Listener, Reporter
 from lifeguard.pool.faults import fault_of
+from lifeguard.pool.lane_lending import LaneLending, Place
 from lifeguard.pool.leaks import LeakWatch
 from lifeguard.pool.opener import Opener
-from lifeguard.pool.queue import Waiter
+from lifeguard.pool.queue import Waiter, WaitQueue
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.tasks import CheckConnection, CleanConnection, Tasks
 
@@ -43,18 +44,27 @@ class Lending:
         self.report = Reporter(listener, state.stats)
         self.tasks = Tasks(f"pool {config.name}")
         self.leaks = LeakWatch(state, self.report)
+        self.lanes = LaneLending(state, self.report, dispatch=self.pump)
         self.closer = Closer(state, self.tasks, self.report, when_closed=self.pump)
         self.opener = Opener(state, connector, self.tasks, self.closer, self.report, when_opened=self.offer)
 
     # -- borrowing ---------------------------------------------------------------------------------
 
-    def lend_idle(self) -> PooledConnection | None:
-        """The connection returned last, if it can be lent as it is and none waits. Needs an idle one."""
+    def lend_idle(self, place: Place | None) -> PooledConnection | None:
+        """The connection returned last, if it can be lent as it is and none waits; in a pool with lanes, if
+        the lane may have it. Needs an idle one."""
         state = self.state
-        if state.queue.length or state.suspended or state.phase is not _OPEN:
+        if state.suspended or state.phase is not _OPEN:
+            return None
+        now = monotonic()
+        lane = None
+        if place is not None or state.has_lanes:
+            lane = self.lanes.lane_of_newcomer(place, now)
+            if lane is None:
+                return None
+        elif state.queue.length:
             return None
         pooled = state.idle[-1]
-        now = monotonic()
         heard_of_at = pooled.heard_of_at
         if (
             now - heard_of_at > state.validate_after
@@ -69,10 +79,12 @@ class Lending:
         pooled.status = _IN_USE
         pooled.borrowed_at = now
         state.tally.lent_at_once += 1
+        if lane is not None:
+            self.lanes.lend(pooled, lane, now)
         return pooled
 
-    def line_up(self, timeout: float | None) -> Waiter:
-        """A waiter in the queue, which gets a connection or PoolTimeout, PoolSaturated, PoolUnavailable.
+    def line_up(self, timeout: float | None, place: Place | None) -> tuple[WaitQueue, Waiter]:
+        """A queue and a waiter in it, which gets a connection or PoolTimeout, PoolSaturated, PoolUnavailable.
 
         Raises PoolSaturated, PoolUnavailable or PoolClosing at once when waiting is no use.
         """
@@ -83,16 +95,23 @@ class Lending:
         queue = state.queue
         if state.phase is not _OPEN or not state.members or budget <= 0:
             self._refuse_the_hopeless(budget)
+        if place is not None or state.has_lanes:
+            queue, waiter = self.lanes.line_up(place, budget, now)
+            if (state.idle or len(state.members) < config.max_size) and state.lanes.next_turn() is not None:
+                self.pump()
+            return queue, waiter
         if now > queue.calm_until or queue.length >= config.max_waiting or budget < queue.target:
             objection = queue.objection(now, state.serving, budget, config.max_waiting)
             if objection is not None and self._turns_away(objection):
-                raise state.saturated(objection)
+                raise state.saturated(objection, queue.expected_wait(now, state.serving))
         waiter = queue.join(now, budget)
         if state.idle or len(state.members) < config.max_size:
             self.pump()
-        return waiter
+        return queue, waiter
 
-    def line_up_again(self, dead: PooledConnection, timeout: float | None) -> Waiter:
+    def line_up_again(
+        self, dead: PooledConnection, timeout: float | None, place: Place | None
+    ) -> tuple[WaitQueue, Waiter]:
         """A waiter at the head of the queue, for a borrower whose connection had ended before it was used: it
         has had its turn. It waits for `timeout` seconds, `acquire_timeout` at most.
 
@@ -106,22 +125,29 @@ class Lending:
             raise state.unavailable()
         longest = state.config.acquire_timeout
         budget = longest if timeout is None else min(longest, timeout)
-        waiter = state.queue.join(monotonic(), budget, first=True)
+        queue = state.queue
+        if place is not None or state.has_lanes:
+            queue, waiter = self.lanes.line_up_again(place, budget, monotonic())
+        else:
+            waiter = queue.join(monotonic(), budget, first=True)
         self.pump()
-        return waiter
+        return queue, waiter
 
     def hand_over(self, dead: PooledConnection, fresh: PooledConnection) -> None:
         """The lease on a connection that has ended goes on with another one."""
         fresh.task, fresh.call_site, fresh.caller = dead.task, dead.call_site, dead.caller
+        fresh.place = dead.place
         holders = self.state.holders
         if holders.get(dead.task) is dead:
             holders[dead.task] = fresh
         self.state.note_use(monotonic() - dead.borrowed_at)
 
-    def try_shed(self, budget: float, ahead: int) -> float | None:
+    def try_shed(self, budget: float, ahead: int, place: Place | None) -> float | None:
         """Count a borrower that arrives now as turned away, if it would be; seconds after which to retry."""
         state = self.state
         now = monotonic()
+        if place is not None or state.has_lanes:
+            return self.lanes.try_shed(place, budget, ahead, now)
         longest = state.config.max_waiting
         objection = state.queue.objection(now, state.serving, budget, longest, ahead=ahead)
         if objection is None or not self._turns_away(objection, ahead):
@@ -129,10 +155,11 @@ class Lending:
         state.tally.shed[objection] += 1
         return state.queue.expected_wait(now, state.serving)
 
-    def give_up(self, waiter: Waiter) -> None:
+    def give_up(self, queue: WaitQueue, waiter: Waiter) -> None:
         """The borrower has stopped waiting: cancelled, timed out or refused."""
-        handed_over = self.state.queue.leave(waiter)
+        handed_over = queue.leave(waiter)
         if handed_over is not None:
+            self.lanes.take_from_the_departed(handed_over)
             self.offer(handed_over)
         self.closer.note_progress()
 
@@ -153,9 +180,7 @@ class Lending:
         state = self.state
         if objection != "queue_full" or state.suspended:
             return True
-        can_open = max(state.config.max_size - len(state.members) - len(state.closing), 0)
-        longest = state.config.max_waiting + len(state.idle) + len(state.checking) + can_open
-        return state.queue.length + ahead >= longest
+        return state.queue.length + ahead >= state.config.max_waiting + state.not_to_be_returned
 
     # -- returning ---------------------------------------------------------------------------------
 
@@ -165,6 +190,8 @@ class Lending:
         now = monotonic()
         state.note_use(now - pooled.borrowed_at)
         state.holders.pop(pooled.task, None)
+        if state.has_lanes:
+            self.lanes.give_back(pooled, now)
         if pooled.overdue:
             self._try(partial(self.leaks.returned_late, pooled, now), pooled)
         pooled.idle_since = now
@@ -175,6 +202,8 @@ class Lending:
         else:
             pooled.caller = None
             self._pass_on(pooled, now)
+        if state.has_lanes and self.lanes.is_due(now):
+            self.lanes.tick(now)
 
     def reclaim(self, pooled: PooledConnection) -> None:
         """Take back what was dropped; called by the garbage collector, from any thread."""
@@ -249,14 +278,15 @@ class Lending:
 
     def _pass_on(self, pooled: PooledConnection, now: float) -> None:
         state = self.state
-        if state.queue.length and not state.suspended:
+        if state.total.waiting and not state.suspended:
             heard_of_at = pooled.heard_of_at
-            if now - heard_of_at > state.validate_after or heard_of_at <= state.suspect_since:
+            if now - heard_of_at <= state.validate_after and heard_of_at > state.suspect_since:
+                pooled.status = _IN_USE
+                pooled.borrowed_at = now
+                if self.lanes.hand_out(pooled, now) if state.has_lanes else state.queue.hand_out(pooled, now):
+                    return
+            elif not state.has_lanes or state.lanes.next_turn() is not None:
                 self._check(pooled)
-                return
-            pooled.status = _IN_USE
-            pooled.borrowed_at = now
-            if state.queue.hand_out(pooled, now):
                 return
         if state.phase is not _OPEN:
             self.closer.discard(pooled, "pool_closing")
@@ -273,7 +303,7 @@ class Lending:
         state = self.state
         now = monotonic()
         for _ in range(len(state.idle)):  # not for ever: a cancelled waiter counts until it has left
-            if state.suspended or state.queue.length <= len(state.checking):
+            if state.wanting <= len(state.checking):
                 break
             pooled = state.idle.pop()
             if self._is_fresh(pooled, now) or self.closer.objection_to(pooled, now):

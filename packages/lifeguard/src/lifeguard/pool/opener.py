@@ -109,7 +109,7 @@ class Opener:
         if state.phase in {Phase.NEW, Phase.CLOSED}:
             return 0
         coming = len(state.opening)
-        waiting = 0 if state.suspended else state.queue.length - len(state.checking) - coming
+        waiting = state.wanting - len(state.checking) - coming
         missing = max(state.config.min_size, state.first_size) if state.phase is Phase.OPEN else 0
         if self.failing:
             missing = max(missing, 1)  # to find out when the server is back
@@ -206,7 +206,7 @@ class Opener:
         self._tell(error, before)
         if not state.members:
             # No connection is left that could serve them, and the next attempt may fail as well.
-            state.queue.refuse_all(state.unavailable)
+            state.refuse_all(state.unavailable)
         self._closer.note_progress()
 
     def _tell(self, error: Exception, before: Exception | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from contextvars import Context
 from dataclasses import fields, replace
 from functools import partial
@@ -15,17 +15,17 @@ import asyncpg
 
 from lifeguard.pool.callsite import Caller
 from lifeguard.pool.config import Hook, PoolConfig, ResetPolicy, check_count, check_seconds
-from lifeguard.pool.connection import Status
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.errors import PoolUnavailable
-from lifeguard.pool.events import DrainReport, LeaseInfo, Listener, log_event
+from lifeguard.pool.events import DrainReport, Listener, log_event
 from lifeguard.pool.housekeeping import Housekeeping
-from lifeguard.pool.leaks import lease_info
+from lifeguard.pool.lane import Limits
 from lifeguard.pool.lease import Lease
 from lifeguard.pool.lending import Lending
+from lifeguard.pool.names import Priority, rank_of
 from lifeguard.pool.query_methods import QueryMethods
+from lifeguard.pool.snapshots import Snapshots
 from lifeguard.pool.state import Phase
-from lifeguard.pool.stats import PoolStats
 from lifeguard.pool.tasks import CLOSE_BOUND, Shared
 
 # Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
@@ -34,7 +34,7 @@ _closing_dropped: set[asyncio.Task[None]] = set()
 """Dropped pools that are being closed."""
 
 
-class Pool(QueryMethods):
+class Pool(QueryMethods, Snapshots):
     """A pool of asyncpg connections: fair, bounded in size and in every wait; it recovers by itself.
 
     pool = Pool(dsn, max_size=20)                 # settings: PoolConfig; the rest: asyncpg.connect()
@@ -147,6 +147,8 @@ class Pool(QueryMethods):
             return self._end_from_elsewhere()
         if state.phase in {Phase.NEW, Phase.OPEN}:
             state.phase = Phase.DRAINING
+            state.lanes.stop_keeping()
+            self._lending.pump()
             self._lending.closer.note_progress()
         try:
             async with asyncio.timeout(timeout):
@@ -196,7 +198,8 @@ class Pool(QueryMethods):
         state.phase = Phase.CLOSED
         self._housekeeping.stop()
         self._lending.opener.stop()
-        refused = state.queue.refuse_all(state.refusing)
+        self._lending.lanes.stop()
+        refused = state.refuse_all(state.refusing)
         self._lending.closer.cut_off()
         state.settled.set()
         return refused
@@ -227,16 +230,27 @@ class Pool(QueryMethods):
 
     # -- borrowing ---------------------------------------------------------------------------------
 
-    def acquire(self, *, timeout: float | None = None, caller: Caller | None = None) -> Lease:
+    def acquire(
+        self,
+        *,
+        timeout: float | None = None,
+        caller: Caller | None = None,
+        lane: Hashable | None = None,
+        priority: Priority = "normal",
+    ) -> Lease:
         """Borrow a connection: `async with` it, or `await` it and `release()` it.
 
         `timeout` (seconds) shortens or extends the wait; None is the pool's `acquire_timeout`, and 0 does not
         wait. Raises TypeError when it is no number, ValueError when it is below 0 or not finite.
-        `caller` is named in reports of leaks.
+        `caller` is named in reports of leaks. Those of one `lane` are served in order of arrival, and no lane
+        takes what the others need; a name from outside is an `OutsideLane`. Raises ValueError for an unknown
+        `priority`.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        return Lease(self._lending, timeout, caller)
+        if lane is None and priority == "normal":
+            return Lease(self._lending, timeout, caller)
+        return Lease(self._lending, timeout, caller, (lane, rank_of(priority)))
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing
@@ -250,21 +264,46 @@ class Pool(QueryMethods):
             )
         connection.end()
 
-    def try_shed(self, timeout: float | None = None, *, ahead: int = 0) -> float | None:
+    def set_lane(
+        self, lane: Hashable | None, *, at_most: int | None = None, at_least: int = 0, weight: float = 1.0
+    ) -> None:
+        """Give a lane limits, before or while it is used.
+
+        It holds no more than `at_most` connections; `at_least` so many are left to it, also
+        after it was quiet; with a `weight` of 2 it has a share of two lanes. Raises ValueError for what
+        cannot be kept.
+        """
+        self._lending.lanes.limit(lane, Limits(at_most, at_least, weight))
+
+    def refuses_lane(self, lane: Hashable | None) -> bool:
+        """Whether the breaker of this lane is not closed."""
+        state = self._state
+        return state.has_lanes and state.lanes.find(lane, monotonic()).breaker.is_open
+
+    def try_shed(
+        self,
+        timeout: float | None = None,
+        *,
+        ahead: int = 0,
+        lane: Hashable | None = None,
+        priority: Priority = "normal",
+    ) -> float | None:
         """Ask before making the effort to borrow: None, or seconds after which to come back.
 
-        `ahead` others have asked, were let through and will be in the queue before. A refusal is counted
-        as if `acquire()` had raised PoolSaturated, and costs much less.
+        `ahead` others of this lane and priority have asked, were let through and will be in the queue before.
+        A refusal is counted as if `acquire()` had raised PoolSaturated, and costs much less.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
         check_count("ahead", ahead)
         config = self._state.config
-        return self._lending.try_shed(config.acquire_timeout if timeout is None else timeout, ahead)
+        budget = config.acquire_timeout if timeout is None else timeout
+        place = None if lane is None and priority == "normal" else (lane, rank_of(priority))
+        return self._lending.try_shed(budget, ahead, place)
 
     def refuse_waiting(self) -> int:
         """Answer every waiter in the queue with PoolUnavailable now; how many there were."""
-        return self._state.queue.refuse_all(self._state.unavailable)
+        return self._state.refuse_all(self._state.unavailable)
 
     async def ask_aside(self) -> None:
         """Ask the server for a sign of life on a session of its own, beside the pool's, and end that session.
@@ -273,7 +312,7 @@ class Pool(QueryMethods):
         `max_size`, for as long as the question takes; the caller bounds that. Calls at the same time get
         the same answer.
 
-        Raises what `asyncpg.connect()`, `init` and the query raise.
+        Raises what `asyncpg.connect()` and the query raise. `init` is not run.
         """
         await self._aside.run()
 
@@ -298,7 +337,11 @@ class Pool(QueryMethods):
             max_size=config.max_size if max_size is None else max_size,
             init_size=None,  # the start is over
         )
+        promised = state.lanes.promised()
+        if promised and promised >= changed.max_size:
+            raise ValueError(f"max_size must be above at_least of all lanes ({promised})")
         state.configure(changed)
+        state.lanes.resize(changed.max_size)
         self._lending.closer.retire(self._lending.closer.surplus(), "resized")
         self._lending.pump()
         while state.closing and state.sessions > changed.max_size:
@@ -326,43 +369,6 @@ class Pool(QueryMethods):
         self._state.suspended = False
         self._lending.pump()
 
-    # -- knowing -----------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._state.config.name
-
-    def stats(self) -> PoolStats:
-        """The numbers of this moment; no I/O."""
-        return self._state.stats()
-
-    def leases(self) -> tuple[LeaseInfo, ...]:
-        """The leases of now, the longest first; no I/O."""
-        now = monotonic()
-        held = [p for p in self._state.members if p.status is Status.IN_USE]
-        held.sort(key=lambda pooled: pooled.borrowed_at)
-        return tuple(lease_info(pooled, now) for pooled in held)
-
-    def get_size(self) -> int:
-        """Live connections."""
-        return len(self._state.members)
-
-    def get_idle_size(self) -> int:
-        return len(self._state.idle)
-
-    def get_init_size(self) -> int:
-        return self._state.config.first_size
-
-    def get_min_size(self) -> int:
-        return self._state.config.min_size
-
-    def get_max_size(self) -> int:
-        return self._state.config.max_size
-
-    def is_closing(self) -> bool:
-        """Draining or closed."""
-        return self._state.phase in {Phase.DRAINING, Phase.CLOSED}
-
     # -- asyncpg.Pool's ways to open and close ----------------------------------------------------
 
     def __await__(self) -> Generator[Any, Any, Self]:
@@ -380,7 +386,7 @@ class Pool(QueryMethods):
 
 
 async def _ask_aside(connector: Connector) -> None:
-    connection = await connector.connect()
+    connection = await connector.reach()
     try:
         await connection.execute("SELECT 1")
     finally:

@@ -39,6 +39,15 @@ _TIMER_SLACK = 0.001
 _CLUTTER = 100
 
 
+class Total:
+    """How many wait in all queues that share it."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting = 0
+
+
 class WaitQueue:
     """Waiters in order of arrival. All times are monotonic seconds."""
 
@@ -49,6 +58,7 @@ class WaitQueue:
         *,
         time_out: Callable[[bool], Exception],
         turn_away: Callable[[], Exception],
+        total: Total | None = None,
     ) -> None:
         """`time_out(stalled)` makes the error of a waiter whose budget is used up, `turn_away` that of one
         that has become stale."""
@@ -61,6 +71,7 @@ class WaitQueue:
         self._entries: deque[tuple[Waiter, float, float]] = deque()
         self.length = 0
         """How many waiters there are."""
+        self._total = total or Total()
         self.create_future: Callable[[], Waiter]
         """The event loop's, once there is one."""
         self._flow_since = 0.0
@@ -131,6 +142,7 @@ class WaitQueue:
         else:
             self._entries.append((waiter, now, deadline))
         self.length += 1
+        self._total.waiting += 1
         if deadline < self._alarm_at:
             self._set_alarm(deadline, now)
         return waiter
@@ -141,6 +153,7 @@ class WaitQueue:
             return waiter.result() if waiter.exception() is None else None
         waiter.cancel()
         self.length -= 1
+        self._total.waiting -= 1
         if len(self._entries) > 2 * self.length + _CLUTTER:
             self._entries = deque(entry for entry in self._entries if not entry[0].done())
         return None
@@ -153,6 +166,7 @@ class WaitQueue:
             if waiter.done():
                 continue
             self.length -= 1
+            self._total.waiting -= 1
             waited = now - joined_at
             if waited > self._stale_after and self.length:
                 waiter.set_exception(self._turn_away())
@@ -171,6 +185,7 @@ class WaitQueue:
         for waiter, _, _ in entries:
             if not waiter.done():
                 self.length -= 1
+                self._total.waiting -= 1
                 waiter.set_exception(error())
                 refused += 1
         return refused
@@ -192,6 +207,7 @@ class WaitQueue:
                 continue
             if deadline <= now + _TIMER_SLACK:
                 self.length -= 1
+                self._total.waiting -= 1
                 waiter.set_exception(self._time_out(self._last_hand_out < joined_at))
             else:
                 staying.append((waiter, joined_at, deadline))

@@ -16,6 +16,7 @@ Nothing is made again on another connection once the borrower has changed the se
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ Replace = Callable[[PooledConnection, float | None], Awaitable[PooledConnection]
 # SQLSTATEs of a server that ends its sessions (admin shutdown, crash, not accepting connections).
 _SERVER_GONE = frozenset(("57P01", "57P02", "57P03"))
 _READ_ONLY = "25006"
+# SQLSTATEs of a lock that was not to be had, and of a statement that was cancelled, by its timeout say.
+_TIMED_OUT = frozenset(("55P03", "57014"))
 # Where PostgreSQL's source raises what a stale cache leads to; its messages are translated, this is not.
 _TYPE_IS_GONE = frozenset(["lookup_type_cache", "getTypeInputInfo", "getTypeBinaryInputInfo"])
 _TYPE_HAS_OTHER_COLUMNS = "record_recv"
@@ -132,6 +135,8 @@ async def recover(
 
 def note_failure(lending: Lending, pooled: PooledConnection, error: BaseException) -> None:
     """Learn from what a borrower's call raised."""
+    if _took_too_long(error):
+        pooled.failed = True
     if getattr(error, "severity", None) is None:
         # Not the server's answer: broken off by a cancel or a timeout, or an error on this side. Whether
         # the session can go on is tried before anybody else gets it. That also ends the transaction in
@@ -152,6 +157,14 @@ def note_failure(lending: Lending, pooled: PooledConnection, error: BaseExceptio
         pooled.refused_to_write()
     elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
         schema_changed(lending, pooled, error)
+
+
+def _took_too_long(error: BaseException) -> bool:
+    """Whether the borrower did not get what it asked for in time, or lost the connection."""
+    if isinstance(error, (OSError, asyncio.CancelledError)):  # TimeoutError is an OSError
+        return True
+    code = sqlstate_of(error) or ""
+    return code in _TIMED_OUT or code in _SERVER_GONE or code.startswith("08")
 
 
 def schema_changed(lending: Lending, pooled: PooledConnection, error: Exception | None = None) -> None:

@@ -5,7 +5,7 @@ Everything runs on one event loop, and every decision is made without suspending
 between two `await`s the numbers add up. Who writes what:
 
     Pool       phase, loop, done, suspended, the settings, first_size
-    Lending    idle, checking, queue, holders
+    Lending    idle, checking, queue, lanes, holders
     Opener     members (adds), opening, retry_at, last_error; first_size and read_only_since (ends them)
     Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, settled
     recovery   generation
@@ -20,7 +20,9 @@ import os
 import sys
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
+from itertools import islice
 from time import monotonic
 from typing import cast
 
@@ -30,8 +32,14 @@ from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.errors import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from lifeguard.pool.faults import NO_WRITABLE_SERVER, describe_error, fault_of
-from lifeguard.pool.queue import WaitQueue
+from lifeguard.pool.lane import NORMAL, Lane
+from lifeguard.pool.lane_stats import LaneSheds, lane_stats
+from lifeguard.pool.lanes import Lanes
+from lifeguard.pool.queue import Total, WaitQueue
 from lifeguard.pool.stats import PoolStats, Tally
+
+# A look at the oldest waiter of all lanes would take long when there are thousands: so many are looked at.
+_ENOUGH_LANES = 100
 
 Holder = weakref.ref[asyncio.Task[object]]
 
@@ -40,6 +48,7 @@ _SHED_BECAUSE = {
     "queue_target": "shed: the wait would exceed queue_target",
     "deadline": "shed: the wait would exceed its own timeout",
     "stale": "shed: it has waited for more than twice queue_target",
+    "lane_breaker": "shed: what its lane holds does not come back",
 }
 """What the error says, by the reasons of `PoolSaturated`."""
 
@@ -77,9 +86,12 @@ class PoolState:
         "done",
         "first_size",
         "generation",
+        "has_lanes",
         "has_setup",
         "holders",
         "idle",
+        "lane_sheds",
+        "lanes",
         "last_error",
         "loop",
         "members",
@@ -94,6 +106,7 @@ class PoolState:
         "suspect_since",
         "suspended",
         "tally",
+        "total",
         "validate_after",
     )
 
@@ -118,10 +131,14 @@ class PoolState:
         """Attempts to open one that have not ended."""
         self.tally = Tally()
         self.note_use = self.tally.use.observe
-        self.queue = WaitQueue(
-            config.queue_target, self.tally.wait, time_out=self.timed_out, turn_away=self.stale
-        )
-        """Borrowers without a connection, in order of arrival."""
+        self.total = Total()
+        """How many borrowers wait, in all lanes."""
+        self.lanes = Lanes(config.max_size, config.queue_target, self.total, self._make_queue)
+        self.has_lanes = False
+        """A borrower has named a lane or a priority. Until then all wait in `queue`."""
+        self.lane_sheds = LaneSheds()
+        self.queue = self.lanes.default.queue(NORMAL)
+        """Borrowers without a connection that named no lane, in order of arrival."""
         self.holders: dict[Holder | None, PooledConnection] = {}
         """Which task holds which connection; the last one, if it holds several."""
         self.retry_at = 0.0
@@ -161,6 +178,23 @@ class PoolState:
             remedy = "open a pool in each loop, or use asyncio.run_coroutine_threadsafe() with the pool's"
         raise asyncpg.InterfaceError(f"the pool {self.config.name!r} {mistake}: {remedy}")
 
+    def _make_queue(self, lane: Lane, rank: int) -> WaitQueue:
+        def time_out(stalled: bool) -> PoolTimeout:
+            lane.breaker.refused()
+            return self.timed_out(stalled)
+
+        def turn_away() -> PoolSaturated:
+            lane.breaker.refused()
+            self.lane_sheds.note(lane, rank)
+            return self.saturated("stale", 0.0)
+
+        queue = WaitQueue(
+            self.lanes.target(rank), self.tally.wait, time_out=time_out, turn_away=turn_away, total=self.total
+        )
+        if self.loop is not None:
+            queue.create_future = self.loop.create_future
+        return queue
+
     def configure(self, config: PoolConfig) -> None:
         """Take new settings; those that every borrow looks at are kept at hand."""
         self.config = config
@@ -191,8 +225,10 @@ class PoolState:
             return NO_WRITABLE_SERVER.name
         return fault_of(self.last_error).name if self.last_error else None
 
-    def stats(self) -> PoolStats:
+    def stats(self, *, of_lanes: bool = False) -> PoolStats:
+        """`of_lanes`: with those of each lane, which take longer to gather."""
         now = monotonic()
+        queues = self._some_queues() if self.has_lanes else [self.queue]
         at = Counter(pooled.status for pooled in self.members)
         return PoolStats(
             name=self.config.name,
@@ -205,16 +241,45 @@ class PoolState:
             closing=len(self.closing),
             returning=at[Status.RETURNING],
             validating=at[Status.CHECKING],
-            waiting=self.queue.length,
-            oldest_wait=self.queue.oldest_wait(now),
-            standing_queue=self.queue.standing(now),
+            waiting=self.total.waiting,
+            oldest_wait=max((queue.oldest_wait(now) for queue in queues), default=0.0),
+            standing_queue=max((queue.standing(now) for queue in queues), default=0.0),
             utilisation=at[Status.IN_USE] / self.config.max_size,
             suspended=self.suspended,
             closing_down=self.phase in {Phase.DRAINING, Phase.CLOSED},
+            lanes=lane_stats(self.lanes, self.lanes.oldest_leases(), self.lane_sheds, now)
+            if of_lanes and self.has_lanes
+            else (),
+            shed_by_lane=self.lane_sheds.counts() if of_lanes else {},
             fault=self.fault,
             last_error=describe_error(self.last_error) if self.last_error else None,
             **self.tally.counts(),
         )
+
+    @property
+    def wanting(self) -> int:
+        """How many wait and may have a connection. Others may wait for what is kept for somebody else."""
+        if self.suspended or (self.has_lanes and self.lanes.next_turn() is None):
+            return 0
+        return self.total.waiting
+
+    @property
+    def not_to_be_returned(self) -> int:
+        """Connections that nobody has to return first: idle ones, those being checked, those to be opened."""
+        can_open = max(self.config.max_size - len(self.members) - len(self.closing), 0)
+        return len(self.idle) + len(self.checking) + can_open
+
+    def _some_queues(self) -> list[WaitQueue]:
+        """Those that are not empty, or enough of them."""
+        lanes = islice(self.lanes.waiting_lanes(), _ENOUGH_LANES)
+        return [queue for lane in lanes for queue in lane.queues if queue is not None]
+
+    def refuse_all(self, error: Callable[[], Exception]) -> int:
+        """Empty all queues: every waiter gets an error of its own. Returns how many there were."""
+        refused = self.queue.refuse_all(error)
+        for lane in list(self.lanes.waiting_lanes()):
+            refused += sum(queue.refuse_all(error) for queue in lane.queues if queue is not None)
+        return refused
 
     # -- refusing ----------------------------------------------------------------------------------
 
@@ -224,17 +289,15 @@ class PoolState:
         stats = self.stats()
         return PoolTimeout(f"no connection became free in time: {stats.summary()}", stats, stalled=stalled)
 
-    def stale(self) -> PoolSaturated:
-        """The error of a waiter that has waited for too long when its turn comes; counts it."""
-        return self.saturated("stale")
-
-    def saturated(self, reason: str) -> PoolSaturated:
+    def saturated(self, reason: str, retry_after: float) -> PoolSaturated:
         """The error of a borrower that is turned away; counts it."""
         self.tally.shed[reason] += 1
         stats = self.stats()
-        wait = self.queue.expected_wait(monotonic(), self.serving)
         return PoolSaturated(
-            f"{_SHED_BECAUSE[reason]} ({reason}): {stats.summary()}", stats, reason=reason, retry_after=wait
+            f"{_SHED_BECAUSE[reason]} ({reason}): {stats.summary()}",
+            stats,
+            reason=reason,
+            retry_after=retry_after,
         )
 
     def unavailable(self) -> PoolUnavailable:

@@ -166,6 +166,28 @@ def _lendable(state: str) -> PoolMetric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStats:
+    """One lane at one moment. Times are seconds."""
+
+    name: str
+    """`default` is the lane of those that name none, `newcomers` that of names from outside that are new,
+    `other` the sum of all lanes that are not among the busiest."""
+    used: int
+    """Connections that it holds."""
+    waiting: int
+    oldest_wait: float
+    oldest_use: float
+    """How long the oldest of its leases has been held."""
+    kept: int
+    """Connections that others leave to it."""
+    at_most: int | None
+    """Its ceiling, if it was given one."""
+    shed: Mapping[str, int]
+    """Borrowers turned away, by priority."""
+    breaker: Literal["closed", "half_open", "open"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
     """The pool at one moment: gauges of now, counters since it was made.
 
@@ -209,7 +231,7 @@ class PoolStats:
             "db_pool_shed",
             "Borrowers turned away at once.",
             by="reason",
-            known=("queue_target", "queue_full", "deadline", "stale"),
+            known=("queue_target", "queue_full", "deadline", "stale", "lane_breaker"),
         )
     )
     """By reason."""
@@ -240,6 +262,11 @@ class PoolStats:
     create: HistogramSnapshot = field(
         metadata=_histogram("db_client_connection_create_time_seconds", "Time to open a connection.")
     )
+    lanes: tuple[LaneStats, ...] = ()
+    """The busiest lanes by name and the others together; empty while no lane was ever named."""
+    shed_by_lane: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Borrowers turned away since the pool was made, by lane and priority: of the first lanes that had any,
+    and of all others as `other`."""
 
     def summary(self) -> str:
         """One line for error messages."""

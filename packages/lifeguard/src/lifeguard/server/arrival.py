@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from lifeguard.pool import Priority
 from lifeguard.server.framing import Head
 from lifeguard.web import request_head
 from lifeguard.web.app import App
 from lifeguard.web.gate import Gate, Refusal
+from lifeguard.web.lanes import priority_of
 
 _MAY_BE_REFUSED = frozenset(
     (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
@@ -31,7 +33,9 @@ class TurnedAway(NamedTuple):
     """Whether its client wants the connection closed."""
 
 
-def turned_away(head: Head, gate: Gate, client: Callable[[Fields], str | None]) -> TurnedAway | None:
+def turned_away(
+    head: Head, gate: Gate, client: Callable[[Fields], str | None], state: Mapping[str, Any]
+) -> TurnedAway | None:
     """Say how the request is refused, if it could not be served in time. None: it is the app's to answer.
 
     The app also answers what is out of the ordinary, where the same gate stands: paths to be decoded,
@@ -47,19 +51,51 @@ def turned_away(head: Head, gate: Gate, client: Callable[[Fields], str | None]) 
     if connection not in _ORDINARY_CONNECTIONS:
         return None
     fields = _Fields(raw)
-    tag, budget = b"", None
-    if b"\r\nx-request-" in lowered:
-        for name, value in fields:
-            if name == b"x-request-id" and request_head.is_valid_id(value):
-                tag = value
-            elif name == b"x-request-timeout":
-                budget = request_head.seconds(value)
-                if budget is None:
-                    return None
+    said = _said(fields) if b"\r\nx-request-" in lowered else _NOTHING_SAID
+    if said is None:
+        return None
     verb = method.decode("ascii")
-    path = target.partition(b"?")[0].decode("ascii")
-    refusal = gate.refusal_on_arrival(verb, path, fields, budget, lambda: client(fields))
-    return TurnedAway(refusal, verb, tag, connection == b"close") if refusal else None
+    raw_path, _, query = target.partition(b"?")
+    path = raw_path.decode("ascii")
+    refusal = gate.refusal_on_arrival(
+        verb,
+        path,
+        fields,
+        said.budget,
+        lambda: client(fields),
+        query=query,
+        state=state,
+        priority=said.priority,
+    )
+    return TurnedAway(refusal, verb, said.tag, connection == b"close") if refusal else None
+
+
+class _Said(NamedTuple):
+    """What a client says of its request."""
+
+    tag: bytes = b""
+    budget: float | None = None
+    priority: Priority | None = None
+
+
+_NOTHING_SAID = _Said()
+
+
+def _said(fields: Fields) -> _Said | None:
+    """Read it. None: something of it cannot be read."""
+    tag, budget, priority = _NOTHING_SAID
+    for name, value in fields:
+        if name == b"x-request-id" and request_head.is_valid_id(value):
+            tag = value
+        elif name == b"x-request-timeout":
+            budget = request_head.seconds(value)
+            if budget is None:
+                return None
+        elif name == b"x-request-priority":
+            priority = priority_of(value)
+            if priority is None:
+                return None
+    return _Said(tag, budget, priority)
 
 
 def _connection_of(lowered: bytes) -> bytes | None:

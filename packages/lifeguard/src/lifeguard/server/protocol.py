@@ -291,7 +291,7 @@ class Protocol(RequestProtocol):
         if self._gate is None:
             return False
         try:
-            told = turned_away(head, self._gate, self._client_of)
+            told = turned_away(head, self._gate, self._client_of, self.app_state)
         except Exception:
             self.logger.exception("a request could not be judged on arrival")
             return False

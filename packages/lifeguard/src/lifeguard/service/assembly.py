@@ -40,6 +40,7 @@ from lifeguard.web.app import App
 from lifeguard.web.buffered import Buffered
 from lifeguard.web.drain import Drain
 from lifeguard.web.gate import Gate
+from lifeguard.web.lanes import LanesDoNotFit
 from lifeguard.web.routes import Routing
 
 # Seconds for the pools to close when requests have used up DRAIN_TIMEOUT.
@@ -120,6 +121,7 @@ class Service(App):
             try:
                 dependencies.refuse_pinning(self)
                 body_limit.refuse_what_never_fits(state["gate"].routing, state["buffered"].most)
+                state["gate"].lanes.declare_all()
                 if self._operators:
                     listening = operators.listening(self._operators, state["settings"], state)
                     await until_the_end.enter_async_context(listening)
@@ -128,6 +130,7 @@ class Service(App):
                 PoolOversized,
                 dependencies.PinsConnection,
                 body_limit.BodiesDoNotFit,
+                LanesDoNotFit,
                 CannotListen,
             ) as error:
                 self.refusal = str(error)
@@ -158,13 +161,15 @@ def _parts(settings: Settings, service: Service) -> State:
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
     connect_options.check(settings)
-    database = Database(settings, on_event=log_pool_event)
+    # What belongs to no request, jobs for instance, waits behind what somebody waits for.
+    database = Database(settings, on_event=log_pool_event, lane="background", priority="background")
     drain = Drain(settings.drain_timeout, settings.drain_streams)
     loop_lag = LoopLag()
+    scrub = Scrubber(settings.secret_values())
     readiness = ReadinessWatch(
         database,
         drain,
-        Scrubber(settings.secret_values()),
+        scrub,
         migrations=settings.migrations,
         accepts_newer_schema=settings.in_production,
     )
@@ -177,14 +182,15 @@ def _parts(settings: Settings, service: Service) -> State:
         readiness=readiness,
         metrics=Metrics(
             target={"service_name": settings.service_name, "service_version": settings.service_version},
-            pools=lambda: numbers(database),
+            pools=lambda: numbers(database, scrub),
             ready=lambda: readiness.now().status in {"ready", "degraded"},
             draining=lambda: drain.draining,
             in_flight=lambda: drain.in_flight,
             loop_lag=lambda: loop_lag.seconds,
         ),
-        history=History(lambda: numbers(database), lambda: loop_lag.seconds),
+        history=History(lambda: numbers(database, scrub), lambda: loop_lag.seconds),
         loop_lag=loop_lag,
+        scrub=scrub,
     )
 
 

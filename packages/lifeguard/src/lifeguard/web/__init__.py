@@ -13,6 +13,7 @@ from lifeguard.web.dependencies import (
     TransactionDep,
     settings_of,
 )
+from lifeguard.web.lanes import lane
 from lifeguard.web.plain_int import PlainInt
 from lifeguard.web.stale import stale_if_error
 
@@ -23,6 +24,7 @@ __all__ = [
     "PlainInt",
     "ReadConnectionDep",
     "TransactionDep",
+    "lane",
     "max_body",
     "problems",
     "settings_of",

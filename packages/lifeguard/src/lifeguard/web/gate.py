@@ -15,20 +15,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from types import MappingProxyType
+from typing import Any
 
 import structlog
 from fastapi_problem.error import Problem
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lifeguard.database import BreakerState, Database, Guard, call_scope
+from lifeguard.pool import Priority
 from lifeguard.web import problems
 from lifeguard.web.answer_headers import ALWAYS, UNLESS_SAID, answer_types
 from lifeguard.web.client import client_of
+from lifeguard.web.lanes import Lanes
 from lifeguard.web.routes import WEBSOCKET, Routing, Served
 from lifeguard.web.stale import may_be_stale
 
@@ -90,14 +94,17 @@ class Gate:
     def __init__(self, routing: Routing, database: Database, needing: Iterable[object]) -> None:
         """It is for the routes that depend on one of `needing`."""
         self.routing = routing
+        self.lanes = Lanes(routing, database)
         self._database = database
         self._needing = frozenset(needing)
         self._saturated = PreparedProblem(problems.saturated(0))
+        self._lane_refused = PreparedProblem(problems.lane_refused(0))
         self._unavailable = PreparedProblem(problems.unavailable(0))
         self._refused: Counter[str] = Counter()
         self._clients: Counter[str] = Counter()
-        self._on_their_way: Counter[Guard] = Counter()
-        """How many were let through on arrival, and join the queue later in this turn of the event loop."""
+        self._on_their_way: Counter[tuple[Guard, Hashable, Priority]] = Counter()
+        """How many of a lane and priority were let through on arrival, and join the queue later in this turn
+        of the event loop."""
 
     def refusal_on_arrival(
         self,
@@ -106,10 +113,15 @@ class Gate:
         headers: Iterable[tuple[bytes, bytes]],
         budget: float | None,
         client: Callable[[], str | None] = lambda: None,
+        *,
+        query: bytes = b"",
+        state: Mapping[str, Any] = MappingProxyType({}),
+        priority: Priority | None = None,
     ) -> Refusal | None:
         """As `refusal_of`, for a request that will need another turn of the event loop to get to the pool.
 
-        None also where the refusal would not be the answer: an older one may take its place.
+        `priority` is what the client has said, `state` the lifespan's. None also where the refusal would not
+        be the answer: an older one may take its place.
 
         Requests that arrive together would otherwise all count on the same idle connection.
         """
@@ -117,9 +129,28 @@ class Gate:
         scope = {"type": "http", "method": method, "path": path, "headers": headers}
         scope["root_path"] = routing.root_path
         served = routing.find(scope)
-        if method == "GET" and may_be_stale(served):
+        if served is None or not self._is_for(served) or (method == "GET" and may_be_stale(served)):
             return None
-        return self._noted(client, self._judge(method, served, budget, on_arrival=True))
+        guard = self._database.guard_of(reads_only=method in _READING)
+        if self.lanes.has_tenants(served, method) and guard.serves and guard.pool.get_idle_size():
+            return None  # nobody is refused now, and its tenant is asked for once the request has begun
+
+        def known() -> Scope:
+            address = client()
+            return {
+                **scope,
+                "raw_path": path.encode("ascii"),
+                "query_string": query,
+                "http_version": "1.1",
+                "scheme": "http",
+                "client": (address, 0) if address else None,
+                "app": routing.service,
+                "state": dict(state),
+            }
+
+        place = self.lanes.place(served, method, priority, known)
+        refusal = self._judge(guard, served, budget, place.lane, place.priority, on_arrival=True)
+        return self._noted(client, refusal)
 
     def refusal_of(
         self,
@@ -127,12 +158,21 @@ class Gate:
         served: Served | None,
         budget: float | None,
         client: Callable[[], str | None] = lambda: None,
+        *,
+        lane: Hashable | None = None,
+        priority: Priority = "normal",
     ) -> Refusal | None:
         """Turn the request away, unless it may pass. `budget`: seconds, if its client has said how many.
 
         `client` gives its address, and is called only if it is turned away.
         """
-        return self._noted(client, self._judge(method, served, budget, on_arrival=False))
+        if served is None or not self._is_for(served):
+            return None
+        guard = self._database.guard_of(reads_only=method in _READING)
+        return self._noted(client, self._judge(guard, served, budget, lane, priority, on_arrival=False))
+
+    def _is_for(self, served: Served) -> bool:
+        return not self._needing.isdisjoint(served.asks)
 
     def _noted(self, client: Callable[[], str | None], refusal: Refusal | None) -> Refusal | None:
         if refusal is not None:
@@ -142,21 +182,28 @@ class Gate:
         return refusal
 
     def _judge(
-        self, method: str, served: Served | None, budget: float | None, *, on_arrival: bool
+        self,
+        guard: Guard,
+        served: Served,
+        budget: float | None,
+        lane: Hashable | None,
+        priority: Priority,
+        *,
+        on_arrival: bool,
     ) -> Refusal | None:
-        if served is None or self._needing.isdisjoint(served.asks):
-            return None
         template = served.template
-        guard = self._database.guard_of(reads_only=method in _READING)
         if guard.breaker.state is not BreakerState.CLOSED:
             return self._refuse(template, self._unavailable, guard.breaker.retry_after())
-        shed_for = guard.pool.try_shed(budget, ahead=self._on_their_way[guard])
+        same = (guard, lane, priority)
+        pool = guard.pool
+        shed_for = pool.try_shed(budget, ahead=self._on_their_way[same], lane=lane, priority=priority)
         if shed_for is not None:
-            return self._refuse(template, self._saturated, shed_for)
+            problem = self._lane_refused if pool.refuses_lane(lane) else self._saturated
+            return self._refuse(template, problem, shed_for)
         if on_arrival:
             if not self._on_their_way:
                 asyncio.get_running_loop().call_soon(self._on_their_way.clear)
-            self._on_their_way[guard] += 1
+            self._on_their_way[same] += 1
         return None
 
     def _refuse(self, template: str, problem: PreparedProblem, retry_after: float) -> Refusal:
@@ -202,6 +249,8 @@ class GateMiddleware:
         deadline = call.deadline if call else None
         budget = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
         served = self._gate.routing.choice(scope).served
+        method = scope.get("method", WEBSOCKET)
+        lane, priority = (call.lane, call.priority) if call else (None, None)
         return self._gate.refusal_of(
-            scope.get("method", WEBSOCKET), served, budget, partial(client_of, scope)
+            method, served, budget, partial(client_of, scope), lane=lane, priority=priority or "normal"
         )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from time import perf_counter
 from types import CodeType
 
@@ -29,6 +29,7 @@ from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
+from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
 from lifeguard.web.routes import WEBSOCKET, choice_of
 from lifeguard.web.turns import RECORD
 
@@ -56,9 +57,18 @@ class RequestMiddleware:
     """Runs every HTTP request as one `RequestExchange`."""
 
     def __init__(
-        self, app: ASGIApp, *, body_limit: BodyLimit, buffered: Buffered, drain: Drain, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        body_limit: BodyLimit,
+        buffered: Buffered,
+        drain: Drain,
+        metrics: Metrics,
+        lanes: Lanes | None = None,
     ) -> None:
+        """Without `lanes` all requests borrow in one."""
         self.app = app
+        self.lanes = lanes
         self.body_limit = body_limit
         self.buffered = buffered
         self.drain = drain
@@ -90,6 +100,7 @@ class RequestExchange:
         "_broken_off",
         "_complete",
         "_ended",
+        "_later",
         "_middleware",
         "_most_body_bytes",
         "_noted",
@@ -124,7 +135,7 @@ class RequestExchange:
         self.share = Share(middleware.buffered)
         """Of the bytes that the bodies of all requests hold."""
         self.call = CallScope(tag="", caller=RequestCaller(scope))
-        headers, cookies = scope["headers"], 0
+        headers, cookies, priority = scope["headers"], 0, None
         for name, value in headers:
             if name == b"content-length":
                 self._bound_body(value)
@@ -134,10 +145,17 @@ class RequestExchange:
                 self.call.tag = value.decode("ascii")
             elif name == b"x-request-timeout":
                 self._set_deadline(value)
+            elif name == b"x-request-priority":
+                priority = priority_of(value)
+                if priority is None:
+                    self._refusal = problems.BadRequest(NO_PRIORITY)
             elif name == b"cookie":
                 cookies += request_head.cookies_in(value)
         self._refusal = problems.excess(scope, cookies) or self._refusal
         self.call.tag = self.call.tag or request_head.new_id()
+        self._later: Hashable | None = None
+        if middleware.lanes is not None and not self._refusal:
+            self.call.lane, self.call.priority, self._later = middleware.lanes.place_of(scope, priority)
 
     def _await_body(self) -> None:
         self._body_is_awaited = True
@@ -260,6 +278,7 @@ class RequestExchange:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._complete = True
             self.call.deadline = None  # nobody waits for what is done after the answer
+            self.call.lane, self.call.priority = self._later, "background"
             self.note()
 
     async def _has_hung_up(self) -> bool:

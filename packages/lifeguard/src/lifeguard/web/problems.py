@@ -222,12 +222,23 @@ def saturated(retry_after: float) -> Problem:
     )
 
 
+def lane_refused(retry_after: float) -> Problem:
+    """Give the problem of a request whose lane's breaker is open."""
+    return Saturated(
+        "What requests of this kind do in the database does not come to its end, so they are refused for now."
+        " Others are served.",
+        headers=_retry_after(retry_after),
+    )
+
+
 def unavailable(retry_after: float) -> Problem:
     """Give the problem of a request that needs a database that is gone."""
     return Unavailable(headers=_retry_after(retry_after))
 
 
 def _saturated(error: PoolSaturated) -> Problem:
+    if error.reason == "lane_breaker":
+        return lane_refused(error.retry_after)
     return saturated(error.retry_after)
 
 

@@ -19,7 +19,12 @@ LONGEST_PATH = 512
 MOST_COOKIES = 300
 """Cookies, and backslashes in them, for which Python's own reader took quadratic time (CVE-2024-7592)."""
 
-SINGLE = frozenset((b"authorization", b"content-type", b"idempotency-key", b"origin", b"x-request-timeout"))
+SINGLE = frozenset(
+    (
+        *(b"authorization", b"content-type", b"idempotency-key", b"origin"),
+        *(b"x-request-priority", b"x-request-timeout"),
+    )
+)
 """Fields of one value that decide what a request does: of two, one reader takes the first, one the last."""
 
 _DECIMAL = re.compile(rb"[0-9]{1,9}(\.[0-9]{0,9})?")  # float() takes `inf`, `nan`, `1_0` and ` 1` as well

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
+from starlette.convertors import Convertor
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 
 from lifeguard.web.reads import NOBODY_KNOWS, Reads, reads_of
@@ -42,9 +43,49 @@ class Served:
     """What its dependencies call, at any depth: those of the app first, of its own signature last."""
     reads: Reads = NOBODY_KNOWS
     """What of a request its answer is made from."""
+    steps: tuple[_Step, ...] = ()
+    """How the router gets there: what it is mounted under, and its own."""
+    methods: frozenset[str] | None = None
+    """None takes all."""
+    noted: dict[str, Any] = field(default_factory=dict)
+    """What others have found out about it, by method: it lasts as long as this."""
+
+    @property
+    def place(self) -> str:
+        """The template, or what is mounted where only the mounted application knows it."""
+        if self.template == _UNKNOWN and self.steps:
+            return "".join(step.path for step in self.steps)
+        return self.template
+
+    def path_params(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """What the router will find in the path of this scope, before it does."""
+        path: str = get_route_path(scope)  # type: ignore[arg-type]  # reads it only
+        found: dict[str, Any] = {}
+        for step in self.steps:
+            if (match := step.pattern.match(path)) is None:
+                break
+            texts = match.groupdict()
+            if step.leads_on:
+                rest = texts.pop("path")
+                path = path if step.is_detached else f"/{rest}"
+            found |= {name: step.convertors[name].convert(text) for name, text in texts.items()}
+        return found
 
 
-_BY_OTHERS = Served("none", ())
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A part of the way to what serves: a mount, or the route at the end."""
+
+    path: str
+    pattern: re.Pattern[str]
+    convertors: Mapping[str, Convertor[Any]]
+    leads_on: bool = False
+    is_detached: bool = False
+    """Whether what is mounted sees the whole path."""
+
+
+_UNKNOWN = "none"
+_BY_OTHERS = Served(_UNKNOWN, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +110,7 @@ class Routing:
     """The routes of a service, as its router goes through them."""
 
     def __init__(self, service: FastAPI) -> None:
-        self._service = service
+        self.service = service
         self._compiled_routes = -1
         self._rules: dict[bool, list[_Rule | BaseRoute]] = {}
         self._tables: dict[tuple[str, bool], list[_Table | BaseRoute]] = {}
@@ -78,7 +119,7 @@ class Routing:
     @property
     def root_path(self) -> str:
         """The service's own."""
-        return self._service.root_path
+        return self.service.root_path
 
     def choice(self, scope: Any) -> Choice:
         """What the router will choose for the request of this scope; found out once a request.
@@ -93,7 +134,7 @@ class Routing:
 
     def find(self, scope: Mapping[str, Any]) -> Served | None:
         """What serves `method` and `path` of a scope, of which `root_path` and `headers` count too."""
-        if self._compiled_routes != len(self._service.routes):
+        if self._compiled_routes != len(self.service.routes):
             self._read()
         path: str = get_route_path(scope)  # type: ignore[arg-type]  # reads it only
         # A root path that the path does not begin with: what is mounted then sees the whole path.
@@ -110,7 +151,7 @@ class Routing:
 
     def all_served(self) -> Iterator[Served]:
         """Give what serves requests, as far as that is known without one."""
-        if self._compiled_routes != len(self._service.routes):
+        if self._compiled_routes != len(self.service.routes):
             self._read()
         return (rule.served for rule in self._rules[False] if isinstance(rule, _Rule))
 
@@ -120,9 +161,9 @@ class Routing:
         return sorted(known | {"HEAD"} if "GET" in known else known)
 
     def _read(self) -> None:
-        self._compiled_routes = len(self._service.routes)
+        self._compiled_routes = len(self.service.routes)
         self._tables.clear()
-        routes = self._service.routes
+        routes = self.service.routes
         self._rules = {detached: list(_rules(routes, detached=detached)) for detached in (False, True)}
         rules = (rule for rule in self._rules[False] if isinstance(rule, _Rule))
         self._methods = frozenset().union(*(rule.methods or () for rule in rules))
@@ -164,9 +205,15 @@ def choice_of(scope: Mapping[str, Any]) -> Choice | None:
 
 
 def _rules(
-    routes: Sequence[BaseRoute], *, detached: bool, above: str = "", prefix: str = ""
+    routes: Sequence[BaseRoute],
+    *,
+    detached: bool,
+    above: str = "",
+    prefix: str = "",
+    way: tuple[_Step, ...] = (),
 ) -> Iterator[_Rule | BaseRoute]:
-    """Yield a rule a route, in their order; `above` is the pattern of what they are mounted under."""
+    """Yield a rule a route, in their order; `above` is the pattern of what they are mounted under, `way` the
+    mounts."""
     for context in iter_route_contexts(routes):
         route = context.original_route
         if isinstance(route, (Route, WebSocketRoute)) and type(route).matches in _COMPILED:
@@ -175,18 +222,20 @@ def _rules(
             asks = tuple(_calls(getattr(context, "dependant", None)))
             pattern = _below(above, _unnamed(context.path_regex.pattern), detached=detached)
             reads = reads_of(route, getattr(context, "dependant", None))
-            yield _Rule(pattern, methods, Served(f"{prefix}{context.path}", asks, reads))
+            steps = (*way, _Step(context.path or "", context.path_regex, context.param_convertors))
+            served = Served(f"{prefix}{context.path}", asks, reads, steps, methods)
+            yield _Rule(pattern, methods, served)
         elif isinstance(route, Mount) and type(route).matches is Mount.matches:
-            yield from _mounted(context, route, detached=detached, above=above, prefix=prefix)
+            yield from _mounted(context, route, detached=detached, above=above, prefix=prefix, way=way)
         elif above:  # to ask it, one would have to change the scope as a Mount does
-            yield _Rule(above, None, _BY_OTHERS)
+            yield _Rule(above, None, Served(_UNKNOWN, (), steps=way))
             return
         else:
             yield _route_of(context)
 
 
 def _mounted(
-    context: RouteContext, mount: Mount, *, detached: bool, above: str, prefix: str
+    context: RouteContext, mount: Mount, *, detached: bool, above: str, prefix: str, way: tuple[_Step, ...]
 ) -> Iterator[_Rule | BaseRoute]:
     """What is mounted, and after it nothing: the router does not come back from there."""
     head = _unnamed(context.path_regex.pattern.removesuffix(_MOUNT_TAIL))
@@ -194,9 +243,11 @@ def _mounted(
     # Atomic: the mount has taken its part of the path before anybody below it looks at the rest.
     taken = f"(?>{_below(above, head, detached=False)}{tail})"
     below = f"{above}(?={head}{tail})" if detached else taken
+    path = context.path or ""
+    way = (*way, _Step(path, context.path_regex, context.param_convertors, True, detached))
     if not getattr(mount.app, "root_path", ""):  # else it does not see the path that it is mounted at
-        yield from _rules(mount.routes, detached=detached, above=below, prefix=f"{prefix}{context.path}")
-    yield _Rule(below, None, _BY_OTHERS)
+        yield from _rules(mount.routes, detached=detached, above=below, prefix=f"{prefix}{path}", way=way)
+    yield _Rule(below, None, Served(_UNKNOWN, (), steps=way))
 
 
 def _below(above: str, pattern: str, *, detached: bool) -> str:

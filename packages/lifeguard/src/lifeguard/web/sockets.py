@@ -30,6 +30,7 @@ from lifeguard.web.client import client_of
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told
 from lifeguard.web.gate import TURNED_AWAY
+from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
 from lifeguard.web.middleware import RequestCaller, route_template
 
 _SWITCHING = 101
@@ -53,8 +54,10 @@ class _Closed(OSError):
 class SocketMiddleware:
     """Runs every WebSocket as one `SocketExchange`; requests pass it by."""
 
-    def __init__(self, app: ASGIApp, *, drain: Drain, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, drain: Drain, metrics: Metrics, lanes: Lanes | None = None) -> None:
+        """Without `lanes` all of them borrow in one."""
         self.app = app
+        self.lanes = lanes
         self.drain = drain
         self.metrics = metrics
         self.log = structlog.get_logger("lifeguard.socket").bind()
@@ -108,9 +111,16 @@ class SocketExchange:
         cookies = sum(
             request_head.cookies_in(value) for name, value in self._scope["headers"] if name == b"cookie"
         )
-        if refusal := problems.excess(self._scope, cookies) or _foreign(self._scope):
+        wanted = dict(self._scope["headers"]).get(b"x-request-priority")
+        priority = priority_of(wanted) if wanted is not None else None
+        refusal = problems.excess(self._scope, cookies) or _foreign(self._scope)
+        if wanted is not None and priority is None:
+            refusal = refusal or problems.BadRequest(NO_PRIORITY)
+        if refusal:
             await self._fail(refusal)
             return
+        if (lanes := self._middleware.lanes) is not None:
+            self._call.lane, self._call.priority, _ = lanes.place_of(self._scope, priority)
         try:
             await self._middleware.app(self._scope, receive, self.send)
         except (WebSocketDisconnect, _Closed):

@@ -1,0 +1,234 @@
+"""Lending in lanes: binds `Lanes`, which decides, to the pool's connections, its waiters and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from contextvars import Context
+from functools import partial
+from operator import attrgetter
+from time import monotonic
+from typing import TypeAlias
+
+from lifeguard.pool.connection import PooledConnection, Status
+from lifeguard.pool.events import Reporter
+from lifeguard.pool.lane import NORMAL, RANKS, Lane, Limits
+from lifeguard.pool.lane_breaker import PATIENCE
+from lifeguard.pool.names import OutsideLane
+from lifeguard.pool.queue import Waiter, WaitQueue
+from lifeguard.pool.state import PoolState
+
+Place: TypeAlias = tuple[Hashable, int]
+"""A lane's name and a rank."""
+_NO_LANE: Place = (None, NORMAL)
+
+
+class LaneLending:
+    """Who may have a connection, and who waits, in a pool with lanes. A pool has them from the moment on in
+    which a borrower names one, or a priority."""
+
+    def __init__(self, state: PoolState, report: Reporter, *, dispatch: Callable[[], None]) -> None:
+        """`dispatch` brings waiters and idle connections together."""
+        self._state = state
+        self._lanes = state.lanes
+        self._report = report
+        self._open: set[Lane] = set()
+        """Lanes whose breaker is open, as has been reported."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._dispatch = dispatch
+
+    # -- lanes -------------------------------------------------------------------------------------
+
+    def limit(self, name: Hashable, limits: Limits) -> None:
+        """Raises ValueError for what cannot be kept."""
+        promised = self._lanes.promised(besides=name) + limits.at_least
+        most = self._state.config.max_size
+        if limits.at_least and promised >= most:
+            raise ValueError(f"at_least of all lanes must be below max_size ({most}), got {promised}")
+        self._lanes.limit(name, limits, monotonic())
+        self._begin()
+
+    def _begin(self) -> None:
+        """What was borrowed so far was borrowed in the lane that has no name."""
+        state = self._state
+        if state.has_lanes:
+            return
+        state.has_lanes = True
+        default = self._lanes.find(None, monotonic())
+        for pooled in sorted(state.members, key=attrgetter("borrowed_at")):
+            if pooled.status is Status.IN_USE:
+                self._lanes.take(default, pooled, pooled.borrowed_at)
+        if state.queue.length:
+            self._lanes.joined(default, NORMAL)
+            self._watch()
+
+    def _find(self, place: Place | None, now: float) -> tuple[Lane, int]:
+        name, rank = place or _NO_LANE
+        if not self._state.has_lanes:
+            self._begin()
+        return self._lanes.find(name, now), rank
+
+    # -- borrowing ---------------------------------------------------------------------------------
+
+    def lane_of_newcomer(self, place: Place | None, now: float) -> Lane | None:
+        """Its lane, if it may take an idle connection now."""
+        lane, rank = self._find(place, now)
+        return lane if self._lanes.may_take_now(lane, rank) else None
+
+    def lend(self, pooled: PooledConnection, lane: Lane, now: float) -> None:
+        pooled.failed = False
+        self._lanes.take(lane, pooled, now)
+
+    def line_up(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
+        """Raises PoolSaturated at once when waiting is no use."""
+        lane, rank = self._find(place, now)
+        self._tick_if_due(now)
+        queue = lane.queue(rank)
+        state = self._state
+        if (
+            now > queue.calm_until
+            or budget < queue.target
+            or lane.breaker.is_open
+            or state.total.waiting >= self._lanes.room(rank, state.config.max_waiting)
+        ):
+            objection = self._objection(lane, rank, budget, now, 0)
+            if objection is not None:
+                raise self.saturated(lane, rank, objection)
+        waiter = queue.join(now, budget)
+        self._lanes.joined(lane, rank)
+        if self._timer is None:
+            self._watch()
+        return queue, waiter
+
+    def line_up_again(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
+        """At the head of its queue: it has had its turn."""
+        lane, rank = self._find(place, now)
+        queue = lane.queue(rank)
+        waiter = queue.join(now, budget, first=True)
+        self._lanes.joined(lane, rank)
+        self._watch()
+        return queue, waiter
+
+    def try_shed(self, place: Place | None, budget: float, ahead: int, now: float) -> float | None:
+        """Count a newcomer as turned away, if it would be; seconds after which to retry."""
+        lane, rank = self._find(place, now)
+        self._tick_if_due(now)
+        if self._state.idle and not ahead and self._lanes.may_take_now(lane, rank):
+            return None
+        objection = self._objection(lane, rank, budget, now, ahead)
+        if objection is None:
+            return None
+        self._count_refusal(lane, rank, objection)
+        return self._retry_after(lane, rank, objection, now)
+
+    def _objection(self, lane: Lane, rank: int, budget: float, now: float, ahead: int) -> str | None:
+        state = self._state
+        longest = state.config.max_waiting
+        serving = bool(state.members)
+        objection = self._lanes.objection(lane, rank, now, budget, longest, ahead=ahead, serving=serving)
+        if objection == "queue_full" and not state.suspended and self._lanes.shares.may_take(lane, rank):
+            # As long as there are connections for it that need not be returned first it may wait.
+            longest += state.not_to_be_returned
+            objection = self._lanes.objection(lane, rank, now, budget, longest, ahead=ahead, serving=serving)
+        return objection
+
+    # -- refusing ----------------------------------------------------------------------------------
+
+    def saturated(self, lane: Lane, rank: int, reason: str) -> Exception:
+        """The error of a borrower that is turned away; counts it."""
+        self._count_refusal(lane, rank, reason, in_tally=False)
+        return self._state.saturated(reason, self._retry_after(lane, rank, reason, monotonic()))
+
+    def _count_refusal(self, lane: Lane, rank: int, reason: str, *, in_tally: bool = True) -> None:
+        lane.breaker.refused()
+        self._state.lane_sheds.note(lane, rank)
+        if in_tally:
+            self._state.tally.shed[reason] += 1
+
+    def _retry_after(self, lane: Lane, rank: int, reason: str, now: float) -> float:
+        if reason == "lane_breaker":
+            return PATIENCE
+        return lane.queue(rank).expected_wait(now, max(1, lane.in_use))
+
+    # -- returning ---------------------------------------------------------------------------------
+
+    def hand_out(self, pooled: PooledConnection, now: float) -> bool:
+        """Give a connection to whoever is next; False if nobody may have it."""
+        lanes = self._lanes
+        while (turn := lanes.next_turn()) is not None:
+            lane, rank = turn
+            if lane.queue(rank).hand_out(pooled, now):
+                lanes.handed_out(rank)
+                self.lend(pooled, lane, now)
+                return True
+            lanes.pass_over(lane, rank)
+        return False
+
+    def give_back(self, pooled: PooledConnection, now: float) -> None:
+        """A lease has ended."""
+        lane = self._lanes.give_back(pooled, now, succeeded=not pooled.failed)
+        if lane is None:  # its connection was lost meanwhile
+            return
+        if self._open and not lane.breaker.is_open:
+            self._tell_of_closed()
+        place = pooled.place
+        if place is not None and not pooled.failed and isinstance(place[0], OutsideLane):
+            self._lanes.served(place[0], now)
+
+    def take_from_the_departed(self, pooled: PooledConnection) -> None:
+        """It was handed to one that had left in that very instant."""
+        self._lanes.undo(pooled)
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def is_due(self, now: float) -> bool:
+        return now >= self._lanes.tick_at
+
+    def _tick_if_due(self, now: float) -> None:
+        if now >= self._lanes.tick_at:
+            self.tick(now)
+
+    def tick(self, now: float) -> None:
+        """Measure, refuse those of lanes that hang, and serve whoever may have a connection by now."""
+        state = self._state
+        # While none can be opened there are no more than these.
+        size = state.config.max_size if state.last_error is None else max(1, len(state.members))
+        self._lanes.resize(size)
+        for lane in self._lanes.tick(now):
+            oldest_use = now - self._lanes.oldest_leases().get(lane, now)
+            for rank in RANKS:
+                lane.queue(rank).refuse_all(partial(self.saturated, lane, rank, "lane_breaker"))
+            self._open.add(lane)
+            self._report("warning", "lane_breaker_opened", lane=lane.label, oldest_use=oldest_use)
+        if self._open:
+            self._tell_of_closed()
+        self._dispatch()
+
+    def _tell_of_closed(self) -> None:
+        """Breakers that a success has closed, or whose lane is forgotten because nobody comes any more."""
+        for lane in tuple(self._open):
+            if not lane.breaker.is_open or lane not in self._lanes:
+                self._open.discard(lane)
+                self._report("info", "lane_breaker_closed", lane=lane.label)
+
+    def _watch(self) -> None:
+        """Who waits must not depend on others' returns."""
+        if self._timer is None:
+            self._timer_due = max(self._lanes.tick_at, monotonic())
+            delay = self._timer_due - monotonic()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(delay, 0), self._ring, context=Context())
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = monotonic()
+        self._lanes.note_stop(now - self._timer_due, now)
+        self._tick_if_due(now)
+        if self._state.total.waiting:
+            self._watch()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

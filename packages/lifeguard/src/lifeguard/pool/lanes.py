@@ -1,0 +1,342 @@
+"""Which lane gets the next connection. Decisions: pure, with the time as an argument.
+
+A lane is a group of borrowers whose trouble must not become the others': a route, a tenant, a job. Inside a
+lane it is first come, first served. Between lanes `Shares` says which may take a connection. Of those it is
+the turn of the highest rank, then of the lane that holds least by its weight, then of the one that has lately
+had least.
+
+The figures come from a simulation: tests/pool/test_lanes_table.py runs this code through its scenarios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from itertools import chain
+from math import ceil, exp, inf
+
+from lifeguard.pool.lane import NORMAL, RANKS, UNLIMITED, Lane, Limits, Order
+from lifeguard.pool.names import OutsideLane
+from lifeguard.pool.newcomers import Newcomers
+from lifeguard.pool.queue import Total, WaitQueue
+from lifeguard.pool.shares import Shares
+
+TICK = 0.05
+"""Seconds between two looks at all lanes; a lane without a return for so long loses its credit."""
+# To look at a lane costs about a microsecond. With more lanes than this the looks are rarer in proportion, so
+# that they cost one part in a hundred at most.
+_LANES_PER_TICK = 512
+# Seconds: of the average that demand is, and of what a lane has lately had.
+_MEMORY = 2.0
+# Seconds after its last borrower that a lane is forgotten.
+_FORGOTTEN_AFTER = 5.0
+# Seconds: a return after a quarter of the queue's target is quick. Without a target as if it had its default.
+_QUICK = 1 / 4
+_DEFAULT_TARGET = 0.25
+# Hand-outs to higher ranks before it is a lower one's turn: it gets one in a hundred at least.
+_PASSED_AT_MOST = 99
+# A lane's flow is told from so many hand-outs or more: fewer would be chance, and turn away bursts.
+_TELLING = 4
+# Parts of `max_waiting`, by rank, once ranks are used: else the lower fill the queue, and the highest finds
+# it full.
+_ROOM = (1.0, 0.75, 0.5)
+# Times the pool's `queue_target`, by rank.
+_TARGETS = (inf, 1.0, 0.5)
+# Seconds: a timer so late was not late by chance; the process was stopped, or its event loop blocked.
+_STOPPED = 0.5
+
+
+class _Shared:
+    """The name of a lane that the pool itself has made; equal to nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+
+NEWCOMERS = _Shared("newcomers")
+_NOBODY = _Shared("nobody")
+
+
+class Lanes:
+    """The lanes of one pool. Times are monotonic seconds."""
+
+    def __init__(
+        self, size: int, target: float, total: Total, make_queue: Callable[[Lane, int], WaitQueue]
+    ) -> None:
+        """`size` is the number of connections, `target` the queue's."""
+        self.shares = Shares(size)
+        self._total = total
+        self._target = target
+        self._quick = (target or _DEFAULT_TARGET) * _QUICK
+        self._make_queue = make_queue
+        self.default = Lane(None, 0.0, make_queue)
+        """The lane of those that name none; the same one each time it appears."""
+        self._lanes: dict[Hashable, Lane] = {}
+        """Those in which somebody came lately."""
+        self._held: dict[object, tuple[Lane, float]] = {}
+        """Which lane holds what, and since when; the oldest first."""
+        self._limits: dict[Hashable, Limits] = {}
+        self._newcomers = Newcomers()
+        self._orders = tuple(Order(rank) for rank in RANKS)
+        self._only_order = (self._orders[NORMAL],)
+        """While all borrowers are of one rank."""
+        self._passed = [0 for _ in RANKS]
+        """Hand-outs to higher ranks since each was last served."""
+        self._uses_ranks = False
+        self._keeps = True
+        self.tick_at = 0.0
+        self._ticked_at = 0.0
+        self._interval = TICK
+        self._awake_since = 0.0
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def __contains__(self, lane: Lane) -> bool:
+        return self._lanes.get(lane.name) is lane
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def target(self, rank: int) -> float:
+        """Of a queue of this rank: its wait, in seconds, above which the excess is turned away. The highest
+        waits up to its deadline."""
+        return self._target * _TARGETS[rank] if self._target else 0.0
+
+    # -- lanes come and go -------------------------------------------------------------------------
+
+    def find(self, name: Hashable, now: float) -> Lane:
+        """The lane of a borrower that comes now."""
+        lane = self._lanes.get(name)
+        if lane is None:
+            if isinstance(name, OutsideLane) and not self._has_its_own(name):
+                name = NEWCOMERS
+            lane = self._lanes.get(name) or self._make(name, now)
+        lane.last_seen = now
+        return lane
+
+    def _has_its_own(self, name: OutsideLane) -> bool:
+        return name in self._limits or self._newcomers.knows(name)
+
+    def _make(self, name: Hashable, now: float) -> Lane:
+        lane = self._lanes[name] = Lane(name, now, self._make_queue) if name is not None else self.default
+        lane.limit(self._limits.get(name, UNLIMITED))
+        return lane
+
+    def limit(self, name: Hashable, limits: Limits, now: float) -> None:
+        """From now on it has these limits."""
+        self._limits[name] = limits
+        lane = self._lanes.get(name) or self._make(name, now)
+        lane.limit(limits)
+        self._refile(lane)
+        self._divide()
+
+    def promised(self, *, besides: Hashable = _NOBODY) -> int:
+        """How many connections were promised with `at_least` to all lanes but one."""
+        return sum(limits.at_least for name, limits in self._limits.items() if name != besides)
+
+    def served(self, name: OutsideLane, now: float) -> None:
+        """A borrower of this name from outside has had what it came for."""
+        newcomers = self._lanes.get(NEWCOMERS)
+        self._newcomers.served(name, now, crowded=newcomers is not None and newcomers.filed > 0)
+
+    # -- taking and giving back --------------------------------------------------------------------
+
+    def may_take_now(self, lane: Lane, rank: int) -> bool:
+        """Whether a newcomer may: it passes nobody of its own lane. Who waits in others may not."""
+        if lane.filed and lane.has_before(rank):
+            return False
+        return lane.breaker.admits and self.shares.may_take(lane, rank)
+
+    def take(self, lane: Lane, lease: object, since: float) -> None:
+        """It holds one more. `lease` stands for what it holds."""
+        self._held[lease] = lane, since
+        self.shares.take(lane)
+        if lane.breaker.is_open:
+            lane.breaker.lent(lease)
+        if lane.filed:
+            self._refile(lane)
+
+    def give_back(self, lease: object, now: float, *, succeeded: bool) -> Lane | None:
+        """Its lane holds one less; None if none holds it. `succeeded`: it worked, in time."""
+        lane, since = self._held.pop(lease, _HELD_BY_NONE)
+        if lane is None:
+            return None
+        held = now - since
+        lane.charge += held / lane.weight
+        lane.last_return = now
+        if succeeded:
+            lane.credit = lane.in_use + 1 if held <= self._quick else 0
+            lane.breaker.succeeded(held, now)
+        else:
+            lane.credit = 0
+            lane.breaker.ended(lease)
+        self._release(lane)
+        return lane
+
+    def undo(self, lease: object) -> None:
+        """Its lane holds one less, and nothing is learnt from that."""
+        lane, _ = self._held.pop(lease, _HELD_BY_NONE)
+        if lane is not None:
+            lane.breaker.ended(lease)
+            self._release(lane)
+
+    def _release(self, lane: Lane) -> None:
+        self.shares.give_back(lane)
+        if lane.filed:
+            self._refile(lane)
+
+    def lane_of(self, lease: object) -> Lane | None:
+        """Which holds it."""
+        return self._held.get(lease, _HELD_BY_NONE)[0]
+
+    def oldest_leases(self) -> dict[Lane, float]:
+        """Since when each lane holds what it has held longest; without those that hold nothing."""
+        return dict(reversed(self._held.values()))
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def objection(
+        self,
+        lane: Lane,
+        rank: int,
+        now: float,
+        budget: float,
+        longest: int,
+        *,
+        ahead: int = 0,
+        serving: bool = True,
+    ) -> str | None:
+        """Why a newcomer should not wait for `budget` seconds; None: it may, after `ahead` others like it.
+        `longest` is the queue's, over all lanes; `serving`: there is a connection at all."""
+        if rank != NORMAL:
+            self._uses_ranks = True
+        if lane.breaker.is_open and (lane.waiting or not lane.breaker.admits):
+            return "lane_breaker"
+        if self._total.waiting + ahead >= self.room(rank, longest):
+            return "queue_full"
+        servers = max(_TELLING, lane.in_use) if serving else 0
+        return lane.queue(rank).objection(now, servers, budget, _NO_LIMIT, ahead=ahead)
+
+    def room(self, rank: int, longest: int) -> int:
+        """How many may wait in all lanes for one of this rank to wait as well."""
+        return ceil(longest * _ROOM[rank]) if self._uses_ranks else longest
+
+    def joined(self, lane: Lane, rank: int) -> None:
+        """Somebody waits in its queue."""
+        if not self._orders[rank].has(lane):
+            self._orders[rank].file(lane)
+
+    def next_turn(self) -> tuple[Lane, int] | None:
+        """Who gets the next free connection, as a lane and a rank; None if nobody may."""
+        for rank in self._ranks_in_turn() if self._uses_ranks else RANKS:
+            order = self._orders[rank]
+            while order.length:
+                lane = self._first(order)
+                if lane is None:
+                    break
+                queue = lane.queues[rank]
+                if queue is not None and queue.length:
+                    return lane, rank
+                order.remove(lane)
+        return None
+
+    def _first(self, order: Order) -> Lane | None:
+        shares = self.shares
+        if shares.owed_floor and shares.free <= shares.owed_floor:  # what is free was promised to some
+            promised = (self._lanes[name] for name, limits in self._limits.items() if limits.at_least)
+            below = (lane for lane in promised if lane.in_use < lane.floor and order.has(lane))
+            return min(below, key=_in_use, default=None)
+        return order.first(shares.may_take)
+
+    def _ranks_in_turn(self) -> list[int]:
+        """Those that were passed too often come first, the lowest of them before the others."""
+        due = [rank for rank in reversed(RANKS) if self._passed[rank] >= _PASSED_AT_MOST]
+        return [*due, *(rank for rank in RANKS if rank not in due)] if due else list(RANKS)
+
+    def handed_out(self, rank: int) -> None:
+        """A waiter of this rank has got a connection."""
+        if self._uses_ranks:
+            self._passed[rank] = 0
+            for lower in RANKS[rank + 1 :]:
+                self._passed[lower] += 1
+
+    def pass_over(self, lane: Lane, rank: int) -> None:
+        """All that wait there have left and only do not know it yet."""
+        self._orders[rank].remove(lane)
+
+    def waiting_lanes(self) -> Iterator[Lane]:
+        """Those in which somebody waits; one may come more than once."""
+        return chain.from_iterable(order.lanes() for order in self._orders)
+
+    def _refile(self, lane: Lane) -> None:
+        for order in self._orders if self._uses_ranks else self._only_order:
+            order.move(lane)
+
+    # -- what is kept ------------------------------------------------------------------------------
+
+    def stop_keeping(self) -> None:
+        """Nobody comes any more: whoever waits may take what there is."""
+        self._keeps = False
+        self._divide()
+
+    def resize(self, size: int) -> None:
+        """There are so many connections now."""
+        if size != self.shares.size:
+            self.shares.size = size
+            self._divide()
+
+    def note_stop(self, late: float, now: float) -> None:
+        """The timer of the ticks was so late. If nothing else ran either, nobody's silence counts."""
+        if late > _STOPPED:
+            self._awake_since = now
+
+    def tick(self, now: float) -> list[Lane]:
+        """Measure what each lane uses and needs. Returns those whose breaker opens by it."""
+        elapsed = now - self._ticked_at
+        self._ticked_at = now
+        fade = exp(-elapsed / _MEMORY)
+        # What a lane uses now says nothing of a long time in which nobody looked.
+        share = 1 - exp(-min(elapsed, 2 * self._interval) / _MEMORY)
+        hung = []
+        gone = []
+        oldest = self.oldest_leases()
+        for lane in self._lanes.values():
+            waiting = lane.waiting if lane.filed else 0
+            if not (lane.in_use or waiting) and self._is_forgotten(lane, now):
+                gone.append(lane.name)
+                continue
+            lane.charge *= fade
+            lane.demand = lane.demand * fade + min(self.shares.size, lane.in_use + waiting) * share
+            if lane.in_use:
+                if now - lane.last_return > TICK:
+                    lane.credit = 0
+                if lane.breaker.look(oldest.get(lane, now), self._awake_since, now):
+                    hung.append(lane)
+        for name in gone:
+            self._forget(name)
+        self._divide()
+        self._interval = TICK * max(1.0, len(self._lanes) / _LANES_PER_TICK)
+        self.tick_at = now + self._interval
+        return hung
+
+    def _is_forgotten(self, lane: Lane, now: float) -> bool:
+        return now - lane.last_seen > _FORGOTTEN_AFTER and not lane.at_least
+
+    def _forget(self, name: Hashable) -> None:
+        lane = self._lanes.pop(name)
+        for order in self._orders:
+            order.remove(lane)
+
+    def _divide(self) -> None:
+        self.shares.divide(self._lanes.values(), keep=self._keeps)
+
+
+_NO_LIMIT = 1 << 62
+_HELD_BY_NONE: tuple[None, float] = (None, 0.0)
+
+
+def _in_use(lane: Lane) -> int:
+    return lane.in_use
