@@ -16,30 +16,11 @@ from lifeguard.pool import (
     PoolSaturated,
     PoolTimeout,
 )
-from lifeguard.pool.lanes import Lanes
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
+from tests.pool.balance import assert_counted_right
 from tests.pool.conftest import MakePool
-
-
-def counts_of(lanes: Lanes) -> tuple[int, ...]:
-    """What is counted step by step."""
-    shares = lanes.shares
-    return shares.free, shares.owed_full, shares.owed_mean, shares.owed_floor, shares.small_held
-
-
-def assert_counted_right(pool: Pool) -> None:
-    """Each lane holds what its leases say, and counting all anew gives the same."""
-    lanes = pool._state.lanes
-    held: dict[str | None, int] = {}
-    for lease in pool.leases():
-        held[lease.lane] = held.get(lease.lane, 0) + 1
-    if pool._state.has_lanes:
-        assert {lane.label: lane.in_use for lane in lanes if lane.in_use} == held
-        before = counts_of(lanes)
-        lanes._divide()
-        assert counts_of(lanes) == before
 
 
 async def borrow(pool: Pool, lane: Any, number: int, **options: Any) -> list[Lease]:
@@ -321,7 +302,7 @@ class TestBreaker:
             await waiter
         assert refused.value.reason == "lane_breaker"
         assert refused.value.retry_after > 0
-        await pool.release(await pool.acquire(lane="other", timeout=0))
+        await pool.release(await pool.acquire(lane="other", timeout=2))
         assert [lane.breaker for lane in pool.stats().lanes if lane.name == "hangs"] == ["open"]
         await give_back(pool, hanging)
         assert [lane.breaker for lane in pool.stats().lanes if lane.name == "hangs"] == ["closed"]
