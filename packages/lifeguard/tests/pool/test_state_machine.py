@@ -21,11 +21,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lifeguard.pool import Lease, Pool, PoolError, PoolUnavailable
+from lifeguard.pool import PRIORITIES, Lease, OutsideLane, Pool, PoolError, PoolUnavailable, Priority
 from lifeguard.testing.servers import ADMIN, PostgresServer
 from lifeguard.testing.waiting import eventually
 
-from packages.lifeguard.tests.pool.balance import assert_balanced, at_rest, nothing_left
+from packages.lifeguard.tests.pool.balance import assert_balanced, assert_counted_right, at_rest, nothing_left
 
 MAX_SIZE = 4
 SOON = 5.0  # seconds within which a borrow must work again, whatever has happened
@@ -112,17 +112,21 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- borrowing ---------------------------------------------------------------------------------
 
-    @rule(patience=st.sampled_from([0.0, 0.005, 0.05, SOON]))
-    def ask(self, patience: float) -> None:
+    @rule(
+        patience=st.sampled_from([0.0, 0.005, 0.05, SOON]),
+        lane=st.sampled_from([None, "a", "b", OutsideLane("c")]),
+        priority=st.sampled_from(PRIORITIES),
+    )
+    def ask(self, patience: float, lane: Any = None, priority: Priority = "normal") -> None:
         async def start() -> None:
-            task = asyncio.create_task(self._acquire(patience))
+            task = asyncio.create_task(self._acquire(patience, lane, priority))
             self.borrowers.append(Borrower(task, patience, monotonic()))
 
         self.run(start())
         self._collect()
 
-    async def _acquire(self, patience: float) -> Lease:
-        return await self.pool.acquire(timeout=patience)
+    async def _acquire(self, patience: float, lane: Any, priority: Priority) -> Lease:
+        return await self.pool.acquire(timeout=patience, lane=lane, priority=priority)
 
     @rule(index=st.integers(0, 100))
     def wait_for_a_borrower(self, index: int) -> None:
@@ -313,6 +317,11 @@ class PoolMachine(RuleBasedStateMachine):
         if hasattr(self, "pool"):
             assert self.sessions <= self.most_allowed
             self.most_allowed = max(self.pool.get_max_size(), min(self.most_allowed, self.sessions))
+
+    @invariant()
+    def lanes_hold_what_is_lent_in_them(self) -> None:
+        if hasattr(self, "pool"):
+            assert_counted_right(self.pool)
 
     @invariant()
     def no_two_leases_share_a_backend(self) -> None:

@@ -123,7 +123,7 @@ class Shares:
                 small += lane.demand
                 small_lanes += 1
                 self.small_held += used > 0
-        most = self.size - 1
+        most = self.size - 1 if keep else 0
         reserve = max(1, int(self.size * _PART_FOR_SMALL))
         self.small_full = min(most, max(min(reserve, small_lanes), int(small + sqrt(small) + 0.5)))
         self.small_mean = min(most, max(min(1, small_lanes), int(small)))
