@@ -205,6 +205,7 @@ class TestDev:
             assert await service.end(signal.SIGINT) == 0
         ended = await asyncio.to_thread(run_command, "dev", cwd=tmp_path, variables={"PORT": "0"})
         assert ended.returncode == 1
+        assert "schema_ready" not in ended.stdout + ended.stderr
         assert "another checkout" in ended.stderr
         assert "rm -rf .data/postgres18, or `dev --data`" in ended.stderr
         assert ended.stderr.count("\n") == 1
@@ -224,6 +225,7 @@ class TestDev:
             assert await service.answers("/readyz", 503)
             assert await service.end(signal.SIGINT) == 0
         assert "migration_waits" in service.output
+        assert "schema_ready" not in service.output
 
     async def leave_a_mark(self, dsn: str) -> None:
         connection = await asyncpg.connect(dsn)

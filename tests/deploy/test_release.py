@@ -54,7 +54,8 @@ class Checkout:
         inherited = {name: text for name, text in os.environ.items() if not name.startswith("COMPOSE_")}
         path = f"{self.directory}/bin:{os.environ['PATH']}"
         environment = {**inherited, **variables, "PATH": path}
-        command = ["bash", *arguments]
+        # What a shell has put into the background ignores SIGINT, and bash cannot trap what was ignored.
+        command = ["env", "--default-signal=INT", "bash", *arguments]
         return subprocess.run(
             command,
             cwd=self.directory,

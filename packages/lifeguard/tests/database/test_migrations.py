@@ -14,7 +14,7 @@ from lifeguard.testing.revisions import REVISION, Revisions
 from lifeguard.testing.servers import PostgresServer, unused_port
 from lifeguard.testing.waiting import eventually
 
-from packages.lifeguard.tests.database.conftest import settings_for
+from packages.lifeguard.tests.database.conftest import Log, settings_for
 from packages.lifeguard.tests.sample.settings import Settings
 
 
@@ -106,6 +106,22 @@ async def test_a_service_without_revisions_is_always_current(
     assert head_revision(Settings.migrations) is None
     assert not (await upgrade(settings)).is_old
     assert await fetchval(database_url, "SELECT to_regclass('alembic_version')") is None
+
+
+async def test_a_schema_that_this_code_does_not_know_is_never_called_ready(
+    settings: Settings, database_url: str, add_revision: Revisions, log: Log
+) -> None:
+    add_revision("one", "CREATE TABLE things (id int)")
+    assert (await upgrade(settings)).standing == "current"
+    assert events(log) == ["migration_starts", "schema_ready"]
+    await fetchval(database_url, "UPDATE alembic_version SET version_num = 'newer' RETURNING version_num")
+    log.clear()
+    assert (await upgrade(settings)).standing == "ahead"
+    assert events(log) == ["schema_ahead"]
+
+
+def events(log: Log) -> list[str]:
+    return [entry["event"] for entry in log]
 
 
 async def test_an_old_schema_is_known_as_such(

@@ -72,10 +72,8 @@ async def test_reads_fall_back_to_the_primary_while_the_replica_is_away(
     await replica.start()
     await eventually(lambda: database.guards[1].serves)
     assert await read_port(database) == replica.port
-    assert [entry["event"] for entry in log if "replica" in entry["event"]] == [
-        "replica_out_of_service",
-        "replica_serves_again",
-    ]
+    told = [entry["event"] for entry in log if entry["event"].startswith(("replica_out", "replica_serves"))]
+    assert told == ["replica_out_of_service", "replica_serves_again"]
 
 
 async def test_nobody_waits_for_a_replica_that_does_not_answer(

@@ -20,10 +20,7 @@ from lifeguard.testing.waiting import eventually
 from packages.lifeguard.tests.inside import service, settings_for
 from packages.lifeguard.tests.pool.balance import assert_balanced, at_rest
 
-RECOVERY = 3.0
-"""Seconds from the return of the server until it is used again, at most."""
-LONGEST = 1.0
-"""Seconds that any request may take; the database's work takes a few milliseconds."""
+# How soon all is well again, and how quick a refusal is, `bench.outage` measures.
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +79,7 @@ class Load:
     async def answered(self, times: int, wanted: Callable[[Answer], bool]) -> list[Answer]:
         """Wait for so many answers from now on of which `wanted` is true, and give all that came."""
         begin = len(self.answers)
-        await eventually(lambda: sum(map(wanted, self.answers[begin:])) >= times, 10)
+        await eventually(lambda: sum(map(wanted, self.answers[begin:])) >= times, 60)
         return self.answers[begin:]
 
     async def _ask(self, over: asyncio.Event, *, writes: bool) -> None:
@@ -108,10 +105,23 @@ def ill(answer: Answer) -> bool:
     return answer.status == 503
 
 
-def assert_every_answer_is_one_of_the_two(load: Load) -> None:
-    """Success, or 503 with the hour to come back; nobody waits long and nobody sees a 500."""
+async def assert_all_is_well_again(serving: Service, load: Load) -> None:
+    """Once the breaker has closed and the sessions are there again, no request fails."""
+    pool = serving.state["database"].primary
+
+    async def recovered() -> bool:
+        return breaker_of(serving)[0] is BreakerState.CLOSED and pool.get_size() == pool.get_min_size()
+
+    await eventually(recovered, 30)
+    recovered_at = asyncio.get_running_loop().time()
+    later = await load.answered(200, well)
+    assert not [answer for answer in later if ill(answer) and answer.began > recovered_at]
+
+
+def assert_every_answer_is_one_of_the_two(serving: Service, load: Load) -> None:
+    """Success, or 503 with the hour to come back; nobody waits in vain and nobody sees a 500."""
     for answer in load.answers:
-        assert answer.seconds < LONGEST
+        assert answer.seconds < serving.state["settings"].pool_acquire_timeout
         if not well(answer):
             # A write whose COMMIT was under way is not known to have failed.
             assert answer.status == 503
@@ -138,7 +148,6 @@ def breaker_of(serving: Service) -> tuple[BreakerState, int]:
 async def test_a_stopped_server_is_refused_for_at_once_and_used_when_it_is_back(
     serving: Service, server: PostgresServer, mode: StopMode
 ) -> None:
-    loop = asyncio.get_running_loop()
     load = Load(serving)
     async with load.on():
         await load.answered(50, well)
@@ -148,20 +157,15 @@ async def test_a_stopped_server_is_refused_for_at_once_and_used_when_it_is_back(
         refused = await load.answered(200, ill)
         later = [answer for answer in refused if answer.began > refused[0].began + refused[0].seconds]
         assert {answer.problem for answer in later} == {"/problems/database-unavailable"}
-        assert {answer.retry_after for answer in later} <= {"1", "2", "3"}
-        # Nobody waited for anything; how few milliseconds that takes is `bench.outage`'s to say.
+        # Nobody waited for anything.
         assert (
             median(answer.seconds for answer in later) < serving.state["settings"].pool_acquire_timeout / 10
         )
         ready = await serving.client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (httpx.codes.OK, "degraded")
         await server.start()
-        returned = loop.time()
-        await load.answered(1, well)
-        assert loop.time() - returned < RECOVERY
-        await load.answered(200, well)
-        assert not [answer for answer in load.answers if ill(answer) and answer.began > returned + RECOVERY]
-    assert_every_answer_is_one_of_the_two(load)
+        await assert_all_is_well_again(serving, load)
+    assert_every_answer_is_one_of_the_two(serving, load)
     await assert_nothing_is_lost(serving, server)
 
 
@@ -169,19 +173,15 @@ async def test_a_stopped_server_is_refused_for_at_once_and_used_when_it_is_back(
 async def test_a_restart_under_load_is_over_when_it_is_over(
     serving: Service, server: PostgresServer, mode: StopMode
 ) -> None:
-    loop = asyncio.get_running_loop()
     load = Load(serving)
     async with load.on():
         await load.answered(50, well)
         await server.restart(mode)
-        returned = loop.time()
-        await load.answered(1, well)
-        assert loop.time() - returned < RECOVERY
-        await load.answered(200, well)
+        await assert_all_is_well_again(serving, load)
     state, openings = breaker_of(serving)
     assert state is BreakerState.CLOSED
     assert openings >= 1
-    assert_every_answer_is_one_of_the_two(load)
+    assert_every_answer_is_one_of_the_two(serving, load)
     await assert_nothing_is_lost(serving, server)
 
 
@@ -198,12 +198,9 @@ async def test_a_crashed_backend_opens_the_breaker_once_at_most(
         server.crash_backend(sessions[0]["pid"])
         # Whether a request falls into the moment until it has recovered is chance.
         await eventually(lambda: sum(pool.stats().closed.values()) >= closed)
-        crashed = asyncio.get_running_loop().time()
-        await load.answered(100, well)
-        assert asyncio.get_running_loop().time() - crashed < RECOVERY
-        await eventually(lambda: breaker_of(serving)[0] is BreakerState.CLOSED)
+        await assert_all_is_well_again(serving, load)
     assert breaker_of(serving)[1] <= 1
-    assert_every_answer_is_one_of_the_two(load)
+    assert_every_answer_is_one_of_the_two(serving, load)
     await assert_nothing_is_lost(serving, server)
 
 

@@ -12,7 +12,8 @@ from statistics import median
 import pytest
 from lifeguard.pool.lane import BACKGROUND, CRITICAL, NORMAL
 from lifeguard.pool.names import OutsideLane
-from tests.pool.lanes_simulation import HOLD, Lock, Request, Simulation, outcome, stream
+
+from packages.lifeguard.tests.pool.lanes_simulation import HOLD, Lock, Request, Simulation, outcome, stream
 
 ALLOWED = 1.1
 NEARLY_ALL = 99.9

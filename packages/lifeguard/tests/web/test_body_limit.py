@@ -73,6 +73,7 @@ async def test_is_what_the_route_says(
             assert (answer.status_code, answer.text) == (200, str(size))
         else:
             assert (answer.status_code, answer.json()["type"]) == (413, "/problems/payload-too-large")
+            assert answer.json()["detail"] == f"At most {most} bytes."
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/test/default"])

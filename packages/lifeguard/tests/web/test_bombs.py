@@ -47,6 +47,20 @@ class Parrot(BaseModel):
         raise ValueError(f"{words} is wrong")
 
 
+@routes.get("/numbers/{number}")
+async def numbers(
+    connection: ReadConnectionDep,
+    number: int,
+    *,
+    of: int = 0,
+    all: Annotated[list[int] | None, Query()] = None,  # noqa: A002 - the parameter's name
+    plain: PlainInt = 0,
+    large: Annotated[int, Query(le=10**30)] = 0,
+) -> int:
+    kept: int = await connection.fetchval("SELECT $1::int8", number)
+    return kept
+
+
 class Cat(BaseModel):
     kind: Literal["cat"]
 
@@ -255,6 +269,34 @@ class TestHeads:
     @pytest.mark.parametrize("number", ["0", "10", "-7", str(2**63 - 1)])
     async def test_may_have_a_plain_number(self, serving: Service, number: str) -> None:
         assert (await serving.client.get(f"/test/plain?limit={number}")).text == number
+
+    @pytest.mark.parametrize(
+        ("path", "pointer"),
+        [
+            ("{}", "#/number"),
+            ("1?of={}", "#/of"),
+            ("1?all=7&all={}&all=8", "#/all/1"),
+            ("1?plain={}", "#/plain"),
+        ],
+    )
+    @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**18 * 9_999])
+    async def test_have_numbers_that_the_database_holds(
+        self, serving: Service, path: str, pointer: str, number: int
+    ) -> None:
+        answer = await serving.client.get(f"/test/numbers/{path.format(number)}")
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation")
+        (error,) = answer.json()["errors"]
+        assert error["pointer"] == pointer
+        assert str(number) not in error["detail"].replace(str(2**63 - 1), "").replace(str(-(2**63)), "")
+
+    @pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 0])
+    async def test_may_have_the_largest_and_the_smallest(self, serving: Service, number: int) -> None:
+        answer = await serving.client.get(f"/test/numbers/{number}?of={number}&all={number}&plain={number}")
+        assert (answer.status_code, answer.json()) == (200, number)
+
+    async def test_may_have_larger_ones_where_the_route_says_so(self, serving: Service) -> None:
+        answer = await serving.client.get(f"/test/numbers/1?large={10**20}")
+        assert answer.status_code == 200
 
 
 async def test_a_text_that_the_database_does_not_keep_is_the_clients_fault(serving: Service) -> None:

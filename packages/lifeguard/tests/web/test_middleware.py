@@ -130,6 +130,17 @@ class TestBody:
         answer = await serving.client.post("/test/length", content=b"x" * (LIMIT + 1))
         assert (answer.status_code, answer.json()["type"]) == (413, "/problems/payload-too-large")
 
+    async def test_that_is_refused_unread_is_logged_and_counted_for_its_route(
+        self, serving: Service, log: Log
+    ) -> None:
+        log()
+        await serving.client.post("/test/length", content=b"x" * (LIMIT + 1))
+        (line,) = log()
+        assert (line["route"], line["status"]) == ("/test/length", 413)
+        metrics = (await serving.client.get("/metrics")).text
+        counted = [part for part in metrics.splitlines() if part.startswith("http_requests_total{")]
+        assert [part for part in counted if '"/test/length"' in part and '"4xx"' in part]
+
     async def test_that_turns_out_larger_is_refused(self, serving: Service) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(3):

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+from lifeguard.pool import LeaseInfo, Pool
 from lifeguard.testing.serving import Service, until_ready
 from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep
@@ -19,6 +20,7 @@ from packages.lifeguard.tests.inside import service, settings_for
 from packages.lifeguard.tests.web.conftest import Log
 
 TOKEN = "canary-hush-hush-token"
+CANCEL = "SELECT pg_cancel_backend($1) WHERE $1 <> pg_backend_pid()"
 
 
 def leaves(node: Any) -> list[Any]:
@@ -152,24 +154,39 @@ async def twice_as_well(connection: ConnectionDep, another: ReadConnectionDep) -
     await twice(connection, another)
 
 
+def of_requests(pool: Pool) -> list[LeaseInfo]:
+    """Leases that requests hold; readiness may hold one, too."""
+    return [lease for lease in pool.leases() if lease.route]
+
+
+async def cancelled(serving: Service, holding: asyncio.Task[httpx.Response], backend_pid: int) -> None:
+    """End the request's statement, which it may not have sent yet when its lease is seen."""
+
+    async def answered() -> bool:
+        async with serving.state["database"].connection() as connection:
+            await connection.execute(CANCEL, backend_pid)
+        return holding.done()
+
+    await eventually(answered)
+
+
 class TestLeaks:
     """Reports of leaks name the endpoint, however the connection was borrowed for it."""
 
     async def test_a_dependency_s_name_the_endpoint_and_the_route(self, serving: Service) -> None:
+        pool = serving.state["database"].primary
         for path, route, endpoint in (
             ("/test/hold", "GET /test/hold", "hold"),
             ("/test/hold/1", "GET /test/hold/{number}", "hold_by_itself"),
         ):
-            pool = serving.state["database"].primary
             holding = asyncio.create_task(serving.client.get(path))
-            await eventually(pool.leases)
-            [lease] = pool.leases()
+            [lease] = await eventually(lambda: of_requests(pool))
             assert lease.route == route
             assert str(lease.borrowed_at).startswith(__file__)
             assert str(lease.borrowed_at).endswith(f" in {endpoint}")
-            async with serving.state["database"].connection() as connection:
-                await connection.execute("SELECT pg_cancel_backend($1)", lease.backend_pid)
+            await cancelled(serving, holding, lease.backend_pid)
             assert (await holding).status_code == 504
+            await eventually(lambda: not of_requests(pool))
 
     async def test_two_endpoints_that_borrow_twice_are_two_reports(self, serving: Service, log: Log) -> None:
         for path in ("/test/twice", "/test/twice", "/test/twice-as-well"):
@@ -185,17 +202,14 @@ class TestLeases:
     async def test_name_the_request_that_holds_one(self, serving: Service) -> None:
         headers = {"X-Request-ID": "r1"}
         holding = asyncio.create_task(serving.client.get("/test/hold", headers=headers))
-        database = serving.state["database"]
 
         async def held() -> list[dict[str, Any]]:
             leases = (await serving.client.get("/pool/leases")).json()["leases"]["primary"]
-            assert [lease["task"] for lease in leases] == ["GET /test/hold r1"]  # readiness may hold one, too
-            return list(leases)
+            return [lease for lease in leases if lease["task"] == "GET /test/hold r1"]
 
         leases = await eventually(held)
         assert any("in hold" in place for place in leases[0]["stack"])
-        async with database.connection() as connection:
-            await connection.execute("SELECT pg_cancel_backend($1)", leases[0]["backend_pid"])
+        await cancelled(serving, holding, leases[0]["backend_pid"])
         assert (await holding).status_code == 504
 
     async def test_say_who_holds_a_connection_and_where_it_stands(self, serving: Service) -> None:

@@ -79,7 +79,10 @@ async def upgrade(settings: Settings) -> SchemaState:
                     state = SchemaState(state.head, state.head, known=True)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, CommandError, DBAPIError, OSError) as error:
         raise MigrationError(_explain(error)) from error
-    _log.info("schema_ready", current=state.current, head=state.head)
+    if state.standing == "ahead":
+        _log.warning("schema_ahead", current=state.current, head=state.head)
+    else:
+        _log.info("schema_ready", current=state.current, head=state.head)
     return state
 
 

@@ -22,12 +22,17 @@ from lifeguard.database.schema import FOREIGN, SchemaState
 from lifeguard.development.embedded import EmbeddedServer, EmbeddedServerError, running_dsn
 from lifeguard.observability import output
 from lifeguard.server import listening, process
+from lifeguard.service import Service
 from lifeguard.settings import Settings, SettingsError
 from lifeguard.settings.dsn import without_secrets
+from lifeguard.web.routes import Routing
 
 EMBEDDED_DATABASE = "lifeguard"
 LONGEST_DRAIN = 2.5  # seconds; Ctrl-C ends everything within five, stubborn requests or not
 MIGRATION_INTERVAL = 1.0  # seconds between two looks for a database that is not there yet
+
+PAGES = {"docs": "/docs", "pool": "/pool/live", "JSON": "/pool", "metrics": "/metrics"}
+"""What a developer may want to look at, where the service has it."""
 
 CreateApp = Callable[[Any], FastAPI]  # of the settings
 
@@ -68,12 +73,13 @@ def on_running_database(settings: Settings, data: Path) -> Settings:
 
 
 def _serve_on_given(create_app: CreateApp, settings: Settings, listener: socket.socket) -> None:
+    app = create_app(settings)
     process.run(
-        create_app(settings),
+        app,
         settings,
         listener,
         beside=partial(_migrate_when_possible, settings),
-        on_listening=partial(_announce, settings, listener, "in DATABASE_URL"),
+        on_listening=partial(_announce, app, settings, listener, "in DATABASE_URL"),
     )
 
 
@@ -93,7 +99,7 @@ def _serve_on_embedded(
             app,
             settings,
             listener,
-            on_listening=partial(_announce, settings, listener, f"in {data / 'password'}"),
+            on_listening=partial(_announce, app, settings, listener, f"in {data / 'password'}"),
             on_second_signal=partial(server.stop, "immediate", timeout=1.0),
         )
 
@@ -116,17 +122,19 @@ async def _migrate_when_possible(settings: Settings) -> None:
             return
 
 
-def _announce(settings: Settings, listener: socket.socket, password_is: str) -> None:
+def _announce(app: FastAPI, settings: Settings, listener: socket.socket, password_is: str) -> None:
     service = process.url_of(listener)
     inside = listening.url_of(settings.host, settings.ops_port) if settings.ops_port else service
     url = settings.database_url
     database = without_secrets(url.get_secret_value()) if url else "none"
+    served = {
+        one.template for one in Routing(app.operators if isinstance(app, Service) else app).all_served()
+    }
+    pages = "".join(f"    {name:<11}{inside}{path}\n" for name, path in PAGES.items() if path in served)
     typer.echo(
         f"""
     service    {service}
-    docs       {inside}/docs
-    pool       {inside}/pool/live  (JSON: /pool, Prometheus: /metrics)
-    database   {database}  (password {password_is})
+{pages}    database   {database}  (password {password_is})
 
     Ctrl-C drains and stops everything; a second one, 2 s later, does so at once.
 """

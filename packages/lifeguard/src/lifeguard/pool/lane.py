@@ -17,7 +17,7 @@ CRITICAL, NORMAL, BACKGROUND = RANKS = range(len(PRIORITIES))
 """Places in `PRIORITIES`."""
 _NOT_FILED = -1
 # Of lanes that hold as much as each other so many are compared, those that were longest without a turn.
-_COMPARED = 8
+_COMPARED = 16
 _charge = attrgetter("charge")
 
 

@@ -55,10 +55,12 @@ class LaneLending:
         if state.has_lanes:
             return
         state.has_lanes = True
+        lent = [pooled for pooled in state.members if pooled.status is Status.IN_USE]
+        if not (lent or state.queue.length):
+            return
         default = self._lanes.find(None, monotonic())
-        for pooled in sorted(state.members, key=attrgetter("borrowed_at")):
-            if pooled.status is Status.IN_USE:
-                self._lanes.take(default, pooled, pooled.borrowed_at)
+        for pooled in sorted(lent, key=attrgetter("borrowed_at")):
+            self._lanes.take(default, pooled, pooled.borrowed_at)
         if state.queue.length:
             self._lanes.joined(default, NORMAL)
             self._watch()

@@ -5,7 +5,8 @@ lane it is first come, first served. Between lanes `Shares` says which may take 
 the turn of the highest rank, then of the lane that holds least by its weight, then of the one that has lately
 had least.
 
-The figures come from a simulation: tests/pool/test_lanes_table.py runs this code through its scenarios.
+The figures come from a simulation:
+packages/lifeguard/tests/pool/test_lanes_table.py runs this code through its scenarios.
 """
 
 from __future__ import annotations

@@ -102,6 +102,11 @@ class Service(App):
         for router in routers:
             (self._operators or self).include_router(router)
 
+    @property
+    def operators(self) -> FastAPI:
+        """The app that operators ask: the one on `OPS_PORT`, or this one."""
+        return self._operators or self
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[State]:
         """From the first connection to the last. Raises PoolOversized when the server is too small,

@@ -46,7 +46,9 @@ class Link:
             if writer is not None:
                 sock: socket.socket | None = writer.get_extra_info("socket")  # None: closed already
                 if sock is not None:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(
+                        OSError, ValueError
+                    ):  # uvloop's socket has no descriptor any more
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 writer.transport.abort()
         self.resume()

@@ -16,10 +16,11 @@ async def eventually(
 @overload
 async def eventually(predicate: Callable[[], T], timeout: float = ..., *, interval: float = ...) -> T: ...
 async def eventually(
-    predicate: Callable[[], object], timeout: float = 5.0, *, interval: float = 0.01
+    predicate: Callable[[], object], timeout: float = 20.0, *, interval: float = 0.01
 ) -> object:
     """The first truthy value of `predicate`, asked every `interval` seconds.
 
+    The default is for a busy machine; whoever gets what it waits for waits no longer than that takes.
     Raises AssertionError with the last value after `timeout` seconds. An AssertionError of the
     predicate is a "not yet" as well; anything else that it raises passes through.
     """

@@ -99,7 +99,8 @@ def lane(
     called for each request, before its dependencies, and sees its head, not its body. So it is to be quick,
     and is no coroutine function. What it raises, or gives that is no name, is logged, and the request borrows
     in the lane that it would have without `of`. That is all it decides: whether somebody is that tenant is
-    for the route to check. Tenants have no limits of their own, they share fairly.
+    for the route to check. Tenants have no limits of their own, they share fairly. Names are shown to
+    operators and in metrics, so they are no secrets.
 
     Raises ValueError and TypeError for what makes no sense.
     """

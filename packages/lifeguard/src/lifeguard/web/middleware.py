@@ -30,7 +30,7 @@ from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
-from lifeguard.web.routes import WEBSOCKET
+from lifeguard.web.routes import WEBSOCKET, choice_of
 from lifeguard.web.turns import RECORD
 
 # Machines request these every few seconds, or keep them open for hours: they are not counted, and logged
@@ -163,9 +163,12 @@ class RequestExchange:
         self._await_body()
         digits = length.lstrip(b"0")
         if digits.isdigit() and (len(digits) > _LONGEST_LENGTH or int(digits) > self._most_body_bytes):
-            self._refusal = _cut_off(_PAYLOAD_TOO_LARGE)
+            self._refusal = self._too_large()
         elif digits.isdigit() and not self._middleware.buffered.fits(int(digits)):
             self._refusal = problems.BodyTurnedAway()
+
+    def _too_large(self) -> HTTPException:
+        return _cut_off(_PAYLOAD_TOO_LARGE, f"At most {self._most_body_bytes} bytes.")
 
     def _set_deadline(self, text: bytes) -> None:
         seconds = request_head.seconds(text)
@@ -248,7 +251,7 @@ class RequestExchange:
         fits = self.share.hold(self._body_bytes)
         self._body_is_awaited = message.get("more_body", False)
         if self._body_bytes > self._most_body_bytes:
-            raise _cut_off(_PAYLOAD_TOO_LARGE)
+            raise self._too_large()
         if not fits:
             raise problems.BodyTurnedAway
         return message
@@ -351,15 +354,18 @@ def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-def _cut_off(status: int) -> HTTPException:
+def _cut_off(status: int, detail: str | None = None) -> HTTPException:
     """Make the answer to a body that is not read to its end. What is left of it is not a request."""
-    return HTTPException(status, headers={"Connection": "close"})
+    return HTTPException(status, detail, headers={"Connection": "close"})
 
 
 def route_template(scope: Scope) -> str:
-    """Give the path of the route that served, placeholders unfilled; `none` without a route."""
+    """Give the path of the route that served, or would have, placeholders unfilled; `none` without one."""
     # FastAPI's own note holds the whole path, the route only that below `include_router(prefix=...)`.
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     # For a WebSocket, FastAPI keeps that in Starlette's route below its note.
-    path: str = getattr(route, "path", "") or getattr(getattr(route, "starlette_route", None), "path", "none")
-    return path
+    path: str = getattr(route, "path", "") or getattr(getattr(route, "starlette_route", None), "path", "")
+    if path:
+        return path
+    choice = choice_of(scope)  # of a request that was refused before its route was asked
+    return choice.served.template if choice and choice.served else "none"

@@ -4,6 +4,10 @@ pydantic makes an error for each fault, and has no bound. FastAPI makes a dictio
 of them stop every request for a second. `lifeguard.web.strict_json` bounds what can be at fault; here is what
 is made of it. `install` has FastAPI's `ModelField.validate` keep the first `MOST_LISTED` errors, and the
 number of the rest. For a handler of the owner's, they are pydantic's in all they have.
+
+A whole number of a path, a query, a header or a cookie has 64 bits at most, whatever its type says of it:
+pydantic's `int` has no bound, and what no `bigint` holds would be the driver's error, a 500. A parameter
+that has an upper bound of its own (`le`, `lt`) keeps that one.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
+from annotated_types import Le, Lt
 from fastapi._compat.v2 import ModelField
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -30,6 +35,11 @@ MOST_BYTES = 48 * 1024
 """Bytes of the list of them."""
 LONGEST_WORDS = 200
 """Characters of one error's message, and of its pointer. A name in it may be as long as a body."""
+
+SMALLEST, LARGEST = -(2**63), 2**63 - 1
+"""Whole numbers that PostgreSQL's `bigint` holds."""
+_PARAMETERS = frozenset(("path", "query", "header", "cookie"))
+_NUMBERS = frozenset((int, list, tuple))
 
 _REST = "lifeguard_rest"
 """Type of the error that sums up all that are not listed; its `ctx` has their number."""
@@ -48,11 +58,29 @@ def _validate(
     """FastAPI's own in all but the number of errors."""
     began = perf_counter()
     try:
-        return field._type_adapter.validate_python(value, from_attributes=True), []  # noqa: SLF001
+        made = field._type_adapter.validate_python(value, from_attributes=True)  # noqa: SLF001
     except ValidationError as error:
         errors = _bounded(error, loc)
         turns().charge(perf_counter() - began)
         return None, errors
+    if (
+        type(made) in _NUMBERS
+        and loc
+        and loc[0] in _PARAMETERS
+        and (errors := _out_of_range(field, made, loc))
+    ):
+        return None, errors
+    return made, []
+
+
+def _out_of_range(field: ModelField, made: Any, loc: Location) -> list[dict[str, Any]]:
+    """An error for each number in a parameter that has more than 64 bits."""
+    several = ((loc, made),) if isinstance(made, int) else (((*loc, at), one) for at, one in enumerate(made))
+    wrong = [at for at, one in several if type(one) is int and not SMALLEST <= one <= LARGEST]
+    if not wrong or any(isinstance(bound, Le | Lt) for bound in field.field_info.metadata):
+        return []
+    message = f"Input should be from {SMALLEST} to {LARGEST}"
+    return [{"type": "int_range", "loc": at, "msg": message, "input": None} for at in wrong[:MOST_LISTED]]
 
 
 def _bounded(error: ValidationError, loc: Location) -> list[dict[str, Any]]:
