@@ -38,13 +38,17 @@ async def reading(shop: Shop, **headers: str) -> AsyncIterator[httpx.Response]:
         yield answer
 
 
-async def exports_under_way(shop: Shop) -> int:
-    """How many transactions at the server have a cursor on the orders, and no end yet."""
-    number: int = await shop.database.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND state = 'idle in transaction' AND query LIKE '%FROM orders%'"
-    )
-    return number
+async def until_stalled(shop: Shop, exports: int) -> None:
+    """Wait until so many hold a transaction, and no more rows are fetched: their clients do not read."""
+
+    async def stalled() -> bool:
+        found = await shop.database.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND state = 'idle in transaction' AND query LIKE '%FROM orders%'"
+        )
+        return bool(found == exports)
+
+    await eventually(stalled)
 
 
 async def test_an_export_is_whole_and_quoted(filled: Shop) -> None:
@@ -55,7 +59,7 @@ async def test_an_export_is_whole_and_quoted(filled: Shop) -> None:
 
 async def test_a_client_that_hangs_up_gives_the_connection_back(filled: Shop) -> None:
     async with reading(filled):
-        assert await exports_under_way(filled) == 1
+        await until_stalled(filled, 1)
     await filled.all_returned()
 
 
@@ -85,7 +89,7 @@ async def test_a_third_export_waits_for_one_of_the_two(filled: Shop) -> None:
     async with reading(filled), reading(filled):
         third = asyncio.create_task(filled.client.get(EXPORT))
         await eventually(lambda: export_csv._AT_ONCE._waiters)
-        assert await exports_under_way(filled) == 2
+        await until_stalled(filled, 2)
         assert (await filled.client.get("/moved/orders/1")).status_code == 200
     assert (await third).status_code == 200
 
