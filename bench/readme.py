@@ -55,6 +55,28 @@ def _overload(answer: Row) -> list[str]:
     ]
 
 
+def _lanes(answer: Row) -> list[str]:
+    plan = answer["plan"]
+    shown = list(dict.fromkeys((row["scene"], row["who"]) for row in answer["rows"]))
+    return [
+        f"Share of the requests that were answered within {plan['deadline']:g} s.",
+        "",
+        f"| | {' | '.join(f'{scene}: {who}' for scene, who in shown)} |",
+        f"|---{'|---' * len(shown)}|",
+        *(
+            _line(name, [_share(row["during"]["in_time"]) for row in rows])
+            for name, rows in _by(answer["rows"], "contestant")
+        ),
+        "",
+        f"{_machine(answer['machine'])}.",
+    ]
+
+
+def _share(share: float) -> str:
+    """With as many digits as tell it from all of them."""
+    return f"{share:.1%}" if share < 0.995 else f"{share:.2%}"
+
+
 def _pool(answer: Row) -> list[str]:
     plan = answer["plan"]
     return [
@@ -132,7 +154,7 @@ def _verdict(question: str, targets: list[Row]) -> str:
     return f"{met} of {len(targets)} targets are met: {where}. Missed: {'; '.join(missed)}."
 
 
-FIGURES = {"strategies": _strategies, "overload": _overload, "pool": _pool}
+FIGURES = {"strategies": _strategies, "overload": _overload, "lanes": _lanes, "pool": _pool}
 """What README shows, by question."""
 
 if __name__ == "__main__":
