@@ -28,6 +28,7 @@ OPERATIONS = ROOT / "docs/operations.md"
 POOL = ROOT / "docs/pool.md"
 ARCHITECTURE = ROOT / "docs/architecture.md"
 ENGINE = Path(lifeguard.__file__).parent
+MAKEFILES = (ROOT / "Makefile", *ROOT.glob("template/*.mk"))
 DOCUMENTS = sorted(
     [
         README,
@@ -44,7 +45,7 @@ MADE = frozenset(("tests/orders",))
 """What somebody who follows a document makes."""
 IS_STARTER = "app/ledger" not in GONE
 """Else `app/` is its owner's, who may have added what the documents do not show."""
-NO_MODULES = frozenset(("app.add_middleware", "lifeguard.yml"))
+NO_MODULES = frozenset(("app.add_middleware",))
 """Names in the documents that look like one."""
 
 LEVELS = frozenset(("debug", "info", "warning", "error"))
@@ -163,7 +164,7 @@ def test_the_picture_of_the_rooms_shows_the_layers_that_are_enforced() -> None:
 @every_document
 def test_commands_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    targets = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w.-]+):", "".join(path.read_text() for path in MAKEFILES), re.MULTILINE)
     assert set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([\w.-]+)", text)) <= set(targets)
     group = typer.main.get_command(cli)
     assert isinstance(group, typer.core.TyperGroup)

@@ -233,7 +233,7 @@ def test_the_autoscaler_reads_a_metric_that_exists() -> None:
     (values,) = documents(MANIFESTS / "components/monitoring/prometheus-adapter.yaml")
     (given,) = values["rules"]["custom"]
     assert asked == {given["name"]["as"]}
-    (rules,) = documents(ROOT / "deploy/prometheus/rules/lifeguard.yml")
+    (rules,) = documents(ROOT / "deploy/prometheus/rules/service.yml")
     assert given["seriesQuery"].partition("{")[0] in set(everything_named(rules, "record"))
 
 
