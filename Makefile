@@ -5,7 +5,7 @@ READY   := .venv/requirements-dev.installed
 TOOLS   := .venv-deploy/requirements.installed
 PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
-# The engine's source, for as long as it is here: without packages/ pyproject.toml pins its version.
+# The engine's source, where it is here: without packages/ pyproject.toml pins the version of a wheel in wheels/.
 PACKAGE := $(wildcard packages/lifeguard)
 SOURCES := $(if $(PACKAGE),$(PACKAGE)/src $(PACKAGE)/tests) app migrations tests conftest.py $(wildcard bench template) \
              deploy
@@ -16,15 +16,20 @@ PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
 
 SCRIPTS := $(addprefix deploy/,release.bash replicas.bash rolling-update rollback set scale rotate down reload-haproxy \
-             secrets/generate replica/start) $(wildcard deploy/postgres/initdb.d/*.sh)
+             secrets/generate) $(wildcard deploy/replica/start deploy/postgres/initdb.d/*.sh)
 DASHBOARD := deploy/grafana/dashboards/service.json
 # Of these alone the operator's are made: HAProxy, which haproxy.yml beside them watches, is in compose only.
 RULES := deploy/prometheus/rules/service.yml
-OPERATOR_RULES := deploy/kubernetes/components/monitoring/prometheus-rule.yaml
+OPERATOR_RULES := $(wildcard deploy/kubernetes/components/monitoring/prometheus-rule.yaml)
 # The same rules for the Prometheus operator: below a head of its own, two columns further in.
 AS_OPERATOR_RULES = printf '%s\n' '\# Made from $(RULES) by `make generated`.' \
   'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: lifeguard' 'spec:' && \
   sed 's/^./  &/' $(RULES)
+
+ifneq ($(wildcard wheels),)
+export UV_FIND_LINKS := wheels
+export PIP_FIND_LINKS := wheels
+endif
 
 # The suite starts Python a hundred times: without bytecode each would compile the service again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,7 +37,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage test-slow check check-deploy audit outdated image feature update format generated lock clean
+.PHONY: help run test test-engine coverage test-slow check check-deploy audit outdated image feature update format generated lock clean
 
 # What only the starter has, from which services are made: not there in one that was.
 -include template/starter.mk
@@ -43,12 +48,16 @@ help:  ## list the targets
 run: $(READY)  ## serve on http://127.0.0.1:8000, on an embedded PostgreSQL unless DATABASE_URL is set
 	@exec $(BIN)/python -m app dev
 
-test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/ledger for a part of it)
+test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/deploy for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 
 coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again
 	@$(BIN)/coverage run $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+test-engine: $(READY)  ## run the engine's own tests, which `make test` of a service leaves out
+	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(PACKAGE)/tests,\
+	  @echo 'they are where its source is: in the starter')
 
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
@@ -66,7 +75,7 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	@stale() { echo 'stale: make generated'; exit 1; }; \
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
 	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \
-	{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale
+	$(if $(OPERATOR_RULES),{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale)
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy"; \
 	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; \
 	$(COMPILE) pyproject.toml -o "$$fresh/requirements.lock"; \
@@ -79,8 +88,8 @@ check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, harde
 	@.venv-deploy/bin/hadolint Dockerfile
 	@.venv-deploy/bin/shellcheck --external-sources .ci/* $(SCRIPTS)
 	@.venv-deploy/bin/zizmor --quiet --offline --persona pedantic .github
-	@$(BIN)/python -m deploy.kubernetes
-	@for program in prometheus:promtool haproxy:haproxy pgbouncer:pgbouncer; do \
+	$(if $(wildcard deploy/kubernetes),@$(BIN)/python -m deploy.kubernetes)
+	@for program in prometheus:promtool haproxy:haproxy $(if $(wildcard deploy/pgbouncer),pgbouncer:pgbouncer); do \
 	  PATH="$$PATH:/usr/sbin" command -v $${program#*:} >/dev/null || { \
 	  echo "needs $${program#*:} (Debian: apt install $${program%:*})" >&2; exit 1; }; done
 	promtool check config deploy/prometheus/prometheus.yml
@@ -127,8 +136,10 @@ generated: .env.example $(DASHBOARD) $(OPERATOR_RULES)  ## write what is made fr
 $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(READY)
 	$(BIN)/python -m deploy.grafana $(WHOLE)
 
+ifneq ($(OPERATOR_RULES),)
 $(OPERATOR_RULES): $(RULES)
 	{ $(AS_OPERATOR_RULES); } $(WHOLE)
+endif
 
 # uv when there is one, else pip: both install exactly what the lock names and hashes. Then the engine
 # from packages/; a service that pins its version in pyproject.toml instead has it from the lock.

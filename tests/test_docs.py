@@ -43,7 +43,7 @@ OPTIONAL = ("app/ledger", "packages")
 GONE = tuple(path for path in OPTIONAL if not (ROOT / path).exists())
 MADE = frozenset(("tests/orders",))
 """What somebody who follows a document makes."""
-IS_STARTER = "app/ledger" not in GONE
+IS_STARTER = [path.parent.name for path in (ROOT / "app").glob("*/__init__.py")] == ["ledger"]
 """Else `app/` is its owner's, who may have added what the documents do not show."""
 NO_MODULES = frozenset(("app.add_middleware",))
 """Names in the documents that look like one."""

@@ -142,6 +142,7 @@ def test_a_missing_secret_is_found() -> None:
     )
 
 
+@pytest.mark.skipif(not PGBOUNCER.exists(), reason="this service has no PgBouncer")
 def test_a_pooler_that_is_killed_before_it_has_ended_is_found() -> None:
     rendered = plain("production")
     pgbouncer = next(one for one in documents(PGBOUNCER / "pgbouncer.yaml") if one["kind"] == "Deployment")

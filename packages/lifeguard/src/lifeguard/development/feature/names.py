@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 
-LONGEST = 30  # letters: any such name leaves the files formatted
+LONGEST = 20  # letters: any such name leaves the files formatted
 
 # pg_get_keywords() of PostgreSQL 18: what no table can be called without quotes.
 _RESERVED = """
