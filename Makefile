@@ -5,25 +5,31 @@ READY   := .venv/requirements-dev.installed
 TOOLS   := .venv-deploy/requirements.installed
 PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
-# The engine's source, for as long as it is here: without packages/ pyproject.toml pins its version.
-ENGINE  := $(wildcard packages/lifeguard)
-SOURCES := $(if $(ENGINE),$(ENGINE)/src $(ENGINE)/tests) app migrations tests conftest.py bench deploy docs
+# The engine's source, where it is here: without packages/ pyproject.toml pins the version of a wheel in wheels/.
+PACKAGE := $(wildcard packages/lifeguard)
+SOURCES := $(if $(PACKAGE),$(PACKAGE)/src $(PACKAGE)/tests) app migrations tests conftest.py $(wildcard bench template) \
+             deploy
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-             $(if $(ENGINE),--no-emit-package lifeguard-pg) --python-version 3.11
+             $(if $(PACKAGE),--no-emit-package lifeguard-pg) --python-version 3.11
 # A worker for each core, each with servers of its own. No more than four: several tests are about time.
 PYTEST  := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TESTS   ?=
 
 SCRIPTS := $(addprefix deploy/,release.bash replicas.bash rolling-update rollback set scale rotate down reload-haproxy \
-             secrets/generate replica/start) $(wildcard deploy/postgres/initdb.d/*.sh)
-DASHBOARD := deploy/grafana/dashboards/lifeguard.json
+             secrets/generate) $(wildcard deploy/replica/start deploy/postgres/initdb.d/*.sh)
+DASHBOARD := deploy/grafana/dashboards/service.json
 # Of these alone the operator's are made: HAProxy, which haproxy.yml beside them watches, is in compose only.
-RULES := deploy/prometheus/rules/lifeguard.yml
-OPERATOR_RULES := deploy/kubernetes/components/monitoring/prometheus-rule.yaml
+RULES := deploy/prometheus/rules/service.yml
+OPERATOR_RULES := $(wildcard deploy/kubernetes/components/monitoring/prometheus-rule.yaml)
 # The same rules for the Prometheus operator: below a head of its own, two columns further in.
 AS_OPERATOR_RULES = printf '%s\n' '\# Made from $(RULES) by `make generated`.' \
   'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: lifeguard' 'spec:' && \
   sed 's/^./  &/' $(RULES)
+
+ifneq ($(wildcard wheels),)
+export UV_FIND_LINKS := wheels
+export PIP_FIND_LINKS := wheels
+endif
 
 # The suite starts Python a hundred times: without bytecode each would compile the service again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -31,7 +37,10 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run doctor psql shell test wheel coverage test-slow check check-deploy audit outdated image end-to-end format generated bench lock clean
+.PHONY: help run doctor psql shell test test-engine coverage test-slow check check-deploy audit outdated image feature update format generated lock clean
+
+# What only the starter has, from which services are made: not there in one that was.
+-include template/starter.mk
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,16 +57,20 @@ psql: $(READY)  ## open psql on the database of `make run`, or of DATABASE_URL
 shell: $(READY)  ## open a Python prompt with `database`, in which `await` works
 	@$(BIN)/python -m app shell
 
-test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/ledger for a part of it)
+test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/deploy for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 
 coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again
 	@$(BIN)/coverage run $(PYTEST) -m 'not slow and not deploy' $(TESTS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
+test-engine: $(READY)  ## run the engine's own tests, which `make test` of a service leaves out
+	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(PACKAGE)/tests,\
+	  @echo 'they are where its source is: in the starter')
+
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
-	$(if $(ENGINE),@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio $(ENGINE)/tests/pool $(ENGINE)/tests/database)
+	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio $(PACKAGE)/tests/pool $(PACKAGE)/tests/database)
 
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, revisions, generated files
 	$(BIN)/ruff format --check --quiet
@@ -65,18 +78,18 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry app migrations
-	$(if $(ENGINE),$(BIN)/deptry $(ENGINE)/src --config $(ENGINE)/pyproject.toml)
+	$(if $(PACKAGE),$(BIN)/deptry $(PACKAGE)/src --config $(PACKAGE)/pyproject.toml)
 	$(BIN)/pylint $(SOURCES)
 	$(BIN)/python -m migrations.lint
 	@stale() { echo 'stale: make generated'; exit 1; }; \
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
 	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \
 	$(BIN)/python -m docs.cookbook --check || stale; \
-	{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale
+	$(if $(OPERATOR_RULES),{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale)
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy"; \
 	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; \
 	$(COMPILE) pyproject.toml -o "$$fresh/requirements.lock"; \
-	$(COMPILE) pyproject.toml --group dev --group bench -o "$$fresh/requirements-dev.lock"; \
+	$(COMPILE) pyproject.toml --group dev $(if $(wildcard bench),--group bench) -o "$$fresh/requirements-dev.lock"; \
 	$(COMPILE) --group deploy -o "$$fresh/deploy/requirements.lock"; \
 	for lock in requirements.lock requirements-dev.lock deploy/requirements.lock; do \
 	  diff -q "$$lock" "$$fresh/$$lock" || { echo 'stale: make lock'; exit 1; }; done
@@ -85,8 +98,8 @@ check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, harde
 	@.venv-deploy/bin/hadolint Dockerfile
 	@.venv-deploy/bin/shellcheck --external-sources .ci/* $(SCRIPTS)
 	@.venv-deploy/bin/zizmor --quiet --offline --persona pedantic .github
-	@$(BIN)/python -m deploy.kubernetes
-	@for program in prometheus:promtool haproxy:haproxy pgbouncer:pgbouncer; do \
+	$(if $(wildcard deploy/kubernetes),@$(BIN)/python -m deploy.kubernetes)
+	@for program in prometheus:promtool haproxy:haproxy $(if $(wildcard deploy/pgbouncer),pgbouncer:pgbouncer); do \
 	  PATH="$$PATH:/usr/sbin" command -v $${program#*:} >/dev/null || { \
 	  echo "needs $${program#*:} (Debian: apt install $${program%:*})" >&2; exit 1; }; done
 	promtool check config deploy/prometheus/prometheus.yml
@@ -101,27 +114,24 @@ audit: $(READY)  ## what is known against the locked versions, and a bill of mat
 outdated: $(READY)  ## which images in compose, Dockerfile and manifests have newer versions (asks their registries)
 	@$(BIN)/python -m deploy.outdated
 
-wheel: $(READY)  ## build the engine, lifeguard-pg, into dist/
-	$(BIN)/uv build --quiet --wheel $(ENGINE) --out-dir dist
-
 image:  ## build the service's image, lifeguard:dev
 	DOCKER_BUILDKIT=1 docker build --tag lifeguard:dev \
 	  --build-arg REVISION="$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" .
 
-end-to-end: $(READY)  ## run docker-compose.yml under load: killed, updated, scaled, watched (needs Docker)
-	$(BIN)/python -m deploy.end_to_end
+feature: $(READY)  ## add a feature: make feature NAME=invoices (SINGULAR=... where the plural is irregular)
+	@$(BIN)/python -m lifeguard.development.feature $(if $(SINGULAR),--singular '$(SINGULAR)') -- '$(NAME)'
+
+update: $(READY)  ## take what is new in the starter: docs/updating.md (TO=v1.2.0: that version)
+	@test -e .copier-answers.yml || { echo 'This is the starter itself: git pull' >&2; exit 1; }
+	@$(BIN)/copier update --trust --defaults $(if $(TO),--vcs-ref '$(TO)')
 
 format: $(READY)  ## let ruff format the code and fix what it can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(READY)  ## answer the questions of bench/: a table and a plot each
-	@set -e; for question in bench/*/__main__.py; do \
-	  $(BIN)/python -m "bench.$$(basename "$$(dirname "$$question")")"; done
-
 lock: $(READY)  ## bring the lock files up to date with pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
-	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev --group bench -o requirements-dev.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev $(if $(wildcard bench),--group bench) -o requirements-dev.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group deploy -o deploy/requirements.lock
 
 clean:  ## remove the environment, the embedded server's data and all caches
@@ -137,8 +147,10 @@ generated: .env.example $(DASHBOARD) $(OPERATOR_RULES) $(READY)  ## write what i
 $(DASHBOARD): $(wildcard deploy/grafana/*.py deploy/prometheus/rules/*.yml) $(READY)
 	$(BIN)/python -m deploy.grafana $(WHOLE)
 
+ifneq ($(OPERATOR_RULES),)
 $(OPERATOR_RULES): $(RULES)
 	{ $(AS_OPERATOR_RULES); } $(WHOLE)
+endif
 
 # uv when there is one, else pip: both install exactly what the lock names and hashes. Then the engine
 # from packages/; a service that pins its version in pyproject.toml instead has it from the lock.
@@ -151,7 +163,7 @@ $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@uv=$$(command -v uv || command -v $(BIN)/uv); if [ -n "$$uv" ]; then \
 	  "$$uv" pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements-dev.lock; else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; fi
-	@$(if $(ENGINE),$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable $(ENGINE))
+	@$(if $(PACKAGE),$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable $(PACKAGE))
 	@touch $@
 
 # Apart from .venv: checkov pins half of what the service uses to versions of its own.

@@ -27,7 +27,7 @@ def settings_for(url: str, **values: object) -> Settings:
     The name is not the owner's, who may have given the service another one.
     """
     small = {"pool_min_size": 1, "pool_max_size": 5, "log_level": "warning", "log_format": "json"}
-    return Settings.model_validate({"database_url": url, "service_name": "ledger", **small, **values})
+    return Settings.model_validate({"database_url": url, "service_name": "under-test", **small, **values})
 
 
 def service(settings: Settings, *, routes: APIRouter | None = None) -> AbstractAsyncContextManager[Service]:

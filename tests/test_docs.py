@@ -28,6 +28,7 @@ OPERATIONS = ROOT / "docs/operations.md"
 POOL = ROOT / "docs/pool.md"
 ARCHITECTURE = ROOT / "docs/architecture.md"
 ENGINE = Path(lifeguard.__file__).parent
+MAKEFILES = (ROOT / "Makefile", *ROOT.glob("template/*.mk"))
 DOCUMENTS = sorted(
     [
         README,
@@ -42,9 +43,9 @@ OPTIONAL = ("app/ledger", "packages")
 GONE = tuple(path for path in OPTIONAL if not (ROOT / path).exists())
 MADE = frozenset(("tests/orders",))
 """What somebody who follows a document makes."""
-IS_STARTER = "app/ledger" not in GONE
+IS_STARTER = [path.parent.name for path in (ROOT / "app").glob("*/__init__.py")] == ["ledger"]
 """Else `app/` is its owner's, who may have added what the documents do not show."""
-NO_MODULES = frozenset(("app.add_middleware", "app.nightly_job", "lifeguard.yml"))
+NO_MODULES = frozenset(("app.add_middleware", "app.nightly_job"))
 """Names in the documents that look like one."""
 SHOWN_FILE = re.compile(r"<!-- file:.*?<!-- /file -->", re.DOTALL)
 """A file of the cookbook on its page; mypy and its test know whether that is right."""
@@ -165,7 +166,7 @@ def test_the_picture_of_the_rooms_shows_the_layers_that_are_enforced() -> None:
 @every_document
 def test_commands_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    targets = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w.-]+):", "".join(path.read_text() for path in MAKEFILES), re.MULTILINE)
     assert set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([\w.-]+)", text)) <= set(targets)
     group = typer.main.get_command(cli)
     assert isinstance(group, typer.core.TyperGroup)

@@ -11,14 +11,14 @@ from lifeguard.settings import env_example
 from app.settings import Settings
 from tests.processes import ROOT
 
-RULES = "deploy/prometheus/rules/lifeguard.yml"
+RULES = "deploy/prometheus/rules/service.yml"
 
 
 def test_the_example_of_the_environment_is_up_to_date() -> None:
     assert (ROOT / ".env.example").read_text() == env_example(Settings), "make .env.example"
 
 
-@pytest.mark.parametrize("target", [".env.example", "deploy/grafana/dashboards/lifeguard.json"])
+@pytest.mark.parametrize("target", [".env.example", "deploy/grafana/dashboards/service.json"])
 def test_a_generator_that_fails_leaves_the_file_it_was_to_replace(target: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     made = tmp_path / target

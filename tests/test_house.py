@@ -16,6 +16,8 @@ SOURCES = sorted(path for package in (ENGINE, ROOT / "app") for path in package.
 LONGEST_FILE, LONGEST_TESTS, LONGEST_FUNCTION = 400, 500, 60
 MADE = ("deploy/state/", "deploy/secrets/")
 """Where the scripts of deploy/ keep what they make."""
+OF_MADE_SERVICES = ("parcels", "app/mine.py", "deploy/new_in_this_version.py", "versions/0001_x.py")
+"""In services that tests and drills make."""
 
 PATH = re.compile(r"(?<![\w./<$}-])(?:app|packages|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\.\w+")
 MODULE = re.compile(r"[` (]((?:lifeguard|app)(?:\.[A-Za-z_]\w*)+)(?![\w/-])")
@@ -146,4 +148,8 @@ def _resolves(name: str) -> bool:
 def _exists(path: str) -> bool:
     """Whether it does, or went with something that a service may have deleted."""
     gone = [at.rpartition("/")[2] for at in ("app/ledger", "packages") if not (ROOT / at).exists()]
-    return (ROOT / path).exists() or path.startswith(MADE) or any(name in path for name in gone)
+    return (
+        (ROOT / path).exists()
+        or path.startswith(MADE)
+        or any(name in path for name in (*gone, *OF_MADE_SERVICES))
+    )

@@ -135,7 +135,7 @@ class TestLifespan:
         async with postgres.connect() as admin:
 
             async def gone() -> bool:
-                query = "SELECT FROM pg_stat_activity WHERE application_name = 'ledger' AND datname = $1"
+                query = "SELECT FROM pg_stat_activity WHERE application_name = 'under-test' AND datname = $1"
                 sessions = list(await admin.fetch(query, migrated_database.rpartition("/")[2]))
                 return not sessions
 

@@ -42,7 +42,7 @@ api.app = service
 
 
 @pytest.fixture(autouse=True)
-def ledger(migrated_database: str) -> None:
+def on_a_database_of_its_own(migrated_database: str) -> None:
     service.url = migrated_database
 
 
@@ -54,7 +54,7 @@ def ledger(migrated_database: str) -> None:
 def test_every_answer_is_as_documented(case: Any) -> None:
     case.call_and_validate(
         excluded_checks=[
-            positive_data_acceptance,  # no schema can say that the two accounts must differ
+            positive_data_acceptance,  # no schema can say that two fields must differ
             allow_header_conformance,  # Starlette names the methods of the first route of a path only
         ]
     )

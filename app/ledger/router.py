@@ -6,29 +6,24 @@ it from the answer to the write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response, status
-from lifeguard.web import DatabaseDep, PlainInt, ReadConnectionDep, problems, stale_if_error
+from fastapi import APIRouter, Header, Response, status
+from lifeguard.web import DatabaseDep, ReadConnectionDep, problems, stale_if_error
+from lifeguard.web.pages import LARGEST_ID, Cursor, Limit, Page, PathId, decode, page
 
-from app.ledger import cursors, queries, service
+from app.ledger import queries, service
 from app.ledger.problems import (
     CurrencyMismatch,
     IdempotencyInProgress,
     IdempotencyMismatch,
     InsufficientFunds,
 )
-from app.ledger.schemas import LARGEST_ID, Account, Entry, NewAccount, NewTransfer, Page, Transfer
+from app.ledger.schemas import Account, Entry, NewAccount, NewTransfer, Transfer
 
 router = APIRouter(prefix="/v1", tags=["ledger"], responses=problems.documented(*problems.DATABASE))
 
-PathId = Annotated[PlainInt, Path(ge=1, le=LARGEST_ID)]
-Limit = Annotated[PlainInt, Query(ge=1, le=100, description="Items on a page, at most.")]
-Cursor = Annotated[
-    str | None, Query(pattern=cursors.PATTERN, description="`next_cursor` of the page before.")
-]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -61,10 +56,8 @@ async def list_accounts(
     connection: ReadConnectionDep, limit: Limit = 20, cursor: Cursor = None
 ) -> Page[Account]:
     """Accounts in the order of their ids. One whose opening commits late can appear before a cursor."""
-    after = cursors.decode(cursor) if cursor else 0
-    rows = await queries.list_accounts(connection, after=after, limit=limit + 1)
-    items = [Account.model_validate(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=_next_cursor(items, more=len(rows) > limit))
+    rows = await queries.list_accounts(connection, after=decode(cursor), limit=limit + 1)
+    return page([Account.model_validate(row) for row in rows], limit)
 
 
 @router.get("/accounts/{account_id}", responses=problems.documented(problems.NotFound, problems.Invalid))
@@ -86,10 +79,9 @@ async def list_entries(
 
     While they cannot be read, the answer may be up to five minutes old; its `Age` says how old.
     """
-    before = cursors.decode(cursor) if cursor else LARGEST_ID
+    before = decode(cursor, first=LARGEST_ID)
     rows = await service.list_entries(connection, account_id, before=before, limit=limit + 1)
-    items = [Entry.model_validate(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=_next_cursor(items, more=len(rows) > limit))
+    return page([Entry.model_validate(row) for row in rows], limit)
 
 
 @router.post(
@@ -125,7 +117,3 @@ async def book_transfer(
 @router.get("/transfers/{transfer_id}", responses=problems.documented(problems.NotFound, problems.Invalid))
 async def get_transfer(transfer_id: PathId, connection: ReadConnectionDep) -> Transfer:
     return Transfer.model_validate(await service.get_transfer(connection, transfer_id))
-
-
-def _next_cursor(items: Sequence[Account | Entry], *, more: bool) -> str | None:
-    return cursors.encode(items[-1].id) if more else None

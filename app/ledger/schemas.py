@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Self
 
+from lifeguard.web.pages import LARGEST_ID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.ledger.currencies import CURRENCIES
 
-LARGEST_ID = 2**63 - 1
 MOST_MONEY = 2**53 - 1
 """In minor units; the largest integer that JSON carries exactly everywhere (RFC 8259, section 6)."""
 
@@ -87,11 +87,3 @@ class Entry(_Answer):
     account_id: Id
     amount: Annotated[int, Field(description="In minor units; below zero where money left.")]
     created_at: datetime
-
-
-Item = TypeVar("Item")
-
-
-class Page(BaseModel, Generic[Item]):
-    items: list[Item]
-    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last one.")]

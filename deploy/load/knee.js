@@ -1,6 +1,6 @@
 // Find the knee of a service with k6 (https://k6.io): the highest rate of requests within limits that you set.
 //
-//     k6 run -e TARGET=http://127.0.0.1:8000/accounts deploy/load/knee.js
+//     k6 run -e TARGET=http://127.0.0.1:8000/v1/accounts deploy/load/knee.js
 //
 // Each rate is a scenario of its own, one after the other, with arrivals that do not wait for answers. The
 // first threshold that breaks ends the run (k6's exit code is 99 then, because that is what was looked for),

@@ -1,6 +1,6 @@
 """Find the knee of a service: the highest rate of requests that it serves within limits that you set.
 
-    python -m deploy.load.knee http://127.0.0.1:8000/accounts --p99 0.5
+    python -m deploy.load.knee http://127.0.0.1:8000/v1/accounts --p99 0.5
 
 The rate grows by steps until a limit breaks, and is then narrowed down between the last good step and
 the broken one. Requests leave on time whether or not earlier ones were answered (an open loop), at

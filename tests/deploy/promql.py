@@ -9,8 +9,8 @@ from typing import Any, Literal
 import yaml
 
 ROOT = Path(__file__).parents[2]
-DASHBOARD = ROOT / "deploy/grafana/dashboards/lifeguard.json"
-RULES = [ROOT / f"deploy/prometheus/rules/{name}.yml" for name in ("lifeguard", "haproxy")]
+DASHBOARD = ROOT / "deploy/grafana/dashboards/service.json"
+RULES = [ROOT / f"deploy/prometheus/rules/{name}.yml" for name in ("service", "haproxy")]
 RUNBOOKS = ROOT / "docs/runbooks.md"
 FILLED_IN = {"$job": "lifeguard", "$instance": ".+", "$pool": ".+", "$__rate_interval": "15s"}
 """As Grafana would, with all instances and pools chosen."""

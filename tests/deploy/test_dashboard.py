@@ -36,4 +36,4 @@ async def test_the_monitoring_role_gets_answers_about_the_services_sessions(secu
         for name, text in (panels("rawSql") | runbooks("sql")).items():
             assert await monitor.fetch(text), name
         rows = await monitor.fetch(panels("rawSql")["Sessions by application A"])
-    assert ("ledger", "idle in transaction") in {(row["application"], row["state"]) for row in rows}
+    assert ("under-test", "idle in transaction") in {(row["application"], row["state"]) for row in rows}

@@ -142,6 +142,7 @@ def test_a_missing_secret_is_found() -> None:
     )
 
 
+@pytest.mark.skipif(not PGBOUNCER.exists(), reason="this service has no PgBouncer")
 def test_a_pooler_that_is_killed_before_it_has_ended_is_found() -> None:
     rendered = plain("production")
     pgbouncer = next(one for one in documents(PGBOUNCER / "pgbouncer.yaml") if one["kind"] == "Deployment")
@@ -233,7 +234,7 @@ def test_the_autoscaler_reads_a_metric_that_exists() -> None:
     (values,) = documents(MANIFESTS / "components/monitoring/prometheus-adapter.yaml")
     (given,) = values["rules"]["custom"]
     assert asked == {given["name"]["as"]}
-    (rules,) = documents(ROOT / "deploy/prometheus/rules/lifeguard.yml")
+    (rules,) = documents(ROOT / "deploy/prometheus/rules/service.yml")
     assert given["seriesQuery"].partition("{")[0] in set(everything_named(rules, "record"))
 
 

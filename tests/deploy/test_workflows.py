@@ -12,7 +12,8 @@ from tests.processes import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 SCRIPTS = sorted((ROOT / ".ci").iterdir())
-TARGETS = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKEFILES = (ROOT / "Makefile", *ROOT.glob("template/*.mk"))
+TARGETS = set(re.findall(r"^([\w.-]+):", "".join(path.read_text() for path in MAKEFILES), re.MULTILINE))
 
 each_workflow = pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 

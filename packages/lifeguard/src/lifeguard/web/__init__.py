@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lifeguard.pool import look_through
-from lifeguard.web import problems
+from lifeguard.web import etags, pages, problems
 from lifeguard.web.body_limit import max_body
 from lifeguard.web.dependencies import (
     ConnectionDep,
@@ -24,8 +24,10 @@ __all__ = [
     "PlainInt",
     "ReadConnectionDep",
     "TransactionDep",
+    "etags",
     "lane",
     "max_body",
+    "pages",
     "problems",
     "settings_of",
     "stale_if_error",

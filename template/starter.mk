@@ -1,0 +1,16 @@
+# Targets of the starter itself, included by the Makefile. A service that is made from it has none of them.
+.PHONY: new wheel end-to-end bench
+
+new: $(READY)  ## make a service: make new NAME=orders DIR=../orders (FEATURE=ledger keeps the ledger; docs/updating.md)
+	@$(BIN)/python -m template.new NAME='$(NAME)' DIR='$(DIR)' $(foreach answer,FEATURE SINGULAR KUBERNETES PGBOUNCER REPLICA TRACES ENGINE, \
+	  $(if $($(answer)),$(answer)='$($(answer))'))
+
+wheel: $(READY)  ## build the engine, lifeguard-pg, into dist/
+	$(BIN)/uv build --quiet --wheel $(PACKAGE) --out-dir dist
+
+end-to-end: $(READY)  ## run docker-compose.yml under load: killed, updated, scaled, watched (needs Docker)
+	$(BIN)/python -m deploy.end_to_end
+
+bench: $(READY)  ## answer the questions of bench/: a table and a plot each
+	@set -e; for question in bench/*/__main__.py; do \
+	  $(BIN)/python -m "bench.$$(basename "$$(dirname "$$question")")"; done
