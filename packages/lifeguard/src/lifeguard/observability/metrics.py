@@ -81,7 +81,7 @@ class Metrics:
             labelnames=["handler"],
             registry=self.registry,
         )
-        self._gauge("http_requests_inprogress", "HTTP requests being served.", in_flight)
+        self._gauge("http_requests_inprogress", "Requests being served now.", in_flight)
         self._gauge("app_ready", "1 while ready or degraded.", ready)
         self._gauge("app_draining", "1 from the signal to stop until the end.", draining)
         self._gauge("event_loop_lag_seconds", "Worst delay of the event loop in 15 seconds.", loop_lag)

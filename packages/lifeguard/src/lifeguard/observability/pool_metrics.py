@@ -79,9 +79,11 @@ def _cumulative(snapshot: HistogramSnapshot) -> list[tuple[str, float]]:
 
 
 def _breaker(pools: list[PoolNumbers]) -> Iterator[Metric]:
-    state = GaugeMetricFamily("db_pool_breaker_state", "0 closed, 1 half-open, 2 open.", labels=[_POOL])
+    state = GaugeMetricFamily(
+        "db_pool_breaker_state", "The breaker: 0 closed, 1 half-open, 2 open.", labels=[_POOL]
+    )
     transitions = CounterMetricFamily(
-        "db_pool_breaker_transitions", "Times the breaker entered a state.", labels=[_POOL, "to"]
+        "db_pool_breaker_transitions", "How often the breaker entered a state.", labels=[_POOL, "to"]
     )
     for pool in pools:
         state.add_metric([pool.stats.name], BREAKER_STATES.index(pool.breaker.state))
@@ -92,10 +94,14 @@ def _breaker(pools: list[PoolNumbers]) -> Iterator[Metric]:
 
 
 def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
-    reads = CounterMetricFamily("db_reads", "Reads by the pool that served them.", labels=["to"])
+    reads = CounterMetricFamily(
+        "db_reads", "Connections borrowed to read, by the pool that lent them.", labels=["to"]
+    )
     serves = GaugeMetricFamily("db_replica_serves", "1 while reads go to the replica.", labels=[_POOL])
     lag = GaugeMetricFamily(
-        "db_replica_lag_seconds", "How far the replica is behind the primary.", labels=[_POOL]
+        "db_replica_lag_seconds",
+        "How far the replica is behind the primary; absent while that is not known.",
+        labels=[_POOL],
     )
     for pool in pools:
         reads.add_metric([pool.stats.name], pool.reads)

@@ -16,6 +16,81 @@ Level = Literal["debug", "info", "warning", "error"]
 
 _log = logging.getLogger("lifeguard.pool")
 
+EVENTS: Mapping[str, tuple[str, str]] = {
+    "connection_opened": (
+        "debug",
+        "A connection was opened: the ordinary coming and going.",
+    ),
+    "connection_closed": (
+        "debug",
+        "A connection was closed, for this `reason`.",
+    ),
+    "open_failed": (
+        "warning",
+        "An attempt to connect failed for a reason that may pass; `error`, with the variable that helps "
+        "against a pooler, `fault`, `retry_in`. Later attempts that fail for the same reason are debug. "
+        "See the alert ConnectFailures.",
+    ),
+    "open_blocked": (
+        "error",
+        "Attempts fail for a reason that stays until somebody acts; `fault`, `error`, `advice`. Once, "
+        "until the class changes. See docs/pool.md#when-no-connection-can-be-made.",
+    ),
+    "server_read_only": (
+        "warning",
+        "The primary pool's server takes no writes any more, and no other is known yet. Once, until one "
+        "is found (`connections_expired`): promote a standby, or find out why it is read-only.",
+    ),
+    "connections_suspect": (
+        "info",
+        "One connection was lost, so all are checked before they are lent again; `why`. Not for one that "
+        "its borrower has closed, or that the server has ended for it alone and said so (25P03, 25P04, "
+        "57P05). Once per incident: a restart or failover. Nothing to do.",
+    ),
+    "connections_expired": (
+        "info",
+        "All are being replaced; `why` is `asked` or `read_only` (failover).",
+    ),
+    "schema_changed": (
+        "info",
+        "A statement has met a changed table or type: every connection forgets its prepared statements "
+        "and types and renews them before it is lent again; nobody reconnects. Once for each change; "
+        "often without a migration: tenants that share statements but not types.",
+    ),
+    "return_failed": (
+        "warning",
+        "A session could not be cleaned up and was closed. Often beside a restart; alone and often: look "
+        "at `error`.",
+    ),
+    "lease_overdue": (
+        "warning",
+        "Held longer than `POOL_LEAK_THRESHOLD`. See the alert PoolLeak.",
+    ),
+    "overdue_lease_returned": (
+        "info",
+        "It came back after all; `held_for`.",
+    ),
+    "lease_abandoned": (
+        "warning",
+        "Dropped without being returned, and taken back. A mistake in the code at `borrowed_at`.",
+    ),
+    "nested_borrow": (
+        "warning",
+        "A task borrowed a second connection while it held one; once for each place and route. See "
+        "the alert PoolLeak.",
+    ),
+    "left_behind": (
+        "warning",
+        "A connection came back with `what`: a transaction, which is rolled back, or listeners, which are "
+        "removed. Once for each place and route.",
+    ),
+    "pool_drained": (
+        "info, warning",
+        "The end; as warning with what was `cut_off`, its `backend_pids`, and how many were `refused`.",
+    ),
+}
+"""Each event by its name: its levels, and what it means and what to do. docs/reference is made from this."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:

@@ -155,14 +155,14 @@ def _histogram(name: str, text: str) -> dict[str, tuple[PoolMetric, ...]]:
 
 
 def _connections(state: str) -> PoolMetric:
-    text = "Sessions by all their states."
+    text = "Connections now, by all their states; the sum is what the server counts."
     return PoolMetric(kind="gauge", name="db_pool_connections", text=text, label="state", value=state)
 
 
 def _lendable(state: str) -> PoolMetric:
     """Apart from `_connections()`: OpenTelemetry knows two states only, and their sum must not count more."""
     name, label = "db_client_connection_count", "db_client_connection_state"
-    return PoolMetric(kind="gauge", name=name, text="Connections by state.", label=label, value=state)
+    return PoolMetric(kind="gauge", name=name, text="Connections now, by state.", label=label, value=state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ class PoolStats:
     """
 
     name: str
-    min_size: int = field(metadata=_gauge("db_client_connection_idle_min", "Connections kept open."))
+    min_size: int = field(metadata=_gauge("db_client_connection_idle_min", "Connections kept open always."))
     max_size: int = field(metadata=_gauge("db_client_connection_max", "Most connections allowed."))
     size: int
     """Live connections: idle, checked, in use and on their way back."""
@@ -206,13 +206,17 @@ class PoolStats:
     returning: int = field(metadata=told_as(_connections("returning")))
     """Being rolled back or reset after their borrower has gone."""
     validating: int = field(metadata=told_as(_connections("validating")))
-    waiting: int = field(metadata=_gauge("db_client_connection_pending_requests", "Borrowers in the queue."))
+    waiting: int = field(
+        metadata=_gauge("db_client_connection_pending_requests", "Borrowers in the queue now.")
+    )
     oldest_wait: float = field(
         metadata=_gauge("db_pool_oldest_wait_seconds", "What the first in the queue has waited.")
     )
     """Seconds that the head of the queue has waited."""
     standing_queue: float = field(
-        metadata=_gauge("db_pool_standing_queue_seconds", "Time since the queue was last empty.")
+        metadata=_gauge(
+            "db_pool_standing_queue_seconds", "Time since the queue was last empty; 0 while it is."
+        )
     )
     """Seconds since the queue was last empty; 0 while it is."""
     utilisation: float
@@ -222,9 +226,11 @@ class PoolStats:
     open_failures: int = field(metadata=_counter("db_pool_open_failures", "Failed attempts to connect."))
     closed: Mapping[str, int] = field(metadata=_counter("db_pool_closed", "Connections closed.", by="reason"))
     """By reason."""
-    resets: int = field(metadata=_counter("db_pool_resets", "Resets of a changed session."))
+    resets: int = field(metadata=_counter("db_pool_resets", "Sessions reset because they had been changed."))
     timeouts: int = field(
-        metadata=_counter("db_client_connection_timeouts", "Borrowers that waited in vain.")
+        metadata=_counter(
+            "db_client_connection_timeouts", "Borrowers that waited for their whole budget in vain."
+        )
     )
     shed: Mapping[str, int] = field(
         metadata=_counter(

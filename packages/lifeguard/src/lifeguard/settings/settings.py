@@ -19,6 +19,7 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -87,8 +88,11 @@ Dsn = Annotated[SecretStr, AfterValidator(_usable_dsn)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Connections = Annotated[int, Field(ge=1, le=10_000)]
-Seconds = Annotated[float, Field(ge=0.001, le=86_400)]  # the server counts milliseconds
-SecondsOrZero = Annotated[float, Field(ge=0, le=86_400)]
+_IN_SECONDS: JsonDict = {"unit": "seconds"}
+_IN_BYTES: JsonDict = {"unit": "bytes"}
+# The server counts milliseconds.
+Seconds = Annotated[float, Field(ge=0.001, le=86_400, json_schema_extra=_IN_SECONDS)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, json_schema_extra=_IN_SECONDS)]
 Environment = Annotated[Literal["development", "production"], BeforeValidator(_lower)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 
@@ -133,7 +137,7 @@ class Settings(BaseSettings):
     """libpq URL of the database, several hosts allowed; without it development embeds a server."""
     database_replica_url: Dsn | None = None
     """libpq URL of the read pool; without it reads go to the primary pool."""
-    replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400)] = 5.0
+    replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400, json_schema_extra=_IN_SECONDS)] = 5.0
     """A replica that is further behind the primary, in seconds, is not read."""
     database_password_file: ReadableFile | None = None
     """File with the database password, read at every connect; it wins over a password in a URL."""
@@ -154,7 +158,7 @@ class Settings(BaseSettings):
     """Standing wait in seconds above which the excess is shed; 0 turns shedding off."""
     pool_connect_timeout: Seconds = 5.0
     """Longest wait in seconds for each host of the URL."""
-    pool_keepalive: Annotated[int, Field(ge=1, le=7200)] = 10
+    pool_keepalive: Annotated[int, Field(ge=1, le=7200, json_schema_extra=_IN_SECONDS)] = 10
     """A silent TCP connection is probed after so many seconds, from this side and from the server's."""
     pool_pgbouncer: Annotated[Literal["auto", "on", "off"], BeforeValidator(_lower)] = "auto"
     """`on` for a pooler that refuses startup parameters: sessions are set up by `SET` instead."""
@@ -184,7 +188,7 @@ class Settings(BaseSettings):
 
     breaker_fail_max: Count = 5
     """Consecutive failures of the database that open the breaker."""
-    breaker_reset_timeout: Annotated[float, Field(ge=0.001, le=10)] = 1.0
+    breaker_reset_timeout: Annotated[float, Field(ge=0.001, le=10, json_schema_extra=_IN_SECONDS)] = 1.0
     """First open period of the breaker in seconds; it doubles up to 10."""
     readyz_fail_when_degraded: bool = False
     """Whether `/readyz` answers 503 while the breaker is open, instead of 200 `degraded`."""
@@ -196,9 +200,9 @@ class Settings(BaseSettings):
     drain_streams: SecondsOrZero = 1.0
     """Seconds that event streams and WebSockets have once the drain has begun."""
 
-    max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY)] = 65_536
+    max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY, json_schema_extra=_IN_BYTES)] = 65_536
     """Bytes of the largest request body, but where a route has `max_body()`. Larger ones are answered 413."""
-    max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40)] = 67_108_864
+    max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40, json_schema_extra=_IN_BYTES)] = 67_108_864
     """Most bytes of all requests under way together; bodies that come then are answered 503."""
     ops_token: SecretStr | None = None
     """Bearer token of `/pool/leases`, which outside development refuses everybody without it."""

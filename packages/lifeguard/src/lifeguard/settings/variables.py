@@ -10,6 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -187,14 +188,42 @@ def _items(schema: Mapping[str, Any]) -> str:
     return f", each {_allowed(schema['items'])}" if schema.get("items") else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What is told of one variable."""
+
+    field: str
+    name: str
+    meaning: str
+    allowed: str
+    unit: str
+    """`seconds` or `bytes`; empty where there is none, or the meaning says it."""
+    default: str
+    """As it would be written behind `NAME=`; empty for a secret, and where nothing is set."""
+
+
+def described(model: type[BaseSettings], *, skip: Collection[str]) -> Iterator[Variable]:
+    """Yield every variable of `model` in the order of its fields, but for those to `skip`."""
+    for field in model.model_fields:
+        if field in skip:
+            continue
+        name = names_of(model, field)[0]
+        secret = name in secret_fields(model)
+        yield Variable(
+            field=field,
+            name=name.upper(),
+            meaning=_sentence(model, field),
+            allowed=allowed_values(model, name),
+            unit=_properties(model)[name].get("unit", ""),
+            default="" if secret else _as_variable(default_of(model, field)),
+        )
+
+
 def render_example(model: type[BaseSettings], header: str, *, skip: Collection[str]) -> str:
     """Render an `.env` file that changes nothing: each variable, its sentence, its default."""
     return header + "".join(
-        f"\n{_comment(_sentence(model, name))}# ({allowed_values(model, first)})\n"
-        f"#{first.upper()}={'' if first in secret_fields(model) else _as_variable(default_of(model, name))}\n"
-        for name in model.model_fields
-        if name not in skip
-        for first in names_of(model, name)[:1]
+        f"\n{_comment(one.meaning)}# ({one.allowed})\n#{one.name}={one.default}\n"
+        for one in described(model, skip=skip)
     )
 
 

@@ -1,0 +1,1 @@
+"""The references that are written from code."""

@@ -1,0 +1,162 @@
+"""What the engine's own events mean: those of its rooms above the pool, which has its own.
+
+A new event has its line here, or `make generated` fails and names it.
+"""
+
+from collections.abc import Mapping
+
+EVENTS: Mapping[str, tuple[str, str]] = {
+    "request": (
+        "info, warning",
+        "One answered request; warning from status 500 on, with `problem` and `error`. 499: the client "
+        "hung up. `client` is its address, see docs/security.md#addresses. What was refused before it was "
+        "a request (400, 408, 431) has the `method` `unknown` and no `path`.",
+    ),
+    "handshake": (
+        "info",
+        "The same of a WebSocket, when it is open (101) or refused.",
+    ),
+    "socket_failed": (
+        "error, warning",
+        "A WebSocket's endpoint raised; error with a traceback if nobody planned for it. It was closed "
+        "with 1011, with 1013 if trying again may help.",
+    ),
+    "requests_turned_away": (
+        "warning",
+        "Requests refused before routing in the last second; `clients` are the ten addresses with most of "
+        "them, and how many. See the alert PoolShedding.",
+    ),
+    "stale_if_error_off": (
+        "warning",
+        "A route asks for `stale_if_error` and takes the request itself, so nobody can say for whom its "
+        "answers are; nothing of it is kept. Declare what it reads: `reason`. Once for each route.",
+    ),
+    "unforeseen_error": (
+        "error",
+        "An exception nobody planned for; the client got 500. A mistake: read the traceback.",
+    ),
+    "answer_broken_off": (
+        "error, warning",
+        "The same after the answer had begun, in an event stream for instance; warning with `error` and "
+        "no traceback if there is a problem for it. The connection was closed, and the line of the "
+        "`request` has `broken_off` and the `error`.",
+    ),
+    "metric_not_served": (
+        "error",
+        "A metric of the service's own is called like one of ours: rename it, `metric`.",
+    ),
+    "work_after_answer_failed": (
+        "error",
+        "The same after the answer: a background task, or a dependency that finishes late; with `error` "
+        "and no traceback if there is a problem for it. Its client knows nothing of it.",
+    ),
+    "breaker_moved": (
+        "info, warning",
+        "The breaker changed its state. From the second probe of an outage on it is debug, until it "
+        "closes. See the alert BreakerOpen.",
+    ),
+    "readiness": (
+        "info",
+        "What `/readyz` says has changed; `reasons`.",
+    ),
+    "readiness_look_failed": (
+        "error",
+        "The readiness check itself raised; a mistake.",
+    ),
+    "pool_sized": (
+        "info",
+        "The server has room for all instances.",
+    ),
+    "pool_sizing_waits": (
+        "debug",
+        "The server has not been asked yet.",
+    ),
+    "pool_takes_most_of_the_server": (
+        "warning",
+        "All instances together may take more than `POOL_HEADROOM` of it: lower `POOL_MAX_SIZE`, or raise "
+        "`max_connections`.",
+    ),
+    "pool_oversized": (
+        "error",
+        "More than the server has; not ready until that is mended and the service restarted.",
+    ),
+    "replica_out_of_service": (
+        "warning",
+        "Reads go to the primary; `reason`, with `lag_seconds` and `lag_bytes` where they are known. "
+        "Once, until they are back. See docs/operations.md#a-replica-that-is-behind.",
+    ),
+    "replica_serves_again": (
+        "info",
+        "They are back.",
+    ),
+    "replica_lag_not_measured": (
+        "info",
+        "The replica is no standby, or does not say where it is in the WAL: it is read however far behind "
+        "it is.",
+    ),
+    "lag_not_asked": (
+        "debug",
+        "No answer this time, for a reason that says nothing of the replica: `pool` is busy and its "
+        "server lets nobody else in, or the primary is away.",
+    ),
+    "work_repeated": (
+        "info",
+        "A transaction or read that failed for no fault of its own is tried again; `error`, `sqlstate`. "
+        "Many conflicts: look for rows that everybody writes.",
+    ),
+    "migration_starts": (
+        "info",
+        "`migrate` begins.",
+    ),
+    "schema_ready": (
+        "info",
+        "`migrate` has brought the schema up to date.",
+    ),
+    "migration_blocked": (
+        "warning",
+        "`migrate` meets a table in use: `blocked_by` says by whom, `retry_in` when it is tried again; "
+        "without that it goes on waiting, as `CONCURRENTLY` does. See docs/operations.md#migrations.",
+    ),
+    "migration_not_watched": (
+        "debug",
+        "There was no second session to find out who is in the way; `blocked_by` stays empty.",
+    ),
+    "invalid_index": (
+        "warning",
+        "A `CREATE INDEX CONCURRENTLY` was broken off earlier; `migrate` drops what is left of `index` "
+        "and builds it again, or `remedy` says what to do.",
+    ),
+    "migration_waits": (
+        "warning",
+        "In development: the database is not there yet, or another checkout has migrated it; `reason`.",
+    ),
+    "operators_served": (
+        "info",
+        "Probes, metrics, pool pages and docs are at `url` (`OPS_PORT`).",
+    ),
+    "settings": (
+        "warning",
+        "A variable that may be a mistake: a typo, or TLS that is not demanded.",
+    ),
+    "traces_on": (
+        "info",
+        "Tracing is on.",
+    ),
+    "traces_off": (
+        "warning",
+        "`OTEL_*` asks for traces, and their packages are missing.",
+    ),
+    "draining": (
+        "info",
+        "A signal to stop has come; `in_flight`.",
+    ),
+    "streams_ended": (
+        "info",
+        "`DRAIN_STREAMS` were over for that many event streams and WebSockets.",
+    ),
+    "requests_cut_off": (
+        "warning",
+        "`DRAIN_TIMEOUT` was too short for them. See the alert DrainTooSlow.",
+    ),
+}
+"""Each event by its name: its levels, and what it means and what to do. docs/reference is made from this."""
