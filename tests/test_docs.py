@@ -1,9 +1,7 @@
 """The documents tell the truth: whatever they name exists, and what must be in them is."""
 
-import ast
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -20,18 +18,21 @@ from lifeguard.pool.faults import FAULTS
 from app.commands import cli
 from app.settings import Settings
 from bench import readme
+from docs.reference import events
+from docs.reference.__main__ import stale
 from tests.inside import service, settings_for
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-OPERATIONS = ROOT / "docs/operations.md"
+INDEX = ROOT / "docs/index.md"
+METRICS = ROOT / "docs/reference/metrics.md"
 POOL = ROOT / "docs/pool.md"
 ARCHITECTURE = ROOT / "docs/architecture.md"
 ENGINE = Path(lifeguard.__file__).parent
 MAKEFILES = (ROOT / "Makefile", *ROOT.glob("template/*.mk"))
 DOCUMENTS = sorted(
     [
-        README,
+        *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         ROOT / "bench/README.md",
         *(ROOT / "packages").glob("*/README.md"),
@@ -41,7 +42,7 @@ DOCUMENTS = sorted(
 OPTIONAL = ("app/ledger", "packages")
 """What a service may have deleted."""
 GONE = tuple(path for path in OPTIONAL if not (ROOT / path).exists())
-MADE = frozenset(("tests/orders",))
+MADE = ("app/orders", "tests/orders")
 """What somebody who follows a document makes."""
 IS_STARTER = [path.parent.name for path in (ROOT / "app").glob("*/__init__.py")] == ["ledger"]
 """Else `app/` is its owner's, who may have added what the documents do not show."""
@@ -50,8 +51,7 @@ NO_MODULES = frozenset(("app.add_middleware", "app.nightly_job"))
 SHOWN_FILE = re.compile(r"<!-- file:.*?<!-- /file -->", re.DOTALL)
 """A file of the cookbook on its page; mypy and its test know whether that is right."""
 
-LEVELS = frozenset(("debug", "info", "warning", "error"))
-LOGGING = LEVELS | {"exception", "log", "report", "_report"}
+LONGEST_README = 150
 
 every_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -111,7 +111,7 @@ def test_paths_exist(document: Path) -> None:
     for path in re.findall(
         r"(?<![\w/.<])(?:app|packages|tests|bench|deploy|docs|migrations|\.ci)/[\w./-]*\w", text
     ):
-        assert (ROOT / path).exists() or is_gone(path) or path in MADE, path
+        assert (ROOT / path).exists() or is_gone(path) or path.startswith(MADE), path
 
 
 @every_document
@@ -126,7 +126,8 @@ def test_modules_exist(document: Path) -> None:
 
 
 def test_the_tree_of_folders_is_the_one_that_is_there() -> None:
-    tree = re.search(r"^```\n(app/ .*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    tree = re.search(r"^```\n(app/ .*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert tree
     shown: list[Path] = []
     levels: list[Path] = [ROOT]
@@ -183,16 +184,16 @@ def test_variables_exist(document: Path) -> None:
     assert {name.removesuffix("_FILE") if name not in known else name for name in found} <= known
 
 
-def test_every_variable_is_documented() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / ".env.example", README, OPERATIONS))
-    missing = [name for name in Settings.model_fields if f"{name.upper()}" not in text]
-    assert not missing
+def test_references_are_what_the_code_says() -> None:
+    """`make generated` writes them anew."""
+    assert not stale()
 
 
 async def test_metrics_are_all_documented_and_all_exported(database_url: str) -> None:
-    async with service(settings_for(database_url)) as running:
+    """Also those of a service at work, which the reference is not made from."""
+    async with service(settings_for(database_url, database_replica_url=database_url)) as running:
         exported = re.findall(r"^# TYPE (\w+)", (await running.client.get("/metrics")).text, re.MULTILINE)
-    documented = first_cells(table(OPERATIONS.read_text(encoding="utf-8"), "## Metrics"))
+    documented = first_cells(METRICS.read_text(encoding="utf-8"))
     undocumented = {
         name for name in exported if not any(fnmatchcase(name, pattern) for pattern in documented)
     }
@@ -200,27 +201,26 @@ async def test_metrics_are_all_documented_and_all_exported(database_url: str) ->
     assert {name for name in documented if "*" not in name} <= set(exported)
 
 
-def test_log_events_are_all_documented_and_all_written() -> None:
-    text = OPERATIONS.read_text(encoding="utf-8")
-    documented = first_cells(table(text, "### The pool's events"))
-    documented |= first_cells(table(text, "### The service's events"))
-    assert set(_events()) == documented
+def test_an_event_without_a_meaning_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text('log.warning("work_lost", rows=1)\n', encoding="utf-8")
+    written = list(events.written(tmp_path))
+    assert written == [("work_lost", "warning", ("rows",))]
+    events.check(written, {"work_lost": ("info, warning", "It is gone.")})
+    for meanings in ({}, {"work_lost": ("info", "")}, {"work_lost": ("warning", ""), "other": ("info", "")}):
+        with pytest.raises(events.Undescribed):
+            events.check(written, meanings)
 
 
-def _events() -> Iterator[str]:
-    """The names with which the code calls its loggers and the pool's listeners."""
-    for path in (path for package in (ROOT / "app", ENGINE) for path in package.rglob("*.py")):
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
-                continue
-            if call.func.attr not in LOGGING:
-                continue
-            words = [argument.value for argument in call.args[:2] if isinstance(argument, ast.Constant)]
-            yield from (
-                word
-                for word in words
-                if isinstance(word, str) and word not in LEVELS and re.fullmatch(r"[a-z]+(_[a-z]+)*", word)
-            )
+def test_every_page_is_in_the_index() -> None:
+    listed = re.findall(r"\]\(([^)#]+)\)", INDEX.read_text(encoding="utf-8"))
+    shown = {(INDEX.parent / link).resolve() for link in listed}
+    folders = {page.parent for page in shown if page.name == "README.md" and page.parent != ROOT}
+    pages = {page for page in DOCUMENTS if page.is_relative_to(INDEX.parent) and page != INDEX}
+    assert not {page for page in pages - shown if page.parent not in folders}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= LONGEST_README
 
 
 def test_settings_of_the_pool_are_documented_with_their_defaults() -> None:
@@ -244,9 +244,10 @@ def test_statistics_of_the_pool_are_documented() -> None:
 
 def test_figures_are_those_of_the_last_benchmark() -> None:
     """`python -m bench.readme` brings them up to date."""
-    text = README.read_text(encoding="utf-8")
-    assert all(mark in text for question in readme.FIGURES for mark in readme.markers(question))
-    assert readme.with_figures(text) == text
+    for page, blocks in readme.PAGES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert all(mark in text for name in blocks for mark in readme.markers(name))
+        assert readme.with_figures(text, blocks) == text
 
 
 def test_every_question_of_the_benchmarks_is_described_and_answered() -> None:
