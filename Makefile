@@ -3,12 +3,13 @@
 BIN     := .venv/bin
 READY   := .venv/requirements-dev.installed
 TOOLS   := .venv-deploy/requirements.installed
+SPHINX  := .venv-docs/requirements.installed
 PYTHON  ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
              $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 # The engine's source, where it is here: without packages/ pyproject.toml pins the version of a wheel in wheels/.
 PACKAGE := $(wildcard packages/lifeguard)
 SOURCES := $(if $(PACKAGE),$(PACKAGE)/src $(PACKAGE)/tests) app migrations tests conftest.py $(wildcard bench template) \
-             deploy
+             deploy docs
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
              $(if $(PACKAGE),--no-emit-package lifeguard-pg) --python-version 3.11
 # A worker for each core, each with servers of its own. No more than four: several tests are about time.
@@ -37,7 +38,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run doctor psql shell test test-engine coverage test-slow check check-deploy audit outdated image feature update format generated lock clean
+.PHONY: help run doctor psql shell test test-engine coverage test-slow check check-deploy audit outdated image feature update docs format generated lock clean
 
 # What only the starter has, from which services are made: not there in one that was.
 -include template/starter.mk
@@ -85,13 +86,15 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	$(BIN)/python -m app settings | diff .env.example - || stale; \
 	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \
 	$(BIN)/python -m docs.cookbook --check || stale; \
+	$(BIN)/python -m docs.reference --check || stale; \
 	$(if $(OPERATOR_RULES),{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale)
-	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy"; \
-	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; \
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy" "$$fresh/docs"; \
+	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; cp docs/*.lock "$$fresh/docs"; \
 	$(COMPILE) pyproject.toml -o "$$fresh/requirements.lock"; \
 	$(COMPILE) pyproject.toml --group dev $(if $(wildcard bench),--group bench) -o "$$fresh/requirements-dev.lock"; \
 	$(COMPILE) --group deploy -o "$$fresh/deploy/requirements.lock"; \
-	for lock in requirements.lock requirements-dev.lock deploy/requirements.lock; do \
+	$(COMPILE) --group docs -o "$$fresh/docs/requirements.lock"; \
+	for lock in requirements.lock requirements-dev.lock deploy/requirements.lock docs/requirements.lock; do \
 	  diff -q "$$lock" "$$fresh/$$lock" || { echo 'stale: make lock'; exit 1; }; done
 
 check-deploy: $(READY) $(TOOLS)  ## what is deployed: rendered, validated, hardened, and its sums proved
@@ -120,10 +123,18 @@ image:  ## build the service's image, lifeguard:dev
 
 feature: $(READY)  ## add a feature: make feature NAME=invoices (SINGULAR=... where the plural is irregular)
 	@$(BIN)/python -m lifeguard.development.feature $(if $(SINGULAR),--singular '$(SINGULAR)') -- '$(NAME)'
+	@$(if $(wildcard docs/reference/service.md),$(BIN)/python -m docs.reference)
 
 update: $(READY)  ## take what is new in the starter: docs/updating.md (TO=v1.2.0: that version)
 	@test -e .copier-answers.yml || { echo 'This is the starter itself: git pull' >&2; exit 1; }
 	@$(BIN)/copier update --trust --defaults $(if $(TO),--vcs-ref '$(TO)')
+
+docs: $(SPHINX)  ## build the documentation as a site with a search, into dist/docs; every link in it is checked
+	@rm -rf dist/docs
+	@$(BIN)/python -m docs.reference
+	@.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -j auto -c docs . dist/docs
+	@$(BIN)/python -m docs.links dist/docs
+	@echo 'dist/docs/index.html'
 
 format: $(READY)  ## let ruff format the code and fix what it can
 	$(BIN)/ruff format
@@ -133,13 +144,15 @@ lock: $(READY)  ## bring the lock files up to date with pyproject.toml (UPGRADE=
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev $(if $(wildcard bench),--group bench) -o requirements-dev.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group deploy -o deploy/requirements.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group docs -o docs/requirements.lock
 
 clean:  ## remove the environment, the embedded server's data and all caches
-	rm -rf .venv .venv-deploy .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache dist sbom.cdx.json
+	rm -rf .venv .venv-deploy .venv-docs .data .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache dist sbom.cdx.json
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES) $(READY)  ## write what is made from other files here
 	$(BIN)/python -m docs.cookbook
+	$(BIN)/python -m docs.reference
 
 .env.example: $(wildcard app/settings.py packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
 	$(BIN)/python -m app settings $(WHOLE)
@@ -171,4 +184,11 @@ $(TOOLS): deploy/requirements.lock | $(READY)
 	@echo 'Installing deploy/requirements.lock into .venv-deploy (once for each state of the lock)'
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-deploy
 	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-deploy/bin/python deploy/requirements.lock
+	@touch $@
+
+# Apart from .venv: who does not build the site needs none of it.
+$(SPHINX): docs/requirements.lock | $(READY)
+	@echo 'Installing docs/requirements.lock into .venv-docs (once for each state of the lock)'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-docs
+	@$(BIN)/uv pip sync --quiet --require-hashes --python .venv-docs/bin/python docs/requirements.lock
 	@touch $@

@@ -59,8 +59,10 @@ FILES = (
         ".env.example",
         ".gitignore",
         ".pre-commit-config.yaml",
+        "CONTRIBUTING.md",
         "Dockerfile",
         "LICENSE",
+        "SECURITY.md",
     ),
     *(
         "Makefile",
@@ -72,12 +74,14 @@ FILES = (
     ),
 )
 DOCUMENTS = re.compile(
-    r"docs/(?:database/[^/]+|reference/[^/]+|deploy|kubernetes|migrations|operations|pool|runbooks|security|updating)\.md"
+    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|configuration|deploy|extending|faults|kubernetes|limits"
+    r"|migrations|operations|pool|runbooks|security|updating)\.md"
 )
 TESTS = re.compile(r"tests/(?:__init__|conftest|test_main|test_openapi)\.py|tests/deploy/.*|tests/ledger/.*")
 OTHERS = re.compile(
     r"app/.*|migrations/.*|packages/.*|deploy/(?!end_to_end|releases\.py|stack\.py).*"
-    r"|\.github/(?:dependabot\.yml|workflows/(?:ci|update-locks)\.yml)|\.devcontainer/.*|\.vscode/.*"
+    r"|docs/(?:conf|links)\.py|docs/reference/\w+\.py|docs/site/.*|docs/requirements\.lock"
+    r"|\.github/(?:dependabot\.yml|ISSUE_TEMPLATE/.*|pull_request_template\.md|workflows/(?:ci|update-locks)\.yml)|\.devcontainer/.*|\.vscode/.*"
 )
 RENAMED = re.compile(
     r"(?:deploy|docs|tests/deploy|\.github|\.devcontainer|\.vscode)/.*|docker-compose\.yml|Dockerfile|Makefile|\.env\.example"
