@@ -165,7 +165,8 @@ $(OPERATOR_RULES): $(RULES)
 	{ $(AS_OPERATOR_RULES); } $(WHOLE)
 endif
 
-# uv when there is one, else pip: both install exactly what the lock names and hashes. Then the engine
+# uv where there is one, else pip installs uv, which is several times as fast, and where there is none for this machine
+# all of it: both install exactly what the lock names and hashes. Then the engine
 # from packages/; a service that pins its version in pyproject.toml instead has it from the lock.
 $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@$(if $(PYTHON),,echo 'Lifeguard needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1)
@@ -173,6 +174,9 @@ $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	  echo '$(PYTHON) has no venv module (Debian: apt install python3-venv)' >&2; exit 1; }
 	@echo 'Installing requirements-dev.lock into .venv (once for each state of the lock)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
+	@test -n "$$(command -v uv || command -v $(BIN)/uv)" || { \
+	  awk '/^uv==/ {uv = 1} uv && !/^(uv==| )/ {exit} uv' $< >.venv/uv.lock; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock || true; }
 	@uv=$$(command -v uv || command -v $(BIN)/uv); if [ -n "$$uv" ]; then \
 	  "$$uv" pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements-dev.lock; else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; fi
