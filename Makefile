@@ -165,9 +165,9 @@ $(OPERATOR_RULES): $(RULES)
 	{ $(AS_OPERATOR_RULES); } $(WHOLE)
 endif
 
-# uv where there is one, else pip installs uv, which is several times as fast, and where there is none for this machine
-# all of it: both install exactly what the lock names and hashes. Then the engine
-# from packages/; a service that pins its version in pyproject.toml instead has it from the lock.
+# uv installs, several times as fast as pip, which brings it, and installs all where there is no uv for the machine: both
+# take exactly what the lock names and hashes. Then the engine from packages/; a service that pins its version in
+# pyproject.toml instead has it from the lock.
 $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@$(if $(PYTHON),,echo 'Lifeguard needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
