@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 UP = "Ctrl-C drains"
 """What `make run` says when it serves."""
 
-_BLOCK = re.compile(r"^```(\w+)( fails| stays)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w+)( fails| stays| arrives)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"(A new file, |At the end of )`([^`]+)`:$")
 _CHANGES = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|\b[0-9a-f]{32}\b")
 
@@ -164,6 +164,7 @@ class Reader:
 def main() -> None:
     page = Path(sys.argv[1]).read_text(encoding="utf-8")
     began = time.monotonic()
+    arrived = 0.0
     with ExitStack() as until_the_end:
         folder = Path(until_the_end.enter_context(tempfile.TemporaryDirectory()))
         reader = until_the_end.enter_context(Reader(folder))
@@ -171,7 +172,12 @@ def main() -> None:
             sys.stdout.write(f"\n-- {time.monotonic() - began:.0f} s: {step.text.splitlines()[0]}\n")
             sys.stdout.flush()
             reader.follow(step)
-        sys.stdout.write(f"\n{sys.argv[1]}: all of it, in {time.monotonic() - began:.0f} s of machine time\n")
+            if step.mark == "arrives":
+                arrived = time.monotonic() - began
+        there = f"there after {arrived:.0f} s" if arrived else "typed"
+        sys.stdout.write(
+            f"\n{sys.argv[1]}: {there}, all of it {time.monotonic() - began:.0f} s of machine time\n"
+        )
 
 
 if __name__ == "__main__":

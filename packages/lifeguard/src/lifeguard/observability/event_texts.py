@@ -158,5 +158,43 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "warning",
         "`DRAIN_TIMEOUT` was too short for them. See the alert DrainTooSlow.",
     ),
+    "lane_not_found": (
+        "error",
+        "The function `of` of a lane (docs/lanes.md#tenants) has raised, or gave what is no name; "
+        "`route`, with the traceback. Its requests borrow in the lane of the route. A mistake in it, or a "
+        "client that leaves something out: give None for that. Once a minute for each route.",
+    ),
+    "lane_not_limited": (
+        "error",
+        "A route that was added while the service runs gives a lane other limits than it has; the first "
+        "ones count. `route`, `reason`.",
+    ),
+    "schema_ahead": (
+        "warning",
+        "`migrate` leaves the schema as it is: its revision, `current`, is none of this version's. A "
+        "newer version has migrated, or another checkout.",
+    ),
+    "lane_hangs": (
+        "warning",
+        "A `lane` has held more than half of a pool for more than a second, or its breaker is not closed: "
+        "it `holds` so many of `max_size`, the longest for `held_for`. `report` is a sentence that says "
+        "what its sessions wait for, `blocked_by` names who has the locks. The server is asked for that "
+        "on a session beside the pool, at most every five seconds, for 2 s at most, and not while the "
+        "breaker is open. At most once a minute for a lane. See the alert LaneHoldsMost.",
+    ),
+    "lane_goes_on": (
+        "info",
+        "It does no more, after `seconds`.",
+    ),
+    "lane_not_asked": (
+        "debug",
+        "The server did not say what the sessions wait for; `reason`.",
+    ),
+    "event_loop_blocked": (
+        "warning",
+        "In development: code that the loop waited for, for more than 0.1 s; `at` is its place, `stack` "
+        "how it was reached, `seconds` how long, `remedy` what to do. Once for each place. See "
+        "development.md (docs/development.md#mistakes-that-are-caught).",
+    ),
 }
 """Each event by its name: its levels, and what it means and what to do. docs/reference is made from this."""

@@ -88,6 +88,16 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "info, warning",
         "The end; as warning with what was `cut_off`, its `backend_pids`, and how many were `refused`.",
     ),
+    "lane_breaker_opened": (
+        "warning",
+        "Nothing of one `lane` has come back, its oldest lease is `oldest_use` old, and somebody of it "
+        "was refused or waited in vain: its requests are refused at once, all but one at a time. See the "
+        "alert LaneBreakerOpen.",
+    ),
+    "lane_breaker_closed": (
+        "info",
+        "One of that `lane` succeeded, or nobody comes any more.",
+    ),
 }
 """Each event by its name: its levels, and what it means and what to do. docs/reference is made from this."""
 
