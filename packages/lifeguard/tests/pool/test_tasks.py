@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from lifeguard.pool import Pool, PoolError, PoolEvent, PoolUnavailable
 from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
 from packages.lifeguard.tests.pool.borrowers import pid_of_next
@@ -143,44 +144,56 @@ async def test_a_cancel_before_the_first_step_counts_as_well(make_pool: MakePool
         await lease.fetchval("SELECT 1")
 
 
-async def test_all_who_ask_aside_at_once_share_one_session(make_pool: MakePool) -> None:
-    opened, go_on = [], asyncio.Event()
+async def test_all_who_ask_aside_at_once_share_one_session(
+    make_pool: MakePool, postgres: PostgresServer
+) -> None:
+    asked, go_on = 0, asyncio.Event()
     go_on.set()
 
-    async def init(connection: asyncpg.Connection) -> None:
-        opened.append(connection)
+    async def password() -> str:  # of each session that is opened
+        nonlocal asked
+        asked += 1
         await go_on.wait()
+        return postgres.password
 
-    pool = await make_pool(max_size=1, init=init)
+    pool = await make_pool(max_size=1, password=password)
     go_on.clear()
     first, *others = [asyncio.create_task(pool.ask_aside()) for _ in range(5)]
-    await eventually(lambda: len(opened) == 2)
+    await eventually(lambda: asked == 2)
     first.cancel()  # which is not the others' business
     await asyncio.wait({first})
     assert first.cancelled()
     go_on.set()
     await asyncio.gather(*others)
-    assert len(opened) == 2
+    assert asked == 2
     await pool.ask_aside()  # the next question is asked anew
-    assert len(opened) == 3
+    assert asked == 3
 
 
-async def test_a_question_aside_ends_with_the_last_who_waits_for_it(make_pool: MakePool) -> None:
-    opened: list[asyncpg.Connection] = []
+async def test_a_question_aside_ends_with_the_last_who_waits_for_it(
+    make_pool: MakePool, postgres: PostgresServer
+) -> None:
+    asked, ended, hanging = 0, asyncio.Event(), asyncio.Event()
 
-    async def init(connection: asyncpg.Connection) -> None:
-        opened.append(connection)
-        if len(opened) == 2:
-            await asyncio.Event().wait()
+    async def password() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            hanging.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+        return postgres.password
 
-    pool = await make_pool(max_size=1, init=init)
+    pool = await make_pool(max_size=1, password=password)
     asking = asyncio.create_task(pool.ask_aside())
-    await eventually(lambda: len(opened) == 2)
+    await hanging.wait()
     asking.cancel()
-    again = asyncio.create_task(pool.ask_aside())
-    await eventually(lambda: len(opened) == 3)
-    assert opened[1].is_closed()
-    await again
+    await asyncio.wait({asking})
+    await pool.ask_aside()  # asked anew
+    await ended.wait()
+    assert asked == 3
 
 
 _request: ContextVar[str | None] = ContextVar("request", default=None)
