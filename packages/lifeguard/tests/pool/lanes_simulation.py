@@ -85,6 +85,14 @@ class Place:
         self._on_error(self.request)
 
 
+@dataclass(slots=True, eq=False)
+class Held:
+    """A connection, while a lane holds it."""
+
+    borrowed_at: float
+    lane: Lane | None = None
+
+
 @dataclass
 class Simulation:
     """`size` connections and the requests that come to them."""
@@ -96,7 +104,8 @@ class Simulation:
     total: Total = field(default_factory=Total)
 
     def __post_init__(self) -> None:
-        self.lanes = Lanes(self.size, TARGET, self.total, self._make_queue)
+        self._held: set[Held] = set()
+        self.lanes = Lanes(self.size, TARGET, self.total, self._make_queue, self._held)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._refusal = "stale"
@@ -167,12 +176,15 @@ class Simulation:
                 hold = left + hold if works else LOCK_TIMEOUT
         request.held = hold
         request.end = "served" if works else "lock timeout"
-        self.lanes.take(lane, request_id := object(), self.now)
-        self._after(hold, lambda: self._give_back(lane, request_id, request))
+        held = Held(self.now)
+        self._held.add(held)
+        self.lanes.take(lane, held)
+        self._after(hold, lambda: self._give_back(held, request))
 
-    def _give_back(self, lane: Lane, lease: object, request: Request) -> None:
+    def _give_back(self, held: Held, request: Request) -> None:
         works = request.end == "served"
-        self.lanes.give_back(lease, self.now, succeeded=works)
+        self.lanes.give_back(held, self.now, succeeded=works)
+        self._held.discard(held)
         if works and isinstance(request.lane, OutsideLane):
             self.lanes.served(request.lane, self.now)
         if self.now >= self.lanes.tick_at:

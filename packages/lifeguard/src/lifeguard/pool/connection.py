@@ -6,13 +6,16 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
 from lifeguard.pool import driver
 from lifeguard.pool.callsite import Caller, CallSite
 from lifeguard.pool.effects import Effect
+
+if TYPE_CHECKING:
+    from lifeguard.pool.lane import Lane
 
 
 class Status(Enum):
@@ -62,6 +65,7 @@ class PooledConnection:
         "has_unread",
         "heard_of_at",
         "idle_since",
+        "lane",
         "loose",
         "needs_care",
         "opened_at",
@@ -111,6 +115,8 @@ class PooledConnection:
         """On whose behalf, if the borrower said so."""
         self.place: tuple[Hashable, int] | None = None
         """The lane and the rank that its borrower has named, if any."""
+        self.lane: Lane | None = None
+        """The lane that holds it, in a pool with lanes."""
         self.failed = False
         """A statement of the borrower's has run into a timeout, or lost the connection."""
         self.busy = 0

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf, isfinite
 from operator import attrgetter
+from typing import Protocol
 
 from lifeguard.pool.config import check_count
 from lifeguard.pool.lane_breaker import LaneBreaker
-from lifeguard.pool.names import PRIORITIES
+from lifeguard.pool.names import PRIORITIES, OutsideLane
 from lifeguard.pool.queue import WaitQueue
 
 CRITICAL, NORMAL, BACKGROUND = RANKS = range(len(PRIORITIES))
 """Places in `PRIORITIES`."""
-_NOT_FILED = -1
+NOT_FILED = -1
+"""A level of lanes in which nobody waits."""
 # Of lanes that hold as much as each other so many are compared, those that were longest without a turn.
 _COMPARED = 16
 _charge = attrgetter("charge")
@@ -46,6 +48,14 @@ class Limits:
 UNLIMITED = Limits()
 
 
+class Holding(Protocol):
+    """What a lane may hold: a connection."""
+
+    lane: Lane | None
+    """Which holds it; written by `Lanes` alone."""
+    borrowed_at: float
+
+
 class Lane:
     """The state of one lane. Times are monotonic seconds."""
 
@@ -60,6 +70,7 @@ class Lane:
         "floor",
         "full",
         "in_use",
+        "is_outside",
         "is_small",
         "last_return",
         "last_seen",
@@ -76,6 +87,8 @@ class Lane:
         self.make_queue = make_queue
         self.queues: list[WaitQueue | None] = [None for _ in RANKS]
         """By rank; made when the first has to wait."""
+        self.is_outside = isinstance(name, OutsideLane)
+        """Its borrowers have names from outside."""
         self.in_use = 0
         """Connections that it holds."""
         self.demand = 0.0
@@ -93,7 +106,7 @@ class Lane:
         self.last_seen = now
         self.last_return = now
         self.breaker = LaneBreaker(now)
-        self.levels = [_NOT_FILED for _ in RANKS]
+        self.levels = [NOT_FILED for _ in RANKS]
         """Under which level the order of each rank has it."""
         self.filed = 0
         """In how many orders it is."""
@@ -122,22 +135,27 @@ class Lane:
 
     def has_before(self, rank: int) -> bool:
         """Whether somebody waits in it whom a newcomer of this rank must not pass."""
-        return any(queue is not None and queue.length for queue in self.queues[: rank + 1])
+        for queue in self.queues[: rank + 1]:  # noqa: SIM110 - a generator costs twice as much
+            if queue is not None and queue.length:
+                return True
+        return False
 
 
 class Order:
     """The lanes in which borrowers of one rank wait, by what they hold."""
 
-    __slots__ = ("_levels", "_rank", "length")
+    __slots__ = ("_levels", "_rank", "_single", "length")
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._levels: list[dict[Lane, None]] = [{}, {}]
         self.length = 0
         """How many lanes there are."""
+        self._single: Lane | None = None
+        """The only one there is, if that is known. As long as it is, its level need not be right."""
 
     def has(self, lane: Lane) -> bool:
-        return lane.levels[self._rank] != _NOT_FILED
+        return lane.levels[self._rank] != NOT_FILED
 
     def lanes(self) -> Iterator[Lane]:
         for level in self._levels:
@@ -147,9 +165,14 @@ class Order:
         """Put it last among those of its level."""
         rank, levels = self._rank, self._levels
         before = lane.levels[rank]
-        if before == _NOT_FILED:
+        if before == NOT_FILED:
             lane.filed += 1
             self.length += 1
+            single, self._single = self._single, None
+            if single is not None:
+                self.file(single)
+            elif self.length == 1:
+                self._single = lane
         else:
             del levels[before][lane]
         level = lane.levels[rank] = lane.in_use if lane.weight == 1 else int(lane.in_use / lane.weight)
@@ -160,25 +183,33 @@ class Order:
     def move(self, lane: Lane) -> None:
         """It holds more or less than before; it goes if nobody waits there any more."""
         rank = self._rank
-        if lane.levels[rank] != _NOT_FILED:
+        if lane.levels[rank] != NOT_FILED:
             queue = lane.queues[rank]
-            if queue is not None and queue.length:
-                self.file(lane)
-            else:
+            if queue is None or not queue.length:
                 self.remove(lane)
+            elif self.length == 1:
+                self._single = lane
+            else:
+                self.file(lane)
 
     def remove(self, lane: Lane) -> None:
         level = lane.levels[self._rank]
-        if level == _NOT_FILED:
+        if level == NOT_FILED:
             return
         del self._levels[level][lane]
-        lane.levels[self._rank] = _NOT_FILED
+        lane.levels[self._rank] = NOT_FILED
         lane.filed -= 1
         self.length -= 1
+        self._single = None
 
     def first(self, may_take: Callable[[Lane, int], bool]) -> Lane | None:
         """Of those that may take one, the lane that holds least; of equals, which has lately had least."""
         rank = self._rank
+        if self.length == 1:
+            single = self._single
+            if single is None:
+                single = self._single = next(self.lanes())
+            return single if may_take(single, rank) else None
         for lanes in self._levels:
             if not lanes:
                 continue

@@ -57,9 +57,10 @@ class LaneBreaker:
         usual = self._usual_hold
         self._usual_hold = usual + _SHARE * (held - usual) if usual else held
         self._last_success = now
-        self._refused = False
-        self._probe = None
-        self.is_open = False
+        if self._refused or self.is_open:
+            self._refused = False
+            self._probe = None
+            self.is_open = False
 
     def ended(self, lease: object) -> None:
         """A lease was no success; if it was the probe, another one may be."""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.events import Reporter
-from lifeguard.pool.lane import NORMAL, RANKS, Lane, Limits
+from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, Lane, Limits
 from lifeguard.pool.lane_breaker import PATIENCE
 from lifeguard.pool.names import OutsideLane
 from lifeguard.pool.queue import Waiter, WaitQueue
@@ -60,7 +60,7 @@ class LaneLending:
             return
         default = self._lanes.find(None, monotonic())
         for pooled in sorted(lent, key=attrgetter("borrowed_at")):
-            self._lanes.take(default, pooled, pooled.borrowed_at)
+            self._lanes.take(default, pooled)
         if state.queue.length:
             self._lanes.joined(default, NORMAL)
             self._watch()
@@ -75,30 +75,43 @@ class LaneLending:
 
     def lane_of_newcomer(self, place: Place | None, now: float) -> Lane | None:
         """Its lane, if it may take an idle connection now."""
-        lane, rank = self._find(place, now)
+        name, rank = place or _NO_LANE
+        lane = self._lanes.known(name)
+        if lane is None:
+            lane, rank = self._find(place, now)
+        else:
+            lane.last_seen = now
         return lane if self._lanes.may_take_now(lane, rank) else None
 
-    def lend(self, pooled: PooledConnection, lane: Lane, now: float) -> None:
+    def lend(self, pooled: PooledConnection, lane: Lane) -> None:
         pooled.failed = False
-        self._lanes.take(lane, pooled, now)
+        self._lanes.take(lane, pooled)
 
     def line_up(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
         """Raises PoolSaturated at once when waiting is no use."""
-        lane, rank = self._find(place, now)
-        self._tick_if_due(now)
-        queue = lane.queue(rank)
-        state = self._state
+        state, lanes = self._state, self._lanes
+        name, rank = place or _NO_LANE
+        lane = lanes.known(name)
+        if lane is None:
+            lane, rank = self._find(place, now)
+        else:
+            lane.last_seen = now
+        if now >= lanes.tick_at:
+            self.tick(now)
+        queue = lane.queues[rank] or lane.queue(rank)
+        longest = state.config.max_waiting
         if (
             now > queue.calm_until
             or budget < queue.target
             or lane.breaker.is_open
-            or state.total.waiting >= self._lanes.room(rank, state.config.max_waiting)
+            or state.total.waiting >= (lanes.room(rank, longest) if lanes.uses_ranks else longest)
         ):
             objection = self._objection(lane, rank, budget, now, 0)
             if objection is not None:
                 raise self.saturated(lane, rank, objection)
         waiter = queue.join(now, budget)
-        self._lanes.joined(lane, rank)
+        if lane.levels[rank] == NOT_FILED:
+            lanes.joined(lane, rank)
         if self._timer is None:
             self._watch()
         return queue, waiter
@@ -161,8 +174,10 @@ class LaneLending:
         while (turn := lanes.next_turn()) is not None:
             lane, rank = turn
             if lane.queue(rank).hand_out(pooled, now):
-                lanes.handed_out(rank)
-                self.lend(pooled, lane, now)
+                if lanes.uses_ranks:
+                    lanes.handed_out(rank)
+                pooled.failed = False
+                lanes.take(lane, pooled)
                 return True
             lanes.pass_over(lane, rank)
         return False
@@ -174,18 +189,16 @@ class LaneLending:
             return
         if self._open and not lane.breaker.is_open:
             self._tell_of_closed()
-        place = pooled.place
-        if place is not None and not pooled.failed and isinstance(place[0], OutsideLane):
-            self._lanes.served(place[0], now)
+        if lane.is_outside and not pooled.failed:
+            name = pooled.place[0] if pooled.place is not None else None
+            if isinstance(name, OutsideLane):
+                self._lanes.served(name, now)
 
     def take_from_the_departed(self, pooled: PooledConnection) -> None:
         """It was handed to one that had left in that very instant."""
         self._lanes.undo(pooled)
 
     # -- time --------------------------------------------------------------------------------------
-
-    def is_due(self, now: float) -> bool:
-        return now >= self._lanes.tick_at
 
     def _tick_if_due(self, now: float) -> None:
         if now >= self._lanes.tick_at:

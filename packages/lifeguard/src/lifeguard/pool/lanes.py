@@ -11,11 +11,11 @@ packages/lifeguard/tests/pool/test_lanes_table.py runs this code through its sce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain
 from math import ceil, exp, inf
 
-from lifeguard.pool.lane import NORMAL, RANKS, UNLIMITED, Lane, Limits, Order
+from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, UNLIMITED, Holding, Lane, Limits, Order
 from lifeguard.pool.names import OutsideLane
 from lifeguard.pool.newcomers import Newcomers
 from lifeguard.pool.queue import Total, WaitQueue
@@ -64,10 +64,17 @@ class Lanes:
     """The lanes of one pool. Times are monotonic seconds."""
 
     def __init__(
-        self, size: int, target: float, total: Total, make_queue: Callable[[Lane, int], WaitQueue]
+        self,
+        size: int,
+        target: float,
+        total: Total,
+        make_queue: Callable[[Lane, int], WaitQueue],
+        holdings: Iterable[Holding],
     ) -> None:
-        """`size` is the number of connections, `target` the queue's."""
+        """`size` is the number of connections, `target` the queue's. `holdings` are all that lanes hold at
+        the moment it is iterated, and others."""
         self.shares = Shares(size)
+        self._may_take = self.shares.may_take
         self._total = total
         self._target = target
         self._quick = (target or _DEFAULT_TARGET) * _QUICK
@@ -76,16 +83,19 @@ class Lanes:
         """The lane of those that name none; the same one each time it appears."""
         self._lanes: dict[Hashable, Lane] = {}
         """Those in which somebody came lately."""
-        self._held: dict[object, tuple[Lane, float]] = {}
-        """Which lane holds what, and since when; the oldest first."""
+        self.known = self._lanes.get
+        """The lane of this name, if somebody came in it lately."""
+        self._holdings = holdings
         self._limits: dict[Hashable, Limits] = {}
         self._newcomers = Newcomers()
         self._orders = tuple(Order(rank) for rank in RANKS)
-        self._only_order = (self._orders[NORMAL],)
-        """While all borrowers are of one rank."""
+        self._normal = self._orders[NORMAL]
+        self._refile = self._normal.move
+        """A lane holds more or less than before."""
         self._passed = [0 for _ in RANKS]
         """Hand-outs to higher ranks since each was last served."""
-        self._uses_ranks = False
+        self.uses_ranks = False
+        """Not all borrowers are of one rank."""
         self._keeps = True
         self.tick_at = 0.0
         self._ticked_at = 0.0
@@ -124,6 +134,8 @@ class Lanes:
     def _make(self, name: Hashable, now: float) -> Lane:
         lane = self._lanes[name] = Lane(name, now, self._make_queue) if name is not None else self.default
         lane.limit(self._limits.get(name, UNLIMITED))
+        if name is NEWCOMERS:
+            lane.is_outside = True
         return lane
 
     def limit(self, name: Hashable, limits: Limits, now: float) -> None:
@@ -141,7 +153,7 @@ class Lanes:
     def served(self, name: OutsideLane, now: float) -> None:
         """A borrower of this name from outside has had what it came for."""
         newcomers = self._lanes.get(NEWCOMERS)
-        self._newcomers.served(name, now, crowded=newcomers is not None and newcomers.filed > 0)
+        self._newcomers.served(name, now, crowded=newcomers is not None and newcomers.waiting > 0)
 
     # -- taking and giving back --------------------------------------------------------------------
 
@@ -149,23 +161,26 @@ class Lanes:
         """Whether a newcomer may: it passes nobody of its own lane. Who waits in others may not."""
         if lane.filed and lane.has_before(rank):
             return False
-        return lane.breaker.admits and self.shares.may_take(lane, rank)
+        if lane.breaker.is_open and not lane.breaker.admits:
+            return False
+        return self.shares.may_take(lane, rank)
 
-    def take(self, lane: Lane, lease: object, since: float) -> None:
-        """It holds one more. `lease` stands for what it holds."""
-        self._held[lease] = lane, since
+    def take(self, lane: Lane, lease: Holding) -> None:
+        """It holds one more."""
+        lease.lane = lane
         self.shares.take(lane)
         if lane.breaker.is_open:
             lane.breaker.lent(lease)
         if lane.filed:
             self._refile(lane)
 
-    def give_back(self, lease: object, now: float, *, succeeded: bool) -> Lane | None:
+    def give_back(self, lease: Holding, now: float, *, succeeded: bool) -> Lane | None:
         """Its lane holds one less; None if none holds it. `succeeded`: it worked, in time."""
-        lane, since = self._held.pop(lease, _HELD_BY_NONE)
+        lane = lease.lane
         if lane is None:
             return None
-        held = now - since
+        lease.lane = None
+        held = now - lease.borrowed_at
         lane.charge += held / lane.weight
         lane.last_return = now
         if succeeded:
@@ -174,28 +189,29 @@ class Lanes:
         else:
             lane.credit = 0
             lane.breaker.ended(lease)
-        self._release(lane)
-        return lane
-
-    def undo(self, lease: object) -> None:
-        """Its lane holds one less, and nothing is learnt from that."""
-        lane, _ = self._held.pop(lease, _HELD_BY_NONE)
-        if lane is not None:
-            lane.breaker.ended(lease)
-            self._release(lane)
-
-    def _release(self, lane: Lane) -> None:
         self.shares.give_back(lane)
         if lane.filed:
             self._refile(lane)
+        return lane
 
-    def lane_of(self, lease: object) -> Lane | None:
-        """Which holds it."""
-        return self._held.get(lease, _HELD_BY_NONE)[0]
+    def undo(self, lease: Holding) -> None:
+        """Its lane holds one less, and nothing is learnt from that."""
+        lane = lease.lane
+        if lane is not None:
+            lease.lane = None
+            lane.breaker.ended(lease)
+            self.shares.give_back(lane)
+            if lane.filed:
+                self._refile(lane)
 
     def oldest_leases(self) -> dict[Lane, float]:
         """Since when each lane holds what it has held longest; without those that hold nothing."""
-        return dict(reversed(self._held.values()))
+        oldest: dict[Lane, float] = {}
+        for lease in self._holdings:
+            lane = lease.lane
+            if lane is not None and lease.borrowed_at < oldest.get(lane, inf):
+                oldest[lane] = lease.borrowed_at
+        return oldest
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -213,7 +229,7 @@ class Lanes:
         """Why a newcomer should not wait for `budget` seconds; None: it may, after `ahead` others like it.
         `longest` is the queue's, over all lanes; `serving`: there is a connection at all."""
         if rank != NORMAL:
-            self._uses_ranks = True
+            self._use_ranks()
         if lane.breaker.is_open and (lane.waiting or not lane.breaker.admits):
             return "lane_breaker"
         if self._total.waiting + ahead >= self.room(rank, longest):
@@ -223,19 +239,29 @@ class Lanes:
 
     def room(self, rank: int, longest: int) -> int:
         """How many may wait in all lanes for one of this rank to wait as well."""
-        return ceil(longest * _ROOM[rank]) if self._uses_ranks else longest
+        return ceil(longest * _ROOM[rank]) if self.uses_ranks else longest
+
+    def _use_ranks(self) -> None:
+        self.uses_ranks = True
+        self._refile = self._refile_in_all
 
     def joined(self, lane: Lane, rank: int) -> None:
         """Somebody waits in its queue."""
-        if not self._orders[rank].has(lane):
+        if lane.levels[rank] == NOT_FILED:
+            if rank != NORMAL:
+                self._use_ranks()
             self._orders[rank].file(lane)
 
     def next_turn(self) -> tuple[Lane, int] | None:
         """Who gets the next free connection, as a lane and a rank; None if nobody may."""
-        for rank in self._ranks_in_turn() if self._uses_ranks else RANKS:
+        for rank in self._ranks_in_turn() if self.uses_ranks else _ONLY_NORMAL:
             order = self._orders[rank]
+            shares = self.shares
             while order.length:
-                lane = self._first(order)
+                if shares.owed_floor and shares.free <= shares.owed_floor:
+                    lane = self._first_promised(order)
+                else:
+                    lane = order.first(self._may_take)
                 if lane is None:
                     break
                 queue = lane.queues[rank]
@@ -244,13 +270,11 @@ class Lanes:
                 order.remove(lane)
         return None
 
-    def _first(self, order: Order) -> Lane | None:
-        shares = self.shares
-        if shares.owed_floor and shares.free <= shares.owed_floor:  # what is free was promised to some
-            promised = (self._lanes[name] for name, limits in self._limits.items() if limits.at_least)
-            below = (lane for lane in promised if lane.in_use < lane.floor and order.has(lane))
-            return min(below, key=_in_use, default=None)
-        return order.first(shares.may_take)
+    def _first_promised(self, order: Order) -> Lane | None:
+        """What is free was promised to some."""
+        promised = (self._lanes[name] for name, limits in self._limits.items() if limits.at_least)
+        below = (lane for lane in promised if lane.in_use < lane.floor and order.has(lane))
+        return min(below, key=_in_use, default=None)
 
     def _ranks_in_turn(self) -> list[int]:
         """Those that were passed too often come first, the lowest of them before the others."""
@@ -259,7 +283,7 @@ class Lanes:
 
     def handed_out(self, rank: int) -> None:
         """A waiter of this rank has got a connection."""
-        if self._uses_ranks:
+        if self.uses_ranks:
             self._passed[rank] = 0
             for lower in RANKS[rank + 1 :]:
                 self._passed[lower] += 1
@@ -272,8 +296,8 @@ class Lanes:
         """Those in which somebody waits; one may come more than once."""
         return chain.from_iterable(order.lanes() for order in self._orders)
 
-    def _refile(self, lane: Lane) -> None:
-        for order in self._orders if self._uses_ranks else self._only_order:
+    def _refile_in_all(self, lane: Lane) -> None:
+        for order in self._orders:
             order.move(lane)
 
     # -- what is kept ------------------------------------------------------------------------------
@@ -336,7 +360,7 @@ class Lanes:
 
 
 _NO_LIMIT = 1 << 62
-_HELD_BY_NONE: tuple[None, float] = (None, 0.0)
+_ONLY_NORMAL = (NORMAL,)
 
 
 def _in_use(lane: Lane) -> int:

@@ -15,9 +15,9 @@ _RETURN_FIRST = (
 )
 
 
-def lease_info(pooled: PooledConnection, state: PoolState, now: float) -> LeaseInfo:
+def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
     """Who holds the connection, since when, from where, and where that task waits now."""
-    lane = state.lanes.lane_of(pooled)
+    lane = pooled.lane
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
@@ -93,7 +93,7 @@ class LeakWatch:
     def abandoned(self, pooled: PooledConnection, now: float) -> None:
         """The lease was garbage-collected without having been returned."""
         self._state.tally.leaks["abandoned"] += 1
-        self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, self._state, now)))
+        self._report("warning", "lease_abandoned", **asdict(lease_info(pooled, now)))
 
     def look(self, now: float) -> None:
         """Report every lease that has become overdue since the last look."""
@@ -106,6 +106,6 @@ class LeakWatch:
             if now - pooled.borrowed_at > threshold:
                 pooled.overdue = True
                 self._state.tally.leaks["overdue"] += 1
-                held = lease_info(pooled, self._state, now)
+                held = lease_info(pooled, now)
                 details = asdict(held) | ({"remedy": _RETURN_FIRST} if held.waiting_for else {})
                 self._report("warning", "lease_overdue", **details)

@@ -80,7 +80,7 @@ class Lending:
         pooled.borrowed_at = now
         state.tally.lent_at_once += 1
         if lane is not None:
-            self.lanes.lend(pooled, lane, now)
+            self.lanes.lend(pooled, lane)
         return pooled
 
     def line_up(self, timeout: float | None, place: Place | None) -> tuple[WaitQueue, Waiter]:
@@ -202,7 +202,7 @@ class Lending:
         else:
             pooled.caller = None
             self._pass_on(pooled, now)
-        if state.has_lanes and self.lanes.is_due(now):
+        if state.has_lanes and now >= state.lanes.tick_at:
             self.lanes.tick(now)
 
     def reclaim(self, pooled: PooledConnection) -> None:

@@ -19,7 +19,7 @@ from lifeguard.pool.connector import Connector
 from lifeguard.pool.errors import PoolUnavailable
 from lifeguard.pool.events import DrainReport, Listener, log_event
 from lifeguard.pool.housekeeping import Housekeeping
-from lifeguard.pool.lane import Limits
+from lifeguard.pool.lane import NORMAL, Limits
 from lifeguard.pool.lease import Lease
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.names import Priority, rank_of
@@ -250,7 +250,8 @@ class Pool(QueryMethods, Snapshots):
             check_seconds("timeout", timeout)
         if lane is None and priority == "normal":
             return Lease(self._lending, timeout, caller)
-        return Lease(self._lending, timeout, caller, (lane, rank_of(priority)))
+        rank = NORMAL if priority == "normal" else rank_of(priority)
+        return Lease(self._lending, timeout, caller, (lane, rank))
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing

@@ -29,7 +29,7 @@ class Snapshots:
         now = monotonic()
         held = [p for p in self._state.members if p.status is Status.IN_USE]
         held.sort(key=lambda pooled: pooled.borrowed_at)
-        return tuple(lease_info(pooled, self._state, now) for pooled in held)
+        return tuple(lease_info(pooled, now) for pooled in held)
 
     def get_size(self) -> int:
         """Live connections."""

@@ -133,7 +133,7 @@ class PoolState:
         self.note_use = self.tally.use.observe
         self.total = Total()
         """How many borrowers wait, in all lanes."""
-        self.lanes = Lanes(config.max_size, config.queue_target, self.total, self._make_queue)
+        self.lanes = Lanes(config.max_size, config.queue_target, self.total, self._make_queue, self.members)
         self.has_lanes = False
         """A borrower has named a lane or a priority. Until then all wait in `queue`."""
         self.lane_sheds = LaneSheds()
