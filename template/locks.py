@@ -10,7 +10,8 @@ _VIA_MANY = re.compile(r"^    # via\n((?:    #   .*\n)+)", re.MULTILINE)
 
 
 def without(lock: str, *gone: str) -> str:
-    """The lock without what only `gone` needs: groups as it names them, like `ledger (pyproject.toml:bench)`.
+    """The lock without `gone` and what only they need: packages, and groups as it names them, like
+    `ledger (pyproject.toml:bench)`.
 
     It says of each package by whom it is needed. What nobody needs any more goes, and with it its own needs.
     """
@@ -41,6 +42,8 @@ def _names(lock: str) -> set[str]:
 
 def _left(package: str, missing: set[str]) -> str:
     needed = _needed_by(package)
+    if package.partition("==")[0] in missing:
+        return ""
     left = [one for one in needed if one not in missing]
     if needed and not left:
         return ""

@@ -74,8 +74,8 @@ FILES = (
     ),
 )
 DOCUMENTS = re.compile(
-    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|configuration|deploy|extending|faults|kubernetes|limits"
-    r"|migrations|operations|pool|runbooks|security|updating)\.md"
+    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|configuration|deploy|development|extending|faults"
+    r"|kubernetes|lanes|limits|migrations|operations|pool|runbooks|security|testing|updating)\.md"
 )
 TESTS = re.compile(r"tests/(?:__init__|conftest|test_main|test_openapi)\.py|tests/deploy/.*|tests/ledger/.*")
 OTHERS = re.compile(
@@ -149,8 +149,9 @@ def made_of(source: Path, answers: Answers) -> dict[str, str]:
     for path in (path for path in files if RENAMED.fullmatch(path)):
         files[path] = renamed(files[path], answers.name, () if NOT_THE_ENGINES.search(path) else modules)
     apply(_naming(answers.name), files)
-    for path in ("requirements-dev.lock",):
-        files[path] = lock_without(files[path], f"{answers.name.dashed} (pyproject.toml:bench)")
+    files["requirements-dev.lock"] = lock_without(
+        files["requirements-dev.lock"], f"{answers.name.dashed} (pyproject.toml:bench)", *_OF_THE_COOKBOOK
+    )
     if answers.pinned:
         _pin(source, answers.name, files)
     for path, text in texts_in(source / "template/service").items():
@@ -173,6 +174,9 @@ _EVERYWHERE: tuple[Edit, ...] = (
     Lines("pyproject.toml", r'^"bench/\*\*" = '),
     Lines("pyproject.toml", r'^"template/\*\*" = '),
     Replace("pyproject.toml", r'"bench", "template", ', ""),
+    # Recipes are copied out of the starter: a service is not to keep them running.
+    Lines("pyproject.toml", r"docs/cookbook/", 3),
+    Lines("Makefile", r"-m docs\.cookbook", 2),
     Lines("pyproject.toml", r"^license = "),
     Replace("pyproject.toml", r'"tests", "packages/lifeguard/tests"\]', '"tests"]'),
     Replace(
@@ -188,7 +192,15 @@ _EVERYWHERE: tuple[Edit, ...] = (
     Replace("docs/pool.md", r"^`make end-to-end` runs the service through it under load\.\n", ""),
     Replace("docs/security.md", "`make end-to-end`", "`python -m deploy.image_secrets`"),
     Replace("docs/security.md", r", \[bench\]\([^)]*\)", ""),
+    Replace(
+        "SECURITY.md",
+        r"^(The newest version gets fixes\.) (?:.*\n)+?\n",
+        r"\1 Those of the starter come by `make update` ([docs/updating.md](docs/updating.md)).\n\n",
+    ),
 )
+
+_OF_THE_COOKBOOK = ("joserfc",)
+"""What only its recipes import."""
 
 
 def _naming(name: ServiceName) -> tuple[Edit, ...]:
@@ -203,10 +215,26 @@ def _naming(name: ServiceName) -> tuple[Edit, ...]:
     )
 
 
+_WITH_A_ROUTE = (
+    "deploy/load/knee.js",
+    "deploy/load/knee.py",
+    "docs/deploy.md",
+    "docs/lanes.md",
+    "docs/runbooks.md",
+)
+"""Which show one of the service's."""
+
+
 def _add_feature(feature: Names, files: MutableMapping[str, str]) -> None:
     apply([Replace("pyproject.toml", r'"\(ledger\)", ', "")], files)
-    for path in ("deploy/load/knee.js", "deploy/load/knee.py", "docs/deploy.md"):
-        files[path] = files[path].replace("/v1/accounts", f"/v1/{feature.plural.replace('_', '-')}")
+    words = {
+        "/v1/accounts": f"/v1/{feature.plural.replace('_', '-')}",
+        "{account_id}": f"{{{feature.singular}_id}}",
+        "lock on accounts": f"lock on {feature.plural}",
+    }
+    for path in _WITH_A_ROUTE:
+        for word, value in words.items():
+            files[path] = files[path].replace(word, value)
     files["app/main.py"] = mounted(files["app/main.py"], feature)
     files["pyproject.toml"] = in_layers(files["pyproject.toml"], feature)
     files.update(files_of(feature, "0001", None))

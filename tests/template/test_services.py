@@ -95,6 +95,17 @@ def test_it_is_called_as_its_owner_says(path: str, said: str) -> None:
     assert said in service()[path]
 
 
+def test_it_has_the_pages_for_who_builds_on_it_and_the_recipes_stay_in_the_starter() -> None:
+    files = service()
+    assert {"docs/lanes.md", "docs/development.md", "docs/testing.md", ".vscode/launch.json"} <= files.keys()
+    assert "`GET /v1/parcels/{parcel_id}` a third" in files["docs/lanes.md"]
+    assert not [path for path in files if "cookbook" in path]
+    assert [path for path, text in files.items() if "cookbook" in text] == ["docs/index.md"]
+    locked = files["requirements-dev.lock"]
+    assert not re.search(r"^(?:joserfc|cryptography|matplotlib)==", locked, re.MULTILINE)
+    assert re.search(r"^copier==", locked, re.MULTILINE)
+
+
 def test_its_feature_is_mounted_alone() -> None:
     files = service()
     assert [line for line in files["app/main.py"].splitlines() if "parcels" in line] == [
