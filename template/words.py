@@ -64,7 +64,7 @@ def renamed(text: str, name: ServiceName, modules: Iterable[str]) -> str:
         r"|\bapp\.ledger\b|\b(?:app|tests)/ledger\b|0001_ledger": None,
         # In variables, in names of alerts and in links to them, in names of series; and everywhere else.
         r"LIFEGUARD": name.snake.upper(),
-        r"\bLifeguard(?=[A-Z.])": name.camel,
+        r"\bLifeguard(?=[A-Z.\\])": name.camel,
         r"\bLifeguard\b": name.title,
         r"(?<=#)lifeguard(?=[a-z])": name.camel.lower(),
         r"\blifeguard(?=:\w+:\w|_\w|\)\[_:\])": name.snake,

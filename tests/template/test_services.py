@@ -87,6 +87,7 @@ def test_the_ledger_is_kept_for_who_wants_it() -> None:
         ("deploy/prometheus/prometheus.yml", "job_name: my-shop"),
         ("deploy/grafana/dashboards/service.json", '"title": "My shop"'),
         ("docs/runbooks.md", "MyShopPoolStuck"),
+        ("tests/deploy/test_alerts.py", r"^## (MyShop\w+)$"),
         ("requirements.lock", "#   my-shop (pyproject.toml)"),
         ("Dockerfile", 'image.title="My shop"'),
     ],
