@@ -12,9 +12,9 @@ from bench.lanes.report import Row, lines_of, rows_of, targets_of
 from bench.lanes.scenes import CROWD, FLOOD, LOCK, LOCKED, PATIENT, SCENES, TENANTS, Seconds
 from bench.lanes.services import ACQUIRE_TIMEOUT
 from bench.lanes.trial import CONTESTANTS, Trial, hold, prepare
+from bench.lanes.work import CAPACITY
 from bench.machine import describe_machine
 from bench.overload.trial import DEADLINE
-from bench.overload.work import CAPACITY
 from bench.processes import allow_many_connections
 from bench.server import throwaway_postgres
 from bench.table import text_table

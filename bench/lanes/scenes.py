@@ -1,21 +1,23 @@
 """Who asks for what in each scene.
 
-Every request keeps a connection for 20 ms, as in `bench.overload`, so that the capacity is known.
+Every request keeps a connection for 100 ms, so that the capacity is known.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.lanes.work import CAPACITY
 from bench.overload.generator import Phase, request_to
 from bench.overload.trial import DEADLINE
-from bench.overload.work import CAPACITY
 
 LOCK = 10.0
 """Seconds for which the table is locked."""
 PATIENT = 5.0
 """Seconds for which clients wait where a table is locked: longer than LOCK_TIMEOUT, so that who waits for
 the lock keeps a connection for all of it, and no client ends that by hanging up."""
+_IN_TIME = {"X-Request-Timeout": f"{DEADLINE:g}"}
+"""What clients say where it is about their deadlines; the smallest services do not read it."""
 TENANTS = 50
 LOCKED, CROWD, FLOOD = "a lock", "a crowd", "a flood"
 BESIDE, AT_LOCK = "routes beside the lock", "the locked route"
@@ -77,7 +79,10 @@ def _tenants() -> Scene:
     return Scene(
         FLOOD,
         tuple(
-            Kind(FLOODING if number == 0 else OTHERS, request_to("/work", **{"X-Tenant": f"tenant-{number}"}))
+            Kind(
+                FLOODING if number == 0 else OTHERS,
+                request_to("/work", **{"X-Tenant": f"tenant-{number}", **_IN_TIME}),
+            )
             for number in range(TENANTS)
         ),
         before=others[0] * TENANTS,
@@ -104,9 +109,9 @@ SCENES = (
     Scene(
         CROWD,
         (
-            Kind(CRITICAL, request_to("/critical")),
-            Kind(NORMAL, request_to("/normal")),
-            Kind(BACKGROUND, request_to("/background")),
+            Kind(CRITICAL, request_to("/critical", **_IN_TIME)),
+            Kind(NORMAL, request_to("/normal", **_IN_TIME)),
+            Kind(BACKGROUND, request_to("/background", **_IN_TIME)),
         ),
         before=1.5,
         during=10,

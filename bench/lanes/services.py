@@ -21,7 +21,8 @@ from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.main import create_app
-from bench.overload.work import POOL_SIZE, SERVICE_TIME, WORK
+from bench.lanes.work import SERVICE_TIME, WORK
+from bench.overload.work import POOL_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -121,3 +121,21 @@ def test_nobody_is_turned_away_who_would_not_have_waited_long(simulation: Simula
 def test_below_its_capacity_a_pool_turns_nobody_away(simulation: Simulation) -> None:
     in_a_loop(simulation.run())
     assert simulation.shed == 0
+
+
+def test_a_queue_that_all_have_left_in_vain_does_not_let_as_many_in_again() -> None:
+    """Else those of a low priority wait in waves, each until its clients have gone."""
+
+    async def come_and_go() -> None:
+        queue = make_queue(0.25)
+        now = monotonic()
+        queue.leave(queue.join(now - 0.9, 5))
+        assert queue.objection(now, 1, 5, 100) is None  # somebody has to find out whether it flows again
+        waiter = queue.join(now, 5)
+        assert queue.objection(now, 1, 5, 100) == "queue_target"
+        assert queue.hand_out(connection(), now)
+        assert waiter.done()
+        queue.join(now, 5)
+        assert queue.objection(now, 1, 5, 100) is None
+
+    in_a_loop(come_and_go())

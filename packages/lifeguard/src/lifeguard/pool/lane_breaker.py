@@ -24,14 +24,14 @@ class LaneBreaker:
     second and somebody was refused or has timed out. Then it admits one borrower at a time, as a probe. Any
     success closes it. Times are monotonic seconds."""
 
-    __slots__ = ("_last_success", "_probe", "_refused", "_usual_hold", "is_open")
+    __slots__ = ("_last_success", "_probe", "_refused", "is_open", "usual_hold")
 
     def __init__(self, now: float) -> None:
         self.is_open = False
         self._probe: object | None = None
         self._refused = False
         self._last_success = now
-        self._usual_hold = 0.0
+        self.usual_hold = 0.0
 
     @property
     def state(self) -> BreakerState:
@@ -54,8 +54,8 @@ class LaneBreaker:
             self._probe = lease
 
     def succeeded(self, held: float, now: float) -> None:
-        usual = self._usual_hold
-        self._usual_hold = usual + _SHARE * (held - usual) if usual else held
+        usual = self.usual_hold
+        self.usual_hold = usual + _SHARE * (held - usual) if usual else held
         self._last_success = now
         if self._refused or self.is_open:
             self._refused = False
@@ -74,5 +74,5 @@ class LaneBreaker:
             return False
         if now - max(self._last_success, awake_since) <= PATIENCE:
             return False
-        self.is_open = now - max(oldest_lease, awake_since) > max(PATIENCE, _TIMES_USUAL * self._usual_hold)
+        self.is_open = now - max(oldest_lease, awake_since) > max(PATIENCE, _TIMES_USUAL * self.usual_hold)
         return self.is_open

@@ -33,8 +33,9 @@ _FORGOTTEN_AFTER = 5.0
 # Seconds: a return after a quarter of the queue's target is quick. Without a target as if it had its default.
 _QUICK = 1 / 4
 _DEFAULT_TARGET = 0.25
-# Hand-outs to higher ranks before it is a lower one's turn: it gets one in a hundred at least.
-_PASSED_AT_MOST = 99
+# Hand-outs to higher ranks before it is a lower one's turn. In overload that is one connection in a hundred:
+# borrowers of a higher rank that need not wait are not counted.
+_PASSED_AT_MOST = 63
 # A lane's flow is told from so many hand-outs or more: fewer would be chance, and turn away bursts.
 _TELLING = 4
 # Parts of `max_waiting`, by rank, once ranks are used: else the lower fill the queue, and the highest finds
@@ -183,6 +184,7 @@ class Lanes:
         held = now - lease.borrowed_at
         lane.charge += held / lane.weight
         lane.last_return = now
+        lane.flows = succeeded
         if succeeded:
             lane.credit = lane.in_use + 1 if held <= self._quick else 0
             lane.breaker.succeeded(held, now)
@@ -257,11 +259,12 @@ class Lanes:
         for rank in self._ranks_in_turn() if self.uses_ranks else _ONLY_NORMAL:
             order = self._orders[rank]
             shares = self.shares
+            may_take = shares.may_take_at_last if self._passed[rank] >= _PASSED_AT_MOST else self._may_take
             while order.length:
                 if shares.owed_floor and shares.free <= shares.owed_floor:
                     lane = self._first_promised(order)
                 else:
-                    lane = order.first(self._may_take)
+                    lane = order.first(may_take)
                 if lane is None:
                     break
                 queue = lane.queues[rank]
@@ -338,6 +341,7 @@ class Lanes:
             if lane.in_use:
                 if now - lane.last_return > TICK:
                     lane.credit = 0
+                    lane.flows = lane.flows and now - lane.last_return <= lane.breaker.usual_hold
                 if lane.breaker.look(oldest.get(lane, now), self._awake_since, now):
                     hung.append(lane)
         for name in gone:

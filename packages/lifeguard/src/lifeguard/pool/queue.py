@@ -4,7 +4,8 @@ First come, first served: a returned connection goes to the head of the queue, a
 waiter. A waiter that gives up costs O(1): its entry stays until its turn would have come.
 
 Shedding. A queue that only grows serves borrowers that have left. So the queue measures its flow: how
-many connections it has handed out since somebody last had to start waiting. It turns a newcomer away
+many connections it has handed out since somebody last had to start waiting; a queue from which all have left
+in vain remembers for a second that nothing came. It turns a newcomer away
 when `length / flow`, the wait it would have, is above the target, or above its own budget. A waiter that was
 admitted and has still waited for more than twice the target when its turn comes is turned away too, as long
 as a fresher one is behind it: a connection never goes unused. When nothing flows at all nobody
@@ -78,6 +79,8 @@ class WaitQueue:
         self._standing_since = 0.0
         self._handed_out: float = 0
         self._last_hand_out = 0.0
+        self._given_up_at = float("-inf")
+        """When the last waiter left without a connection; a queue that others have emptied starts anew."""
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
 
@@ -133,8 +136,10 @@ class WaitQueue:
         has had its turn already and was given a connection that had ended."""
         if not self.length:
             self._entries.clear()
-            self._standing_since = self._flow_since = now
-            self._handed_out = 0
+            self._standing_since = now
+            if now - self._given_up_at > _MEMORY:
+                self._flow_since = now
+                self._handed_out = 0
         waiter = self.create_future()
         deadline = now + budget
         if first:
@@ -154,6 +159,8 @@ class WaitQueue:
         waiter.cancel()
         self.length -= 1
         self._total.waiting -= 1
+        if not self.length:
+            self._given_up_at = monotonic()
         if len(self._entries) > 2 * self.length + _CLUTTER:
             self._entries = deque(entry for entry in self._entries if not entry[0].done())
         return None
@@ -173,6 +180,7 @@ class WaitQueue:
                 continue
             self._handed_out += 1
             self._last_hand_out = now
+            self._given_up_at = float("-inf")
             self._note_wait(waited)
             waiter.set_result(pooled)
             return True
@@ -213,5 +221,7 @@ class WaitQueue:
                 staying.append((waiter, joined_at, deadline))
                 nearest = min(nearest, deadline)
         self._entries = staying
+        if not self.length:
+            self._given_up_at = now
         if nearest < float("inf"):
             self._set_alarm(nearest, now)

@@ -60,11 +60,26 @@ class Shares:
             return False
         if not used or used < lane.full or self._exceeds(self.owed_full, self.small_full):
             return True
+        if rank == CRITICAL and lane.flows:
+            return self._nearly_all(used)
         if used >= lane.credit:
             return False
-        if rank == CRITICAL:
-            return used < self.size - 1
         return self._exceeds(self.owed_mean, self.small_mean)
+
+    def may_take_at_last(self, lane: Lane, rank: int) -> bool:
+        """The same, of a rank that was passed over for long: beyond its share as well, unless it hangs."""
+        if self.may_take(lane, rank):
+            return True
+        return (
+            lane.flows
+            and lane.in_use < lane.at_most
+            and self.free > self.owed_floor
+            and self._nearly_all(lane.in_use)
+        )
+
+    def _nearly_all(self, used: int) -> bool:
+        """Whether one more leaves something to the others."""
+        return used < self.size - 1
 
     def _exceeds(self, owed: int, for_small: int) -> bool:
         """Whether more is free than is kept for others."""
