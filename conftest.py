@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 import uvloop
 from lifeguard.settings.environment import secrets_read
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("default", hypothesis.settings(deadline=None))
+hypothesis.settings.load_profile("default")
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

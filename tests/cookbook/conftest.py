@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -74,7 +75,9 @@ MOUNTED = (
 class ShopSettings(
     bearer_tokens.Settings, external_call.Settings, own_variable.Settings, second_database.Settings, Settings
 ):
-    """The service's settings, with what the recipes add."""
+    """The service's settings, with what the recipes add. Other tests count sessions of its usual name."""
+
+    defaults: ClassVar = {"service_name": "shop"}
 
 
 OWN_METRICS = (own_metric._SOLD, own_metric._SIZE)

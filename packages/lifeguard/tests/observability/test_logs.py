@@ -75,6 +75,16 @@ class TestForm:
         )
         assert "method=GET path=/x status=200 client=c" in stream.getvalue()
 
+    def test_console_shows_a_list_of_places_below_its_line(self) -> None:
+        stream = configured(log_format="console")
+        places = ("app/main.py:7 in create", "app/main.py:9 in <module>")
+        structlog.get_logger("app").warning("event_loop_blocked", stack=places, seconds=0.2)
+        structlog.get_logger("app").warning("lease_overdue", stack=())
+        line, *below, last = filter(None, map(str.strip, stream.getvalue().splitlines()))
+        assert "seconds=0.2" in line
+        assert below == list(places)
+        assert "lease_overdue" in last
+
     def test_console_shows_a_traceback_below_its_line(self) -> None:
         stream = configured(log_format="console")
         try:

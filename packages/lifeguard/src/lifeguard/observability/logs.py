@@ -60,6 +60,16 @@ def _shared_processors() -> list[Processor]:
     ]
 
 
+def _stack_below(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Let a `stack` that is a list of places be lines below the event; structlog takes it for a text."""
+    places = event.get("stack")
+    if isinstance(places, list | tuple):
+        del event["stack"]
+        if places:
+            event["stack"] = "\n".join(f"  {place}" for place in places)
+    return event
+
+
 def _rendering(settings: Settings, stream: TextIO) -> list[Processor]:
     scrub = Scrubber(settings.secret_values())
 
@@ -73,7 +83,7 @@ def _rendering(settings: Settings, stream: TextIO) -> list[Processor]:
             # The richer formatters print local variables, and with them whatever they hold.
             exception_formatter=bounds.tell,
         )
-        return [bounds.bounded(scrub), bounds.printable, columns, scrub_line]
+        return [_stack_below, bounds.bounded(scrub), bounds.printable, columns, scrub_line]
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["service"] = settings.service_name
