@@ -101,6 +101,19 @@ class TestWhatIsKept:
         assert pool.stats().used == 4
         await give_back(pool, leases)
 
+    async def test_a_lane_that_hangs_before_anything_is_known_of_it_leaves_one_to_the_others(
+        self, make_pool: MakePool
+    ) -> None:
+        pool = await make_pool(min_size=4, max_size=4, queue_target=0)
+        for lane in ("a", "b"):
+            await give_back(pool, await borrow(pool, lane, 1))
+        tasks = [asyncio.create_task(pool.acquire(lane="hangs").__aenter__()) for _ in range(4)]
+        await waiting(pool, 1)
+        assert pool.stats().used == 3
+        a = await pool.acquire(lane="a", timeout=1)
+        tasks.pop().cancel()
+        await give_back(pool, [a, *await asyncio.gather(*tasks)])
+
 
 class TestLimits:
     async def test_at_most_holds_and_blocks_nobody_else(self, make_pool: MakePool) -> None:

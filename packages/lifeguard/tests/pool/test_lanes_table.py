@@ -12,6 +12,7 @@ from statistics import median
 import pytest
 from lifeguard.pool.lane import BACKGROUND, CRITICAL, NORMAL
 from lifeguard.pool.names import OutsideLane
+from lifeguard.pool.newcomers import MOST_HEAVY
 
 from packages.lifeguard.tests.pool.lanes_simulation import HOLD, Lock, Request, Simulation, outcome, stream
 
@@ -127,7 +128,23 @@ class TestTenants:
         assert others.success >= NEARLY_ALL
         assert others.p99 <= 5.4 * ALLOWED
 
-    @pytest.mark.parametrize("uses", [1, pytest.param(5, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("seed", [5, pytest.param(6, marks=pytest.mark.slow)])
+    def test_one_that_floods_from_the_first_second_harms_none_of_those_as_unknown_as_itself(
+        self, seed: int
+    ) -> None:
+        dice = Random(seed)
+        flood = OutsideLane("flood")
+        requests = stream(dice, 4.75 * 10 / HOLD, flood, end=5)
+        for number in range(49):
+            requests += stream(dice, 0.25 * 10 / HOLD / 49, OutsideLane(f"tenant {number}"), end=5)
+        Simulation(10).run(requests)
+        others = [request for request in requests if request.lane != flood]
+        assert outcome(others).success >= 99
+        assert outcome(others, start=1).success >= NEARLY_ALL
+
+    @pytest.mark.parametrize(
+        "uses", [1, pytest.param(5, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.slow)]
+    )
     def test_a_new_name_with_each_request_harms_none_that_are_known(self, uses: int) -> None:
         dice, numbers = Random(11), count()
 
@@ -143,7 +160,8 @@ class TestTenants:
         known = outcome([request for request in requests if request.lane in tenants], start=6)
         assert known.success >= NEARLY_ALL
         assert known.p99 <= 5.6 * ALLOWED
-        assert simulation.most_lanes <= len(tenants) + 2  # theirs, the newcomers', the one without a name
+        lanes = len(tenants) + 2  # theirs, the newcomers', the one without a name
+        assert simulation.most_lanes <= (lanes if uses < 16 else lanes + MOST_HEAVY)
 
 
 class TestSlowBesideFast:

@@ -6,16 +6,13 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from lifeguard.pool import driver
 from lifeguard.pool.callsite import Caller, CallSite
 from lifeguard.pool.effects import Effect
-
-if TYPE_CHECKING:
-    from lifeguard.pool.lane import Lane
 
 
 class Status(Enum):
@@ -115,8 +112,9 @@ class PooledConnection:
         """On whose behalf, if the borrower said so."""
         self.place: tuple[Hashable, int] | None = None
         """The lane and the rank that its borrower has named, if any."""
-        self.lane: Lane | None = None
-        """The lane that holds it, in a pool with lanes."""
+        # Any, because lanes are above this module.
+        self.lane: Any = None
+        """The `Lane` that holds it, in a pool with lanes; None if none does."""
         self.failed = False
         """A statement of the borrower's has run into a timeout, or lost the connection."""
         self.busy = 0

@@ -147,14 +147,14 @@ class Lane:
 class Order:
     """The lanes in which borrowers of one rank wait, by what they hold."""
 
-    __slots__ = ("_levels", "_rank", "_single", "length")
+    __slots__ = ("_levels", "_rank", "length", "single")
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._levels: list[dict[Lane, None]] = [{}, {}]
         self.length = 0
         """How many lanes there are."""
-        self._single: Lane | None = None
+        self.single: Lane | None = None
         """The only one there is, if that is known. As long as it is, its level need not be right."""
 
     def has(self, lane: Lane) -> bool:
@@ -171,11 +171,11 @@ class Order:
         if before == NOT_FILED:
             lane.filed += 1
             self.length += 1
-            single, self._single = self._single, None
+            single, self.single = self.single, None
             if single is not None:
                 self.file(single)
             elif self.length == 1:
-                self._single = lane
+                self.single = lane
         else:
             del levels[before][lane]
         level = lane.levels[rank] = lane.in_use if lane.weight == 1 else int(lane.in_use / lane.weight)
@@ -191,7 +191,7 @@ class Order:
             if queue is None or not queue.length:
                 self.remove(lane)
             elif self.length == 1:
-                self._single = lane
+                self.single = lane
             else:
                 self.file(lane)
 
@@ -203,15 +203,15 @@ class Order:
         lane.levels[self._rank] = NOT_FILED
         lane.filed -= 1
         self.length -= 1
-        self._single = None
+        self.single = None
 
     def first(self, may_take: Callable[[Lane, int], bool]) -> Lane | None:
         """Of those that may take one, the lane that holds least; of equals, which has lately had least."""
         rank = self._rank
         if self.length == 1:
-            single = self._single
+            single = self.single
             if single is None:
-                single = self._single = next(self.lanes())
+                single = self.single = next(self.lanes())
             return single if may_take(single, rank) else None
         for lanes in self._levels:
             if not lanes:

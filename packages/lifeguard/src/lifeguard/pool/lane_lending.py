@@ -173,7 +173,8 @@ class LaneLending:
         lanes = self._lanes
         while (turn := lanes.next_turn()) is not None:
             lane, rank = turn
-            if lane.queue(rank).hand_out(pooled, now):
+            queue = lane.queues[rank]
+            if queue is not None and queue.hand_out(pooled, now):
                 if lanes.uses_ranks:
                     lanes.handed_out(rank)
                 pooled.failed = False
@@ -193,6 +194,22 @@ class LaneLending:
             name = pooled.place[0] if pooled.place is not None else None
             if isinstance(name, OutsideLane):
                 self._lanes.served(name, now)
+
+    def pass_within(self, pooled: PooledConnection, now: float) -> bool:
+        """Give it to the next waiter of the lane that gives it back, if there is nothing to decide."""
+        if pooled.failed or self._open:
+            return False
+        queue = self._lanes.exchange(pooled, now)
+        if queue is None:
+            return False
+        pooled.borrowed_at = now
+        if not queue.hand_out(pooled, now):  # all have left: there is nothing more to be learnt
+            self._lanes.undo(pooled)
+            return False
+        lane, place = pooled.lane, pooled.place
+        if lane is not None and lane.is_outside and place is not None and isinstance(place[0], OutsideLane):
+            self._lanes.served(place[0], now)
+        return True
 
     def take_from_the_departed(self, pooled: PooledConnection) -> None:
         """It was handed to one that had left in that very instant."""

@@ -17,7 +17,7 @@ from math import ceil, exp, inf
 
 from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, UNLIMITED, Holding, Lane, Limits, Order
 from lifeguard.pool.names import OutsideLane
-from lifeguard.pool.newcomers import Newcomers
+from lifeguard.pool.newcomers import NEWCOMERS, Newcomers
 from lifeguard.pool.queue import Total, WaitQueue
 from lifeguard.pool.shares import Shares
 
@@ -47,18 +47,7 @@ _TARGETS = (inf, 1.0, 0.5)
 _STOPPED = 0.5
 
 
-class _Shared:
-    """The name of a lane that the pool itself has made; equal to nothing else."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __str__(self) -> str:
-        return self._name
-
-
-NEWCOMERS = _Shared("newcomers")
-_NOBODY = _Shared("nobody")
+_NOBODY = object()
 
 
 class Lanes:
@@ -90,8 +79,9 @@ class Lanes:
         self._limits: dict[Hashable, Limits] = {}
         self._newcomers = Newcomers()
         self._orders = tuple(Order(rank) for rank in RANKS)
-        self._normal = self._orders[NORMAL]
-        self._refile = self._normal.move
+        self.normal = self._orders[NORMAL]
+        """Of the lanes in which somebody of normal rank waits."""
+        self._refile = self.normal.move
         """A lane holds more or less than before."""
         self._passed = [0 for _ in RANKS]
         """Hand-outs to higher ranks since each was last served."""
@@ -123,20 +113,22 @@ class Lanes:
         """The lane of a borrower that comes now."""
         lane = self._lanes.get(name)
         if lane is None:
-            if isinstance(name, OutsideLane) and not self._has_its_own(name):
+            if isinstance(name, OutsideLane) and not self._has_its_own(name, now):
                 name = NEWCOMERS
             lane = self._lanes.get(name) or self._make(name, now)
         lane.last_seen = now
         return lane
 
-    def _has_its_own(self, name: OutsideLane) -> bool:
-        return name in self._limits or self._newcomers.knows(name)
+    def _has_its_own(self, name: OutsideLane, now: float) -> bool:
+        return name in self._limits or self._newcomers.knows(name) or self._newcomers.comes(name, now)
 
     def _make(self, name: Hashable, now: float) -> Lane:
         lane = self._lanes[name] = Lane(name, now, self._make_queue) if name is not None else self.default
         lane.limit(self._limits.get(name, UNLIMITED))
         if name is NEWCOMERS:
             lane.is_outside = True
+        if self._keeps:
+            self.shares.one_more(is_second=len(self._lanes) == _SEVERAL)
         return lane
 
     def limit(self, name: Hashable, limits: Limits, now: float) -> None:
@@ -166,45 +158,81 @@ class Lanes:
             return False
         return self.shares.may_take(lane, rank)
 
+    # Both run for every borrower, so they are written out.
+
     def take(self, lane: Lane, lease: Holding) -> None:
         """It holds one more."""
         lease.lane = lane
-        self.shares.take(lane)
+        shares = self.shares
+        used = lane.in_use
+        lane.in_use = used + 1
+        shares.free -= 1
+        if used < lane.full:
+            shares.owed_full -= 1
+            if used < lane.mean:
+                shares.owed_mean -= 1
+            if used < lane.floor:
+                shares.owed_floor -= 1
+        elif not used and lane.is_small:
+            shares.small_held += 1
         if lane.breaker.is_open:
             lane.breaker.lent(lease)
         if lane.filed:
             self._refile(lane)
 
-    def give_back(self, lease: Holding, now: float, *, succeeded: bool) -> Lane | None:
-        """Its lane holds one less; None if none holds it. `succeeded`: it worked, in time."""
+    def give_back(self, lease: Holding, now: float, *, succeeded: bool | None) -> Lane | None:
+        """Its lane holds one less; None if none holds it. `succeeded`: it worked, in time; None if nothing is
+        to be learnt from it."""
         lane = lease.lane
         if lane is None:
             return None
         lease.lane = None
-        held = now - lease.borrowed_at
-        lane.charge += held / lane.weight
-        lane.last_return = now
-        lane.flows = succeeded
+        used = lane.in_use - 1
         if succeeded:
-            lane.credit = lane.in_use + 1 if held <= self._quick else 0
-            lane.breaker.succeeded(held, now)
+            self._note_success(lane, now - lease.borrowed_at, now)
         else:
-            lane.credit = 0
+            if succeeded is not None:
+                lane.charge += (now - lease.borrowed_at) / lane.weight
+                lane.last_return = now
+                lane.credit = 0
+                lane.flows = False
             lane.breaker.ended(lease)
-        self.shares.give_back(lane)
+        shares = self.shares
+        lane.in_use = used
+        shares.free += 1
+        if used < lane.full:
+            shares.owed_full += 1
+            if used < lane.mean:
+                shares.owed_mean += 1
+            if used < lane.floor:
+                shares.owed_floor += 1
+        elif not used and lane.is_small:
+            shares.small_held -= 1
         if lane.filed:
             self._refile(lane)
         return lane
 
+    def _note_success(self, lane: Lane, held: float, now: float) -> None:
+        lane.charge += held / lane.weight
+        lane.last_return = now
+        lane.flows = True
+        lane.credit = lane.in_use + 1 if held <= self._quick else 0
+        lane.breaker.succeeded(held, now)
+
+    def exchange(self, lease: Holding, now: float) -> WaitQueue | None:
+        """A lane gives back what worked. If its own next waiter may have it and nobody waits elsewhere, all
+        counts stay as they are: the queue to hand it to. None if there is more to decide."""
+        lane = lease.lane
+        if lane is None or self.normal.single is not lane or self.uses_ranks or lane.breaker.is_open:
+            return None
+        if not self.shares.may_keep(lane):
+            return None
+        self._note_success(lane, now - lease.borrowed_at, now)
+        return lane.queues[NORMAL]
+
     def undo(self, lease: Holding) -> None:
         """Its lane holds one less, and nothing is learnt from that."""
-        lane = lease.lane
-        if lane is not None:
-            lease.lane = None
-            lane.breaker.ended(lease)
-            self.shares.give_back(lane)
-            if lane.filed:
-                self._refile(lane)
+        self.give_back(lease, 0.0, succeeded=None)
 
     def oldest_leases(self) -> dict[Lane, float]:
         """Since when each lane holds what it has held longest; without those that hold nothing."""
@@ -356,6 +384,8 @@ class Lanes:
 
     def _forget(self, name: Hashable) -> None:
         lane = self._lanes.pop(name)
+        if lane.is_outside:
+            self._newcomers.left(name)
         for order in self._orders:
             order.remove(lane)
 
@@ -365,6 +395,7 @@ class Lanes:
 
 _NO_LIMIT = 1 << 62
 _ONLY_NORMAL = (NORMAL,)
+_SEVERAL = 2
 
 
 def _in_use(lane: Lane) -> int:

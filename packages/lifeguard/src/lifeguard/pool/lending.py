@@ -190,18 +190,27 @@ class Lending:
         now = monotonic()
         state.note_use(now - pooled.borrowed_at)
         state.holders.pop(pooled.task, None)
-        if state.has_lanes:
-            self.lanes.give_back(pooled, now)
         if pooled.overdue:
             self._try(partial(self.leaks.returned_late, pooled, now), pooled)
         pooled.idle_since = now
         at_rest = driver.settle(pooled.connection)
         if not at_rest or pooled.needs_care or pooled.busy or state.resets_every_time:
+            if state.has_lanes:
+                self.lanes.give_back(pooled, now)
             self._take_care(pooled)
             pooled.caller = None
         else:
             pooled.caller = None
-            self._pass_on(pooled, now)
+            if not state.has_lanes:
+                self._pass_on(pooled, now)
+            elif not (
+                state.lanes.normal.single is not None
+                and not state.suspended
+                and self._is_known_fresh(pooled, now)
+                and self.lanes.pass_within(pooled, now)
+            ):
+                self.lanes.give_back(pooled, now)
+                self._pass_on(pooled, now)
         if state.has_lanes and now >= state.lanes.tick_at:
             self.lanes.tick(now)
 
@@ -314,12 +323,11 @@ class Lending:
 
     def _is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Heard of recently enough to be lent unchecked."""
+        return self._is_known_fresh(pooled, now) and not pooled.has_unread()
+
+    def _is_known_fresh(self, pooled: PooledConnection, now: float) -> bool:
         heard_of_at = pooled.heard_of_at
-        return (
-            now - heard_of_at <= self.state.validate_after
-            and heard_of_at > self.state.suspect_since
-            and not pooled.has_unread()
-        )
+        return now - heard_of_at <= self.state.validate_after and heard_of_at > self.state.suspect_since
 
     # -- checks ------------------------------------------------------------------------------------
 

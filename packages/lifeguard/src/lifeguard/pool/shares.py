@@ -38,6 +38,7 @@ class Shares:
         "size",
         "small_full",
         "small_held",
+        "small_lanes",
         "small_mean",
     )
 
@@ -48,6 +49,8 @@ class Shares:
         """Kept and not held; the floor is what lanes were promised with `at_least`."""
         self.small_held = 0
         """How many small lanes hold something."""
+        self.small_lanes = 0
+        """How many there were at the last division, and one that has not come yet."""
         self.small_full = self.small_mean = 0
         """Kept for all small lanes together."""
 
@@ -58,13 +61,27 @@ class Shares:
             return True
         if used >= lane.at_most or self.free <= self.owed_floor:
             return False
-        if not used or used < lane.full or self._exceeds(self.owed_full, self.small_full):
+        if not used or used < lane.full or self._exceeds(self.owed_full, self._for_small(lane)):
             return True
         if rank == CRITICAL and lane.flows:
             return self._nearly_all(used)
         if used >= lane.credit:
             return False
-        return self._exceeds(self.owed_mean, self.small_mean)
+        return self._exceeds(self.owed_mean, self.small_mean - self.small_held)
+
+    def may_keep(self, lane: Lane) -> bool:
+        """Whether it may take again at once what it gives back."""
+        used = lane.in_use
+        if self.owed_floor or used > lane.at_most:
+            return False
+        return used <= max(1, lane.full) or self.free >= max(0, self._for_small(lane)) + self.owed_full
+
+    def _for_small(self, lane: Lane) -> int:
+        """What is kept for small lanes besides this one and not held: what it holds itself is no reserve of
+        the others."""
+        if lane.is_small and lane.in_use:
+            return min(self.small_full, self.small_lanes - 1) - self.small_held + 1
+        return self.small_full - self.small_held
 
     def may_take_at_last(self, lane: Lane, rank: int) -> bool:
         """The same, of a rank that was passed over for long: beyond its share as well, unless it hangs."""
@@ -84,34 +101,18 @@ class Shares:
     def _exceeds(self, owed: int, for_small: int) -> bool:
         """Whether more is free than is kept for others."""
         spare = self.free - owed
-        return spare > 0 and spare > for_small - self.small_held
+        return spare > 0 and spare > for_small
 
-    def take(self, lane: Lane) -> None:
-        """It holds one more."""
-        used = lane.in_use
-        lane.in_use = used + 1
-        self.free -= 1
-        if used < lane.full:
-            self.owed_full -= 1
-            if used < lane.mean:
-                self.owed_mean -= 1
-            if used < lane.floor:
-                self.owed_floor -= 1
-        elif not used and lane.is_small:
-            self.small_held += 1
+    def one_more(self, *, is_second: bool) -> None:
+        """A lane has come, a small one as yet. The next division may be too late: it
+        may take all there is before."""
+        self.small_lanes += 2 if is_second else 1  # and one that has not come yet
+        kept = min(self.size - 1, self._reserve, self.small_lanes)
+        self.small_full = max(self.small_full, kept)
 
-    def give_back(self, lane: Lane) -> None:
-        """It holds one less."""
-        lane.in_use = used = lane.in_use - 1
-        self.free += 1
-        if used < lane.full:
-            self.owed_full += 1
-            if used < lane.mean:
-                self.owed_mean += 1
-            if used < lane.floor:
-                self.owed_floor += 1
-        elif not used and lane.is_small:
-            self.small_held -= 1
+    @property
+    def _reserve(self) -> int:
+        return max(1, int(self.size * _PART_FOR_SMALL))
 
     def divide(self, lanes: Iterable[Lane], *, keep: bool = True) -> None:
         """Keep for each what it has lately used; nothing with `keep` off."""
@@ -138,9 +139,9 @@ class Shares:
                 small += lane.demand
                 small_lanes += 1
                 self.small_held += used > 0
+        self.small_lanes = small_lanes
         most = self.size - 1 if keep else 0
-        reserve = max(1, int(self.size * _PART_FOR_SMALL))
-        self.small_full = min(most, max(min(reserve, small_lanes), int(small + sqrt(small) + 0.5)))
+        self.small_full = min(most, max(min(self._reserve, small_lanes), int(small + sqrt(small) + 0.5)))
         self.small_mean = min(most, max(min(1, small_lanes), int(small)))
 
     def _kept_for(self, lane: Lane, fair: float) -> tuple[int, int]:
