@@ -23,8 +23,7 @@ from lifeguard.pool.shares import Shares
 
 TICK = 0.05
 """Seconds between two looks at all lanes; a lane without a return for so long loses its credit."""
-# To look at a lane costs about a microsecond. With more lanes than this the looks are rarer in proportion, so
-# that they cost one part in a hundred at most.
+# To look at a lane costs about a microsecond. With more lanes than this the looks are rarer in proportion.
 _LANES_PER_TICK = 512
 # Seconds: of the average that demand is, and of what a lane has lately had.
 _MEMORY = 2.0
@@ -45,8 +44,9 @@ _ROOM = (1.0, 0.75, 0.5)
 _TARGETS = (inf, 1.0, 0.5)
 # Seconds: a timer so late was not late by chance; the process was stopped, or its event loop blocked.
 _STOPPED = 0.5
-
-
+_NO_LIMIT = 1 << 62
+_ONLY_NORMAL = (NORMAL,)
+_SEVERAL = 2
 _NOBODY = object()
 
 
@@ -391,11 +391,6 @@ class Lanes:
 
     def _divide(self) -> None:
         self.shares.divide(self._lanes.values(), keep=self._keeps)
-
-
-_NO_LIMIT = 1 << 62
-_ONLY_NORMAL = (NORMAL,)
-_SEVERAL = 2
 
 
 def _in_use(lane: Lane) -> int:
