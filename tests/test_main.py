@@ -98,8 +98,14 @@ class TestLifespan:
     async def test_a_server_that_is_too_small_is_a_line_and_no_traceback(
         self, migrated_database: str, tmp_path: Path
     ) -> None:
+        # Said here, for the owner may have other defaults.
         variables = environment(
-            DATABASE_URL=migrated_database, POOL_INSTANCES="50", PORT="0", LOG_FORMAT="json"
+            DATABASE_URL=migrated_database,
+            POOL_MIN_SIZE="1",
+            POOL_MAX_SIZE="20",
+            POOL_INSTANCES="50",
+            PORT="0",
+            LOG_FORMAT="json",
         )
         ended = await asyncio.to_thread(
             subprocess.run,
