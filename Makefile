@@ -38,7 +38,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help run doctor psql shell test test-engine coverage test-slow check check-deploy audit outdated image feature update docs format generated lock clean
+.PHONY: help run doctor psql shell test tests test-engine coverage test-slow check check-deploy audit outdated image feature update docs format generated lock clean
 
 # What only the starter has, from which services are made: not there in one that was.
 -include template/starter.mk
@@ -60,6 +60,8 @@ shell: $(READY)  ## open a Python prompt with `database`, in which `await` works
 
 test: $(READY)  ## run the suite on real PostgreSQL servers (TESTS=tests/deploy for a part of it)
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(TESTS)
+
+tests: test  # there is a folder of this name: `make` would find it there, do nothing, and look as if all had passed
 
 coverage: $(READY)  ## the same, and which lines of app/ and the engine no test has run; takes half as long again
 	@$(BIN)/coverage run $(PYTEST) -m 'not slow and not deploy' $(TESTS)
@@ -167,13 +169,15 @@ endif
 
 # uv installs, several times as fast as pip, which brings it, and installs all where there is no uv for the machine: both
 # take exactly what the lock names and hashes. Then the engine from packages/; a service that pins its version in
-# pyproject.toml instead has it from the lock.
+# pyproject.toml instead has it from the lock. An environment that can install nothing (its making was interrupted, or its
+# Python is gone) is made anew.
 $(READY): requirements-dev.lock $(wildcard packages/lifeguard/pyproject.toml)
 	@$(if $(PYTHON),,echo 'Lifeguard needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo '$(PYTHON) has no venv module (Debian: apt install python3-venv)' >&2; exit 1; }
 	@echo 'Installing requirements-dev.lock into .venv (once for each state of the lock)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -c '' 2>/dev/null && { $(BIN)/uv --version || $(BIN)/python -m pip --version; } >/dev/null 2>&1 || \
+	  $(PYTHON) -m venv --clear .venv
 	@test -n "$$(command -v uv || command -v $(BIN)/uv)" || { \
 	  awk '/^uv==/ {uv = 1} uv && !/^(uv==| )/ {exit} uv' $< >.venv/uv.lock; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock || true; }

@@ -42,3 +42,34 @@ def test_a_generator_that_fails_leaves_the_file_it_was_to_replace(target: str, t
     assert ended.returncode != 0
     assert made.read_text() == "the last one\n"
     assert not list(made.parent.glob("*.new"))
+
+
+@pytest.mark.parametrize(
+    ("python", "anew"),
+    [("exit 1", True), ('test "$1" = -c', True), ("exit 0", False)],
+    ids=["gone", "no pip", "whole"],
+)
+def test_an_environment_whose_making_was_interrupted_is_made_anew(
+    python: str, *, anew: bool, tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements-dev.lock").touch()
+    scripts = {
+        ".venv/bin/python": python,
+        "python3": 'case "$*" in *venv\\ --clear*) echo anew; exit 1; esac',
+        "uv": "exit 1",
+    }
+    for name, line in scripts.items():
+        script = tmp_path / name
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(f"#!/bin/sh\n{line}\n")
+        script.chmod(0o755)
+    done = subprocess.run(
+        ["make", f"PYTHON={tmp_path}/python3", ".venv/requirements-dev.installed"],  # noqa: S607
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ("anew" in done.stdout.splitlines()) == anew

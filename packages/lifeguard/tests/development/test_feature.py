@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from lifeguard.development.feature.__main__ import make
+from lifeguard.development.feature.__main__ import main, make
 from lifeguard.development.feature.files import files_of, in_layers, mounted
 from lifeguard.development.feature.names import LONGEST, RESERVED, NameRefused, Names
 
@@ -56,7 +56,10 @@ def test_a_plain_plural_gives_its_singular_away(plural: str, singular: str) -> N
             (name, "SINGULAR=")
             for name in ("people", "data", "statuses", "houses", "wolves", "heroes", "movies", "bus", "s")
         ),
-        *((name, "is no name") for name in ("Orders", "9s", "a--bs", "_as", "as_", "a b", "örders", "x;y")),
+        *(
+            (name, f"^{name!r} is no name")
+            for name in ("Orders", "Bad-Names", "9s", "a--bs", "_as", "as_", "a b", "örders", "x;y")
+        ),
         ("x" * LONGEST + "s", "are the most"),
     ],
 )
@@ -137,3 +140,16 @@ def test_where_something_is_in_the_way_nothing_is_written(there: str, tmp_path: 
     with pytest.raises(NameRefused, match="already"):
         make(tmp_path, Names.of("parcels"))
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["parcels", "my-news", "order"])  # plain, and none that could be made
+def test_a_feature_that_is_there_is_said_to_be_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"app/{name.replace('-', '_')}"
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "app/main.py").write_text(f"from app import {name.replace('-', '_')}\n{MAIN}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["make feature", name])
+    assert main() == 2
+    assert f"make feature: {folder} is there already" in capsys.readouterr().err

@@ -156,6 +156,19 @@ async def test_code_that_cannot_be_loaded_is_shown_and_replaces_nothing(project:
         assert await service.end(signal.SIGINT) == 0
 
 
+async def test_an_environment_file_that_comes_later_is_read(project: Project) -> None:
+    environment = project.directory / ".env"
+    async with project.served() as service:
+        environment.write_text("POOL_MAX_SIZE=none\n")
+        await eventually(lambda: "not loaded" in service.output, WAIT)
+        assert "POOL_MAX_SIZE=none: must be" in service.output
+        environment.write_text("POOL_MAX_SIZE=7\n")
+        await eventually(lambda: '"max_size": 7' in service.output, WAIT)
+        environment.unlink()
+        await eventually(lambda: service.output.count("reloaded in") == 2, WAIT)
+        assert await service.end(signal.SIGINT) == 0
+
+
 async def test_requests_under_way_are_finished_or_cut_off_in_time(project: Project) -> None:
     async with project.served() as service:
         client = httpx.AsyncClient(base_url=service.url, timeout=None)  # noqa: S113 - it is held

@@ -16,13 +16,13 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 
 import typer
-from watchfiles import DefaultFilter, awatch
+from watchfiles import Change, DefaultFilter, awatch
 
 from lifeguard.development.embedded import EmbeddedServer
 from lifeguard.development.run import embedded_server, refuse_production
@@ -40,8 +40,11 @@ class _Sources(DefaultFilter):
 
     def __call__(self, change: object, path: str) -> bool:
         file = Path(path)
-        is_source = file.suffix in _SUFFIXES or file.name == ".env"
-        return is_source and super().__call__(change, path)  # type: ignore[arg-type]  # of its own enumeration
+        return file.suffix in _SUFFIXES and super().__call__(change, path)  # type: ignore[arg-type]  # of its own enumeration
+
+
+def _is_environment(_: object, path: str) -> bool:
+    return Path(path).name == ".env"
 
 
 def serve_and_reload(serve: Serve, settings: Settings, data: Path) -> int:
@@ -69,10 +72,10 @@ def _start_fork_server() -> None:
 
 
 def watched_by(settings: Settings) -> list[Path]:
-    """Where the code is that was imported and not installed, the migrations, and `.env`."""
+    """Where the code is that was imported and not installed, and the migrations."""
     roots = {_root_of(name) for name in tuple(sys.modules)}
     found = {path for path in roots if path is not None}
-    found |= {path for path in (settings.migrations, Path(".env").absolute()) if path.exists()}
+    found |= {path for path in (settings.migrations,) if path.exists()}
     return sorted(path for path in found if not any(parent in found for parent in path.parents))
 
 
@@ -127,6 +130,7 @@ class _Supervisor:
         self._stopping = False
         self._changed_at = 0.0
         self._engine_has_changed = False
+        self._starting = asyncio.Lock()  # one new process at a time, of whichever of the two that are watched
         self._over: asyncio.Future[int]
 
     async def run(self, first: Worker) -> int:
@@ -147,21 +151,31 @@ class _Supervisor:
                 worker.kill()
 
     async def _watch(self) -> None:
-        async for changes in awatch(*self._watched, watch_filter=_Sources(), step=_STEP):
+        # `.env` may come later, and what is not there cannot be watched: its folder is, and nothing below that.
+        await asyncio.gather(
+            self._follow(awatch(*self._watched, watch_filter=_Sources(), step=_STEP)),
+            self._follow(awatch(Path.cwd(), watch_filter=_is_environment, step=_STEP, recursive=False)),
+        )
+
+    async def _follow(self, changes: AsyncIterator[set[tuple[Change, str]]]) -> None:
+        async for paths in changes:
             if self._stopping:
                 return
-            self._changed_at = time.monotonic()
-            changed = sorted(Path(path) for _, path in changes)
-            typer.echo(f"changed: {', '.join(map(_shown, changed))}")
-            self._engine_has_changed |= any(path.is_relative_to(ENGINE) for path in changed)
-            if self._loading is not None:
-                self._loading.kill()
-            # The fork server has the engine as it was.
-            context = multiprocessing.get_context("spawn") if self._engine_has_changed else self._context
-            worker = await asyncio.to_thread(Worker, context, self._serve, self._listener)
-            self._loading = worker
-            worker.tell(self._hear)
-            worker.go()
+            async with self._starting:
+                await self._load(sorted(Path(path) for _, path in paths))
+
+    async def _load(self, changed: list[Path]) -> None:
+        self._changed_at = time.monotonic()
+        typer.echo(f"changed: {', '.join(map(_shown, changed))}")
+        self._engine_has_changed |= any(path.is_relative_to(ENGINE) for path in changed)
+        if self._loading is not None:
+            self._loading.kill()
+        # The fork server has the engine as it was.
+        context = multiprocessing.get_context("spawn") if self._engine_has_changed else self._context
+        worker = await asyncio.to_thread(Worker, context, self._serve, self._listener)
+        self._loading = worker
+        worker.tell(self._hear)
+        worker.go()
 
     def _hear(self, worker: Worker, said: str | None) -> None:
         if said is None:
@@ -174,7 +188,7 @@ class _Supervisor:
             if self._has_served:
                 typer.echo(f"reloaded in {time.monotonic() - self._changed_at:.2f} s")
             else:
-                where = ", ".join(map(_shown, self._watched))
+                where = ", ".join([*map(_shown, self._watched), ".env"])
                 typer.echo(f"    A change in {where} is served when it is saved.\n")
             self._has_served = True
 

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--singular", default="", help="one of them, where the plural does not show it")
     arguments = parser.parse_args()
     try:
+        _check_folders(Path(), arguments.name.strip().replace("-", "_"))
         names = Names.of(arguments.name, arguments.singular)
         made = make(Path(), names)
     except NameRefused as error:
@@ -41,6 +42,7 @@ def make(service: Path, names: Names) -> list[str]:
 
     Raises NameRefused.
     """
+    _check_folders(service, names.plural)
     written: dict[str, str] = {}
     for path, change in (("app/main.py", mounted), ("pyproject.toml", in_layers)):
         if not (service / path).exists():
@@ -49,13 +51,17 @@ def make(service: Path, names: Names) -> list[str]:
     _check_table(service, names.plural)
     revision, after = _next_revision(service)
     new = files_of(names, revision, after)
-    for folder in (f"app/{names.plural}", f"app/{names.plural}.py", f"tests/{names.plural}"):
-        if (service / folder).exists():
-            raise NameRefused(f"there is a {folder} already")
     for path, text in {**new, **written}.items():
         (service / path).parent.mkdir(parents=True, exist_ok=True)
         (service / path).write_text(text, encoding="utf-8")
     return [*new, *written]
+
+
+def _check_folders(service: Path, name: str) -> None:
+    """Before anything else that is wrong with the name: what is there already needs no better one."""
+    for path in (f"app/{name}", f"app/{name}.py", f"tests/{name}"):
+        if name.isidentifier() and (service / path).exists():
+            raise NameRefused(f"{path} is there already: go on with that, or take another name")
 
 
 def _next_revision(service: Path) -> tuple[str, str | None]:

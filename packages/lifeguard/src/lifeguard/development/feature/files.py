@@ -87,7 +87,7 @@ def _check_free(tree: ast.Module, name: str) -> None:
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound.add(node.name)
     if name in bound:
-        raise NameRefused(f"{name} is something else in app/main.py already")
+        raise NameRefused(f"app/main.py uses the name {name} already: take another")
 
 
 def _includes_router(call: ast.expr) -> bool:

@@ -45,14 +45,15 @@ class Names:
     @classmethod
     def of(cls, name: str, singular: str = "") -> Names:
         """From what somebody has typed. Raises NameRefused."""
-        plural, one = (text.strip().replace("-", "_") for text in (name, singular))
-        if not plural:
+        name, singular = name.strip(), singular.strip()
+        if not name:
             raise NameRefused("a feature needs a name, the plural of what it is about: NAME=invoices")
-        for given in (plural, one):
-            if given and not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", given):
+        for given in (name, singular):
+            if given and not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", given):
                 raise NameRefused(f"{given!r} is no name: small letters, digits and _, a letter first")
             if len(given) > LONGEST:
                 raise NameRefused(f"{given} has {len(given)} letters; {LONGEST} are the most")
+        plural, one = (text.replace("-", "_") for text in (name, singular))
         one = one or _singular_of(plural)
         if one == plural:
             raise NameRefused(f"{plural} is one and many: name the many otherwise, as in {plural}_records")
@@ -109,7 +110,7 @@ def _check(plural: str) -> None:
     if plural in vars(builtins):
         raise NameRefused(f"{plural} is a function of Python's own, which app/main.py would lose")
     if plural in {"app", "lifeguard", "main", "settings", "commands", "tests", "migrations", "deploy"}:
-        raise NameRefused(f"{plural} is called something else here")
+        raise NameRefused(f"{plural} is a name that every service has in use: take another")
     if plural == "alembic_version" or plural.startswith("pg_"):
         raise NameRefused(
             f"{plural} is a table of {'PostgreSQL' if plural.startswith('pg_') else 'Alembic'}'s own"
