@@ -1,6 +1,10 @@
 <%!
     def literal(value):
         return f'"{value}"' if isinstance(value, str) else repr(value)
+%><%
+    # A `make run` applies what is saved, once: what is not written yet must not pass for applied. A merge is complete.
+    is_merge = isinstance(down_revision, (tuple, list))
+    body = 'op.execute("")' if is_merge else 'raise NotImplementedError("this revision is not written yet")'
 %>"""${message}."""
 
 from alembic import op
@@ -12,8 +16,8 @@ depends_on = ${literal(depends_on)}
 
 
 def upgrade() -> None:
-    op.execute("")
+    ${body}
 
 
 def downgrade() -> None:
-    op.execute("")
+    ${body}

@@ -68,7 +68,10 @@ class TestFaults:
 
     @pytest.mark.parametrize("command", ["doctor", "sizing", "migrate"])
     def test_no_database(self, command: str) -> None:
-        assert self.fault(command, 2) == "DATABASE_URL: required here\n"
+        said = self.fault(command, 2)
+        assert (
+            said == "DATABASE_URL: required here; a database of `make run` would do, and there is none yet\n"
+        )
 
     def test_dev_in_production(self) -> None:
         said = self.fault("dev", 2, APP_ENV="production", DATABASE_URL=NOWHERE)

@@ -207,12 +207,12 @@ def _database_to_look_at(context: typer.Context) -> Iterator[Settings]:
         development.on_some_database(settings, EMBEDDED_DATA) as found,
     ):
         output.guard(found)
-        yield _with_database(found)
+        yield _with_database(found, "; a database of `make run` would do, and there is none yet")
 
 
-def _with_database(settings: Settings) -> Settings:
+def _with_database(settings: Settings, otherwise: str = "") -> Settings:
     if settings.database_url is None:
-        raise SettingsError("DATABASE_URL: required here")
+        raise SettingsError(f"DATABASE_URL: required here{otherwise}")
     return settings
 
 

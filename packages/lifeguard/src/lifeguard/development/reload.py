@@ -151,7 +151,7 @@ class _Supervisor:
                 worker.kill()
 
     async def _watch(self) -> None:
-        # `.env` may come later, and what is not there cannot be watched: its folder is, and nothing below that.
+        # `.env` may come later, and what is not there cannot be watched. Its folder is, without those below.
         await asyncio.gather(
             self._follow(awatch(*self._watched, watch_filter=_Sources(), step=_STEP)),
             self._follow(awatch(Path.cwd(), watch_filter=_is_environment, step=_STEP, recursive=False)),
