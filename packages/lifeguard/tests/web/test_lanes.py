@@ -46,6 +46,7 @@ def tenant(request: Request) -> str | int | UUID | None:
 routes = APIRouter(prefix="/t")
 tenants = APIRouter(prefix="/tenants", dependencies=[lane("ours", of=tenant, priority="critical")])
 grouped = APIRouter()
+nameless = APIRouter(prefix="/nameless", dependencies=[lane(of=tenant)])
 mounted = FastAPI(openapi_url=None)
 by_others = FastAPI(openapi_url=None)
 
@@ -56,6 +57,7 @@ async def read(database: DatabaseDep) -> None:
 
 
 routes.add_api_route("/plain/{item}", read, methods=["GET", "POST", "PUT", "DELETE", "PROPFIND"])
+routes.add_api_route("/number/{item:int}", read)
 routes.add_api_route("/stale", read, dependencies=[stale_if_error(seconds=60)])
 routes.add_api_route("/critical", read, dependencies=[lane(priority="critical")])
 routes.add_api_route("/background", read, dependencies=[lane(priority="background")])
@@ -70,7 +72,9 @@ routes.include_router(
 )
 tenants.add_api_route("/by/{tenant}", read)
 tenants.add_api_route("/item/{item:int}", read)
+nameless.add_api_route("/item", read)
 routes.include_router(tenants)
+routes.include_router(nameless)
 mounted.add_api_route("/inner/{item}", read)
 mounted.add_api_route("/grouped", read, dependencies=[lane("mounted")])
 
@@ -310,6 +314,21 @@ class TestNamesFromOutside:
         (told,) = [line for line in log() if line["event"] == "lane_not_found"]
         assert told["route"] == "/t/tenants/item/{item:int}"
         assert error in told["exception"]
+
+    @pytest.mark.parametrize("name", ["GET /t/stale", "after bob", "other", "background", "own"])
+    async def test_are_nobody_elses(self, serving: Service, borrowed: list[Where], name: str) -> None:
+        await serving.client.get("/t/nameless/item", params={"tenant": name})
+        assert borrowed == [(OutsideLane(f"tenant/{name}"), "normal")]
+
+    async def test_are_asked_for_of_a_path_that_cannot_be_read(
+        self, serving: Service, borrowed: list[Where], log: Log
+    ) -> None:
+        log()
+        for path in ("/t/tenants/item", "/t/number"):
+            answer = await serving.client.get(f"{path}/{'9' * 5000}")
+            assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-request")
+        assert not borrowed
+        assert {line["event"] for line in log()} <= {"request"}
 
     async def test_cannot_come_from_a_body(self, serving: Service, borrowed: list[Where]) -> None:
         assert (await serving.client.get("/t/tenants/item/7?gives=body")).is_success

@@ -39,6 +39,10 @@ from lifeguard.web.routes import WEBSOCKET, Routing, Served
 LONGEST_NAME = 64
 """Characters of a lane's name. Of a longer one from outside a digest takes the place of the end."""
 
+TENANTS = "tenant"
+"""In front of names from outside where `lane(of=...)` has none: a client must not pass for a route's lane, or
+for that of another's work after its answers, by a name that it makes up."""
+
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 _BY_HEADER: Mapping[bytes, Priority] = {name.encode("ascii"): name for name in _PRIORITIES}
 _LOWERED: Mapping[tuple[Priority, Priority | None], Priority] = {
@@ -256,8 +260,8 @@ class Lanes:
         assert declared.of is not None
         # A handshake is a GET. Without `receive` there is no body to wait for.
         known = {**scope, "type": "http", "method": scope.get("method", "GET")}
-        known["path_params"] = served.path_params(scope)
         try:
+            known["path_params"] = served.path_params(scope)
             name = declared.of(Request(known))
             if name is None:
                 return place
@@ -301,7 +305,7 @@ def _own_name(said: _Lane | None, place: str, method: str) -> str:
 
 def _declared(place: str, said: _Lane | None, method: str, priority: Priority = "normal") -> _Declared:
     name = _own_name(said, place, method)
-    prefix = f"{said.name}/" if said is not None and said.name is not None else ""
+    prefix = f"{said.name if said is not None and said.name is not None else TENANTS}/"
     places = {
         wanted: Place(name, _LOWERED[priority, wanted], f"after {name}") for wanted in (None, *_PRIORITIES)
     }

@@ -205,6 +205,8 @@ def excess(scope: Scope, cookies: int) -> Problem | None:
         return BadRequest(f"The query has more than {request_head.MOST_PARAMETERS} parameters.")
     if len(scope["headers"]) > request_head.MOST_HEADERS or cookies > request_head.MOST_COOKIES:
         return HeadersTooLarge()
+    if request_head.has_endless_number(scope["path"]):
+        return BadRequest(f"The path has a number of more than {request_head.MOST_DIGITS} digits.")
     if request_head.has_repeated(scope["headers"]):
         return BadRequest("A header that may be there once is there twice.")
     return None

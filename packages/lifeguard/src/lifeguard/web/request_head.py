@@ -16,6 +16,8 @@ MOST_PARAMETERS = 1000
 """Of a query. Validation may make an error of each."""
 LONGEST_PATH = 512
 """Characters of a path that are logged; a client may send 8 KiB."""
+MOST_DIGITS = 4300
+"""In a row, in a path: Starlette's `int` convertor calls int(), which raises for more (`sys.int_info`)."""
 MOST_COOKIES = 300
 """Cookies, and backslashes in them, for which Python's own reader took quadratic time (CVE-2024-7592)."""
 
@@ -28,6 +30,7 @@ SINGLE = frozenset(
 """Fields of one value that decide what a request does: of two, one reader takes the first, one the last."""
 
 _DECIMAL = re.compile(rb"[0-9]{1,9}(\.[0-9]{0,9})?")  # float() takes `inf`, `nan`, `1_0` and ` 1` as well
+_TOO_MANY_DIGITS = re.compile(rf"[0-9]{{{MOST_DIGITS + 1}}}")
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -40,6 +43,11 @@ def has_repeated(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a field of `SINGLE` is there more than once."""
     single = [name for name, _ in headers if name in SINGLE]
     return len(single) > len(set(single))
+
+
+def has_endless_number(path: str) -> bool:
+    """Whether a path has a number that cannot be read."""
+    return len(path) > MOST_DIGITS and _TOO_MANY_DIGITS.search(path) is not None
 
 
 def has_too_many_parameters(query: bytes) -> bool:
