@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 from lifeguard.testing.processes import ServiceProcess, running
@@ -55,6 +56,13 @@ def create_app(settings):
     service.get("/held")(hold)
     return service
 """
+ENV = """
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"])
+with context.begin_transaction():
+    context.run_migrations()
+"""
 COMMAND = """
 from lifeguard.commands import command_line
 from svc.main import Settings, create_app
@@ -86,6 +94,12 @@ class Project:
         new.write_text(text)
         new.rename(self.package / "version.py")
 
+    def revise(self, revision: str, *, after: str | None = None) -> None:
+        """Save a revision that does nothing."""
+        (self.directory / "migrations/env.py").write_text(ENV)
+        text = f"revision = {revision!r}\ndown_revision = {after!r}\n\n\ndef upgrade():\n    pass\n"
+        (self.directory / f"migrations/versions/{revision}_one.py").write_text(text)
+
     @property
     def postmaster(self) -> int:
         return int((self.directory / ".data/postgres18/data/postmaster.pid").read_text().split()[0])
@@ -104,8 +118,9 @@ class Project:
         return found
 
     @asynccontextmanager
-    async def served(self, *arguments: str) -> AsyncIterator[ServiceProcess]:
-        async with running(["-m", "svc", "dev", *arguments], cwd=self.directory) as service:
+    async def served(self, *arguments: str, **variables: str) -> AsyncIterator[ServiceProcess]:
+        command = ["-m", "svc", "dev", *arguments]
+        async with running(command, cwd=self.directory, variables=variables) as service:
             yield service
 
 
@@ -190,6 +205,30 @@ async def test_nothing_outlives_a_killed_one(project: Project) -> None:
         await eventually(lambda: serves(service, "two"), WAIT)
         service.process.kill()
         await eventually(lambda: not project.processes(), 15)
+
+
+async def test_a_revision_that_is_saved_is_not_applied_to_a_server_of_somebody_elses(
+    project: Project, database_url: str
+) -> None:
+    project.revise("0001")
+    async with project.served(DATABASE_URL=database_url) as service:
+        await eventually(lambda: _revision(database_url, "0001"), WAIT)
+        project.revise("0002", after="0001")
+        await eventually(lambda: "DATABASE_URL is not migrated on a save" in service.output, WAIT)
+        project.save("two")
+        await eventually(lambda: serves(service, "two"), WAIT)
+        assert await service.end(signal.SIGINT) == 0
+    assert await _revision(database_url, "0001")
+
+
+async def _revision(url: str, revision: str) -> bool:
+    connection = await asyncpg.connect(url)
+    try:
+        return bool(await connection.fetchval("SELECT version_num FROM alembic_version") == revision)
+    except asyncpg.UndefinedTableError:
+        return False
+    finally:
+        await connection.close()
 
 
 async def test_without_reload_it_is_one_process(project: Project) -> None:

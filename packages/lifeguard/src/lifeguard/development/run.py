@@ -36,6 +36,8 @@ MIGRATION_INTERVAL = 1.0  # seconds between two looks for a database that is not
 PAGES = {"docs": "/docs", "pool": "/pool/live", "JSON": "/pool", "metrics": "/metrics"}
 """What a developer may want to look at, where the service has it."""
 
+_NOT_MIGRATED = "DATABASE_URL is not migrated on a save: `migrate` does it, or a new start"
+
 CreateApp = Callable[[Any], FastAPI]  # of the settings
 
 __all__ = ["EmbeddedServerError", "on_running_database", "on_some_database", "run"]
@@ -108,7 +110,11 @@ def serve(
     on_second_signal: Callable[[], None] = nothing,
 ) -> None:
     """Serve on a database that runs. `on_loaded` is called when the service has been put together, and
-    `on_listening` when it accepts connections, after the lines for the terminal if it `announces` itself."""
+    `on_listening` when it accepts connections, after the lines for the terminal if it `announces` itself.
+
+    One that does not has taken over because something was saved. That may be half a revision, so it migrates
+    the embedded server only: others may use that of DATABASE_URL.
+    """
     is_embedded = settings.database_url is None
     found = on_running_database(settings, data) if is_embedded else settings
     bounded = found.model_copy(update={"drain_timeout": min(settings.drain_timeout, LONGEST_DRAIN)})
@@ -118,6 +124,9 @@ def serve(
     if state is not None:
         _refuse_foreign(state, *(place, remedy) if is_embedded else ())
     is_old = state is None or state.is_old
+    if is_old and state is not None and not (is_embedded or announces):
+        typer.echo(f"{_NOT_MIGRATED}: {state}")
+        is_old = False
     if is_old:
         _import_migrations()  # before the logs are configured: Alembic tells of its own plugins
     app = create_app(bounded)
