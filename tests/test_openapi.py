@@ -6,9 +6,10 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from hypothesis import settings
+from lifeguard.testing import eventually
 from pydantic import SecretStr
 from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.main import create_app
 from app.settings import Settings
@@ -33,7 +34,13 @@ class NewForEachTest:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.app is None or scope["type"] == "lifespan":
             self.app = self.make()
-        await self.app(scope, receive, send)
+
+        async def send_when_ready(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await eventually(lambda: scope["state"]["readiness"].now().status == "ready")
+            await send(message)
+
+        await self.app(scope, receive, send_when_ready if scope["type"] == "lifespan" else send)
 
 
 service = NewForEachTest()
