@@ -39,7 +39,7 @@ class ServiceName:
         if keyword.iskeyword(snake) or snake in sys.stdlib_module_names:
             raise ServiceNameRefused(f"{name} is a word or a module of Python's own")
         if name in _NOT_NAMES or name == "lifeguard-pg":
-            raise ServiceNameRefused(f"{name} is called something else here")
+            raise ServiceNameRefused(f"{name} is the name of something else here: take another")
         return cls(name)
 
     @property

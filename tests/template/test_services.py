@@ -199,7 +199,7 @@ def test_what_is_no_name_of_a_service_is_refused(name: str) -> None:
         (["NAME=shop", "DIR={new}", "FEATURE=order"], "SINGULAR="),
         (["NAME=shop", "DIR={new}", "ENGINE=none"], "vendored"),
         (["NAME=shop", "DIR={new}", "REPLICA=perhaps"], "yes or no"),
-        (["NAME=tests", "DIR={new}"], "called something else"),
+        (["NAME=tests", "DIR={new}"], "take another"),
     ],
 )
 def test_what_cannot_be_made_is_a_line_and_nothing_is_written(
