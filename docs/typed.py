@@ -69,6 +69,8 @@ class Reader:
         removed = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VIRTUAL_ENV", "DATABASE_URL")
         self._environment = {name: value for name, value in os.environ.items() if name not in removed}
         self._environment |= {"PORT": self._port, "LIFEGUARD": str(ROOT)}
+        for who in ("AUTHOR", "COMMITTER"):  # who reads has told git who it is
+            self._environment |= {f"GIT_{who}_NAME": "reader", f"GIT_{who}_EMAIL": "reader@localhost"}
         self._running: subprocess.Popen[str] | None = None
         self._rest = Thread()
 

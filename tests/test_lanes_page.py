@@ -66,7 +66,7 @@ async def test_they_put_requests_where_the_page_says(
         ("reports", "normal"),
         ("reports", "background"),
         ("POST /payments", "critical"),
-        (OutsideLane("anna"), "normal"),
+        (OutsideLane("tenant/anna"), "normal"),
     ]
 
 

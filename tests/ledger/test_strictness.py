@@ -17,7 +17,9 @@ async def test_an_id_or_a_limit_is_a_number_that_there_can_be(
 ) -> None:
     for path in [*PATHS, "/v1/accounts?limit={}", "/v1/accounts/1/entries?limit={}"]:
         answer = await empty_ledger.get(path.format(number))
-        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation"), path
+        endless = len(number) > 4300 and "?" not in path  # refused before anybody reads the path
+        refusal = (400, "/problems/bad-request") if endless else (422, "/problems/validation")
+        assert (answer.status_code, answer.json()["type"]) == refusal, path
         assert len(answer.content) < 1000
 
 

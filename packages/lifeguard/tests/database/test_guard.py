@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -351,7 +352,7 @@ class TestBusy:
     """Everybody waits in vain, and the server is well."""
 
     async def test_a_long_query_that_six_wait_for_does_not_trip_it(
-        self, make_database: MakeDatabase, postgres: PostgresServer
+        self, make_database: MakeDatabase, postgres: PostgresServer, database_url: str
     ) -> None:
         database = await make_database(pool_max_size=1, pool_acquire_timeout=0.3, breaker_fail_max=5)
         async with database.connection() as connection:
@@ -363,7 +364,8 @@ class TestBusy:
             await eventually(lambda: not checks())
 
             async def one_session_is_left() -> bool:
-                return len(await postgres.backends(application_name="ledger")) == 1
+                own = urlsplit(database_url).path.removeprefix("/")
+                return len(await postgres.backends(own, application_name="ledger")) == 1
 
             await eventually(one_session_is_left)  # the one that asked is gone
             running.cancel()

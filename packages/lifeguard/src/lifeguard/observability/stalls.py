@@ -93,7 +93,7 @@ class StallWatch:
             "event_loop_blocked",
             seconds=round(monotonic() - since, 3),
             at=place,
-            stack=stack,
+            stack="\n".join(stack),  # a text, as structlog has it
             remedy=_REMEDY,
         )
 
