@@ -54,7 +54,11 @@ PARTS: dict[str, Part] = {
             Lines("docs/security.md", r" ON accounts", 2),
             Replace("docs/security.md", r"^Idempotency keys are a column(?:.*\n)+?\n", ""),
         ),
-        tests=("tests",),
+        # All but those of the template, which needs it.
+        tests=(
+            "tests/test_*.py",
+            *(f"tests/{room}" for room in ("bench", "cookbook", "deploy", "migrations")),
+        ),
     ),
     "stale-answers": Part(
         (Lines("app/main.py", r"protection\.stale_answers"),),
@@ -138,12 +142,21 @@ def main(part: str) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     for path in before.keys() - after.keys():
-        (folder / path).unlink()
+        _remove(folder / path)
     for path in (path for path, text in after.items() if text != before[path]):
         (folder / path).write_text(after[path], encoding="utf-8")
     tests = [str(found) for pattern in PARTS[part].tests for found in sorted(folder.glob(pattern))]
     sys.stdout.write("\n".join([PARTS[part].but, *tests]) + "\n")
     return 0
+
+
+def _remove(path: Path) -> None:
+    """Delete it, and the folders that are empty then, as git does."""
+    path.unlink()
+    for parent in path.parents:
+        if any(parent.iterdir()):
+            break
+        parent.rmdir()
 
 
 def _texts(folder: Path) -> dict[str, str]:

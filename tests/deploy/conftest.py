@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lifeguard.testing.plugin import run
 from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.service import ServiceUnderTest
+from lifeguard.testing.service_fixtures import Templates
 
 from tests.secured import SecuredServer, secured_server
 
@@ -19,8 +22,10 @@ async def secured(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 @pytest.fixture(scope="module")
-def module_database(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
+def module_database(
+    postgres: PostgresServer, templates: Templates, service_under_test: ServiceUnderTest[Any]
+) -> Iterator[str]:
     """As `migrated_database`, for all tests of a module."""
-    name = run(postgres.create_database(template=migrated_template))
+    name = run(postgres.create_database(template=templates.of(service_under_test)))
     yield postgres.dsn(name)
     run(postgres.drop_database(name))

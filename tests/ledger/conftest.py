@@ -7,6 +7,7 @@ import httpx
 import pytest
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.service import ServiceUnderTest, running
+from lifeguard.testing.service_fixtures import Templates
 
 from app.main import create_app
 from app.settings import Settings
@@ -28,9 +29,15 @@ async def client_on(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(scope="session")
-async def empty_ledger(postgres: PostgresServer, migrated_template: str) -> AsyncIterator[httpx.AsyncClient]:
+def ledger_template(templates: Templates) -> str:
+    """The name of a database with the ledger's schema. No coroutine can make it: it has its own loop."""
+    return templates.of(LEDGER)
+
+
+@pytest.fixture(scope="session")
+async def empty_ledger(postgres: PostgresServer, ledger_template: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a ledger that stays empty, for requests that must all be refused."""
-    name = await postgres.create_database(template=migrated_template)
+    name = await postgres.create_database(template=ledger_template)
     async with client_on(postgres.dsn(name)) as client:
         yield client
         assert (await client.get("/v1/accounts")).json()["items"] == []

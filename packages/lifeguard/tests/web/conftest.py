@@ -12,6 +12,8 @@ import pytest
 from fastapi import APIRouter
 from lifeguard.testing.plugin import run
 from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.service import ServiceUnderTest
+from lifeguard.testing.service_fixtures import Templates
 from lifeguard.testing.serving import Service, until_ready
 
 from packages.lifeguard.tests.inside import service, settings_for
@@ -20,8 +22,10 @@ Log = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def module_database(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
-    name = run(postgres.create_database(template=migrated_template))
+def module_database(
+    postgres: PostgresServer, templates: Templates, service_under_test: ServiceUnderTest[Any]
+) -> Iterator[str]:
+    name = run(postgres.create_database(template=templates.of(service_under_test)))
     yield postgres.dsn(name)
     run(postgres.drop_database(name))
 

@@ -74,12 +74,6 @@ def templates(postgres: PostgresServer, databases: Databases) -> Templates:
     return Templates(postgres, databases)
 
 
-@pytest.fixture(scope="session")
-def migrated_template(templates: Templates, service_under_test: ServiceUnderTest[Any]) -> str:
-    """The name of a database with the service's schema, for who copies it."""
-    return templates.of(service_under_test)
-
-
 @pytest.fixture
 def migrated_database(
     postgres: PostgresServer,
