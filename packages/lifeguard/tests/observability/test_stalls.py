@@ -36,6 +36,11 @@ async def seen() -> AsyncIterator[Seen]:
         await seen()
 
 
+def watches() -> int:
+    """This test's own, and those of services that other tests share, which are on this loop, too."""
+    return sum(thread.name == "event loop watch" for thread in threading.enumerate())
+
+
 def block() -> None:
     time.sleep(BLOCKED)
 
@@ -48,10 +53,14 @@ def compute() -> None:
 
 @pytest.mark.parametrize("work", [block, compute])
 async def test_is_told_once_with_its_place(seen: Seen, work: Callable[[], None]) -> None:
+    watches_before = watches()
     for _ in range(2):
         work()
         await asyncio.sleep(0.1)  # a pause is what makes it two
-    [event] = await seen()
+    told = await seen()
+    event = told[0]
+    assert {each["at"] for each in told} == {event["at"]}
+    assert len(told) <= watches_before
     assert event["event"] == "event_loop_blocked"
     assert event["seconds"] >= BLOCKED / 2
     assert event["at"].endswith(f"in {work.__name__}")
