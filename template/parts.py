@@ -151,10 +151,10 @@ def main(part: str) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Delete it, and the folders that are empty then, as git does."""
+    """Delete it, and the folders that are empty then, as git does; but for that of the next revision."""
     path.unlink()
     for parent in path.parents:
-        if any(parent.iterdir()):
+        if parent.name == "versions" or any(parent.iterdir()):
             break
         parent.rmdir()
 
