@@ -137,7 +137,10 @@ async def pool_outside(stack: Stack, client: httpx.AsyncClient) -> None:
 
 
 async def wait_for_a_lock(stack: Stack, client: httpx.AsyncClient) -> None:
-    """A client in a hurry wants a row that is locked: the server shows its id and ends its wait by itself."""
+    """A client in a hurry wants a row that is locked: the server shows its id and ends its wait.
+
+    By its own timeout, or because the service has asked it to: which of the two is first is chance.
+    """
     one, two = [await new_account(client) for _ in range(2)]
 
     async def held() -> bool:
@@ -152,8 +155,8 @@ async def wait_for_a_lock(stack: Stack, client: httpx.AsyncClient) -> None:
     expect(true=answer.status_code == codes.GATEWAY_TIMEOUT, otherwise=f"a locked row: {answer.text}")
     said = await stack("logs", "--no-color", "postgres")
     expect(
-        true="canceling statement due to statement timeout" in said,
-        otherwise="it was not the server's timeout",
+        true="canceling statement due to" in said,
+        otherwise="the server did not end the wait",
     )
 
 
