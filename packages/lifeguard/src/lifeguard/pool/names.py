@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 Priority = Literal["critical", "normal", "background"]
-"""The lower is refused first, and served after the higher; `background` gets one hand-over in a hundred."""
+"""The lower is refused first, and served after the higher: in overload by one hand-over in 64."""
 
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 """The most important first."""
