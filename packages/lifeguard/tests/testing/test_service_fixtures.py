@@ -1,10 +1,13 @@
 """The fixtures that a service's owner gets for ten lines of conftest.py."""
 
 import asyncio
+from time import monotonic
 
 import httpx
 import pytest
 from lifeguard.database import Database
+from lifeguard.pool import lane_breaker
+from lifeguard.pool.lanes import TICK
 from lifeguard.testing.databases import Databases
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.service import RunningService
@@ -45,6 +48,15 @@ class TestSaturated:
         async with saturated():
             assert problem_of(await client.get("/orders")) == "pool-saturated"
         assert (await client.get("/orders")).status_code == 200
+
+    async def test_lasts_longer_than_the_patience_of_a_lanes_breaker(
+        self, client: httpx.AsyncClient, saturated: Fault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lane_breaker, "PATIENCE", 0.0)
+        async with saturated():
+            end = monotonic() + 4 * TICK
+            while monotonic() < end:
+                assert problem_of(await client.get("/orders")) == "pool-saturated"
 
     async def test_lets_a_request_wait_in_vain_where_nobody_waits(
         self, client: httpx.AsyncClient, database: Database, saturated: Fault

@@ -94,16 +94,20 @@ async def saturated(database: Database, *, waiting: int | None = None) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def _pool_saturated(pool: Pool, waiting: int | None) -> AsyncIterator[None]:
-    async def wait_in_vain() -> None:
+    async def wait_in_vain(number: int) -> None:
+        # Each in a lane of its own, which holds nothing: a queue of several is shed after its target, and
+        # the breaker of a lane that holds something empties its queue after a second.
         with contextlib.suppress(PoolSaturated):
-            async with pool.acquire(timeout=_PATIENT):
+            async with pool.acquire(timeout=_PATIENT, lane=f"saturated: waiter {number}"):
                 pass
 
     leases = [await pool.acquire(timeout=_PATIENT) for _ in range(pool.get_max_size())]
     waiters: list[asyncio.Task[None]] = []
     try:
         while waiting is None or len(waiters) < waiting:
-            waiters.append(asyncio.create_task(wait_in_vain(), name="lifeguard.testing: saturated"))
+            waiters.append(
+                asyncio.create_task(wait_in_vain(len(waiters)), name="lifeguard.testing: saturated")
+            )
             await asyncio.sleep(0)  # it is in the queue now, or has been turned away
             await asyncio.sleep(0)  # which takes a turn more
             if waiters[-1].done():
