@@ -119,7 +119,14 @@ class Simulation:
             self._refuse(lane, request, self._refusal)
 
         target = self.lanes.target(rank)
-        queue = WaitQueue(target, Histogram(), time_out=_no_error, turn_away=ValueError, total=self.total)
+        queue = WaitQueue(
+            target,
+            Histogram(),
+            time_out=_no_error,
+            turn_away=ValueError,
+            serving=lambda: self.size,
+            total=self.total,
+        )
         queue.create_future = cast("Callable[[], Any]", lambda: Place(start, refuse))
         return queue
 

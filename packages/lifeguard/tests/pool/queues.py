@@ -18,8 +18,11 @@ class TurnedAway(Exception):
     """What it tells those who have become stale."""
 
 
-def make_queue(target: float = 0) -> WaitQueue:
-    queue = WaitQueue(target, Histogram(), time_out=lambda _: TimedOut(), turn_away=TurnedAway)
+def make_queue(target: float = 0, *, serving: int = 1) -> WaitQueue:
+    """Of a pool with `serving` connections."""
+    queue = WaitQueue(
+        target, Histogram(), time_out=lambda _: TimedOut(), turn_away=TurnedAway, serving=lambda: serving
+    )
     queue.create_future = asyncio.get_running_loop().create_future
     return queue
 

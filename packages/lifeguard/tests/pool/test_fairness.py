@@ -192,6 +192,24 @@ class TestOnTheServer:
         await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(500)))
         assert pool.stats().shed == {}
 
+    @pytest.mark.parametrize("lane", [None, "same"])
+    async def test_a_burst_that_nobody_comes_after_is_served_whole(
+        self, make_pool: MakePool, lane: str | None
+    ) -> None:
+        pool = await make_pool(min_size=5, max_size=5, queue_target=0.1)
+        held = [await pool.acquire(lane=lane) for _ in range(5)]
+
+        async def request() -> None:
+            async with pool.acquire(lane=lane):
+                pass
+
+        requests = [asyncio.create_task(request()) for _ in range(15)]
+        await eventually(lambda: pool.stats().oldest_wait > 0.1 * STALE_AFTER_TARGETS)
+        for lease in held:
+            await pool.release(lease)
+        await asyncio.gather(*requests)
+        assert pool.stats().shed == {}
+
     async def test_try_shed_tells_beforehand_and_counts(self, make_pool: MakePool) -> None:
         pool = await make_pool(max_size=1, max_waiting=1)
         assert pool.try_shed() is None

@@ -188,7 +188,10 @@ class TestWhereItIsWorseThanFirstComeFirstServed:
             requests += stream(dice, 0.5 * 10 / HOLD / 3, f"steady {number}", end=8)
         requests += [Request(5 + 1e-6 * number, "burst", HOLD) for number in range(200)]
         Simulation(10).run(requests)
-        assert outcome([request for request in requests if request.lane == "burst"]).longest <= 504 * ALLOWED
+        burst = outcome([request for request in requests if request.lane == "burst"])
+        assert burst.success == 100
+        # The last was found to be served at 504, of those that were: a fifth had been turned away.
+        assert burst.longest <= 640 * ALLOWED
 
     def test_of_more_lanes_than_connections_the_slow_get_no_more_than_the_quick(self) -> None:
         dice = Random(21)

@@ -32,7 +32,7 @@ class Simulation:
     shed: int = 0
     arrived: int = 0
     longest_wait: float = 0.0
-    """Of those who had somebody behind them."""
+    """Of those who had as many behind them as there are connections."""
     shortest_refused: float = float("inf")
     """The shortest wait that a newcomer was spared."""
 
@@ -41,7 +41,7 @@ class Simulation:
         return (others + 1) * self.service / self.serving
 
     async def run(self) -> None:
-        queue = make_queue(self.target)
+        queue = make_queue(self.target, serving=self.serving)
         start = now = monotonic()
         free = self.serving
         returns: list[float] = []
@@ -51,7 +51,7 @@ class Simulation:
             if returns and returns[0] <= arrival:
                 now = heappop(returns)
                 if queue.hand_out(connection(), now):
-                    self.collect(joined, now, alone=not queue.length)
+                    self.collect(joined, now, last=queue.length < self.serving)
                     heappush(returns, now + self.duration())
                 else:
                     free += 1
@@ -72,7 +72,7 @@ class Simulation:
     def duration(self) -> float:
         return self.dice.uniform(0.5, 1.5) * self.service
 
-    def collect(self, joined: deque[tuple[Waiter, float]], now: float, *, alone: bool) -> None:
+    def collect(self, joined: deque[tuple[Waiter, float]], now: float, *, last: bool) -> None:
         """Note who was served and who was turned away in this hand-out."""
         while joined and joined[0][0].done():
             waiter, joined_at = joined.popleft()
@@ -80,7 +80,7 @@ class Simulation:
                 self.shed += 1
                 continue
             self.served += 1
-            if not alone:
+            if not last:
                 self.longest_wait = max(self.longest_wait, now - joined_at)
 
 
@@ -121,6 +121,63 @@ def test_nobody_is_turned_away_who_would_not_have_waited_long(simulation: Simula
 def test_below_its_capacity_a_pool_turns_nobody_away(simulation: Simulation) -> None:
     in_a_loop(simulation.run())
     assert simulation.shed == 0
+
+
+@dataclass
+class Crowd:
+    """Borrowers that come in bursts to connections that come back in bursts."""
+
+    serving: int
+    bursts: list[tuple[float, int]]
+    """After how many seconds how many come, or how many connections come back if it is below 0."""
+
+    async def play(self) -> None:
+        queue = make_queue(0.25, serving=self.serving)
+        now = monotonic()
+        in_use = self.serving
+        waiting: list[Waiter] = []
+        for pause, number in self.bursts:
+            now += pause
+            for _ in range(number):
+                if in_use < self.serving:
+                    in_use += 1
+                elif queue.objection(now, self.serving, 1000, 1000) is None:
+                    waiting.append(queue.join(now, 1000))
+            back = min(-number, in_use)
+            idle = sum(not queue.hand_out(connection(), now) for _ in range(back))
+            refused = [waiter for waiter in waiting if waiter.done() and waiter.exception() is not None]
+            assert not (refused and idle)
+            in_use -= max(idle, 0)
+            waiting = [waiter for waiter in waiting if not waiter.done()]
+            if number < 0:
+                assert queue.length == len(waiting)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.builds(
+        Crowd,
+        serving=st.integers(1, 8),
+        bursts=st.lists(st.tuples(st.sampled_from([0, 0.1, 0.3, 0.6, 2]), st.integers(-8, 20))),
+    )
+)
+def test_nobody_is_turned_away_while_a_connection_of_that_moment_goes_unused(crowd: Crowd) -> None:
+    in_a_loop(crowd.play())
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 10), st.integers(1, 200), st.floats(0.001, 2))
+def test_a_burst_that_nobody_comes_after_is_served_whole(serving: int, number: int, service: float) -> None:
+    async def play() -> None:
+        queue = make_queue(0.25, serving=serving)
+        start = monotonic()
+        waiters = [queue.join(start, 1000) for _ in range(number)]
+        for turn in range(-(-number // serving)):
+            for _ in range(serving):
+                queue.hand_out(connection(), start + service * (turn + 1))
+        assert [waiter.exception() for waiter in waiters] == [None] * number
+
+    in_a_loop(play())
 
 
 def test_a_queue_that_all_have_left_in_vain_does_not_let_as_many_in_again() -> None:

@@ -262,10 +262,12 @@ class Lanes:
             self._use_ranks()
         if lane.breaker.is_open and (lane.waiting or not lane.breaker.admits):
             return "lane_breaker"
+        queue = lane.queue(rank)
         if self._total.waiting + ahead >= self.room(rank, longest):
+            queue.asked_at = now
             return "queue_full"
         servers = max(_TELLING, lane.in_use) if serving else 0
-        return lane.queue(rank).objection(now, servers, budget, _NO_LIMIT, ahead=ahead)
+        return queue.objection(now, servers, budget, _NO_LIMIT, ahead=ahead)
 
     def room(self, rank: int, longest: int) -> int:
         """How many may wait in all lanes for one of this rank to wait as well."""

@@ -7,10 +7,12 @@ Shedding. A queue that only grows serves borrowers that have left. So the queue 
 many connections it has handed out since somebody last had to start waiting; a queue from which all have left
 in vain remembers for a second that nothing came. It turns a newcomer away
 when `length / flow`, the wait it would have, is above the target, or above its own budget. A waiter that was
-admitted and has still waited for more than twice the target when its turn comes is turned away too, as long
-as a fresher one is behind it: a connection never goes unused. When nothing flows at all nobody
-in the queue is turned away. They run into their deadlines, which says that the trouble is the database, not
-the load. The idea is CoDel's (Nichols and Jacobson, ACM Queue 10(5), 2012) as Elixir's db_connection
+admitted and has still waited for more than twice the target when its turn comes makes room for fresher ones:
+it is turned away if somebody has asked within that time. So a burst that came together, and nobody after it,
+is served whole. As many stay as there are connections that may come back in that moment: none of them goes
+unused. When nothing flows at all nobody in the queue is turned away. They run into their deadlines, which
+says that the trouble is the database, not the load. The idea is CoDel's (Nichols and Jacobson, ACM Queue
+10(5), 2012) as Elixir's db_connection
 has it; the measured flow replaces its wait for a bad interval to pass.
 """
 
@@ -59,13 +61,17 @@ class WaitQueue:
         *,
         time_out: Callable[[bool], Exception],
         turn_away: Callable[[], Exception],
+        serving: Callable[[], int] = lambda: 1,
         total: Total | None = None,
     ) -> None:
         """`time_out(stalled)` makes the error of a waiter whose budget is used up, `turn_away` that of one
-        that has become stale."""
+        that has become stale. `serving()` is how many connections may come back for it at the same time."""
         self._turn_away = turn_away
         self.target = target
         self._stale_after = target * STALE_AFTER_TARGETS or float("inf")
+        self._serving = serving
+        self.asked_at = float("-inf")
+        """When the last newcomer came, also if it was told not to wait."""
         self.calm_until = 0.0
         self._note_wait = waits.observe
         self._time_out = time_out
@@ -119,6 +125,7 @@ class WaitQueue:
         Until `calm_until` nobody need ask whose budget is above the target, as long as the queue is shorter
         than `longest`.
         """
+        self.asked_at = now
         if self.length + ahead >= longest:
             return "queue_full"
         if not self.target:
@@ -140,6 +147,7 @@ class WaitQueue:
             if now - self._given_up_at > _MEMORY:
                 self._flow_since = now
                 self._handed_out = 0
+        self.asked_at = now
         waiter = self.create_future()
         deadline = now + budget
         if first:
@@ -166,7 +174,7 @@ class WaitQueue:
         return None
 
     def hand_out(self, pooled: PooledConnection, now: float) -> bool:
-        """Give a connection to the first live waiter that is not stale; False if there is none."""
+        """Give a connection to the first live waiter that need not make room; False if there is none."""
         entries = self._entries
         while entries:
             waiter, joined_at, _ = entries.popleft()
@@ -175,7 +183,7 @@ class WaitQueue:
             self.length -= 1
             self._total.waiting -= 1
             waited = now - joined_at
-            if waited > self._stale_after and self.length:
+            if waited > self._stale_after and self._has_fresher(now):
                 waiter.set_exception(self._turn_away())
                 continue
             self._handed_out += 1
@@ -185,6 +193,10 @@ class WaitQueue:
             waiter.set_result(pooled)
             return True
         return False
+
+    def _has_fresher(self, now: float) -> bool:
+        """Whether a stale waiter, which is not counted any more, makes room for somebody."""
+        return now - self.asked_at <= self._stale_after and self.length >= self._serving()
 
     def refuse_all(self, error: Callable[[], Exception]) -> int:
         """Empty the queue: every waiter gets an error of its own. Returns how many there were."""

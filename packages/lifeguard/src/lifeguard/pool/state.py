@@ -188,8 +188,16 @@ class PoolState:
             self.lane_sheds.note(lane, rank)
             return self.saturated("stale", 0.0)
 
+        def serving() -> int:
+            return int(min(lane.at_most, len(self.members) + len(self.opening)))
+
         queue = WaitQueue(
-            self.lanes.target(rank), self.tally.wait, time_out=time_out, turn_away=turn_away, total=self.total
+            self.lanes.target(rank),
+            self.tally.wait,
+            time_out=time_out,
+            turn_away=turn_away,
+            serving=serving,
+            total=self.total,
         )
         if self.loop is not None:
             queue.create_future = self.loop.create_future
