@@ -35,7 +35,6 @@ class LaneLending:
         self._open: set[Lane] = set()
         """Lanes whose breaker is open, as has been reported."""
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
         self._dispatch = dispatch
 
     # -- lanes -------------------------------------------------------------------------------------
@@ -247,16 +246,13 @@ class LaneLending:
     def _watch(self) -> None:
         """Who waits must not depend on others' returns."""
         if self._timer is None:
-            self._timer_due = max(self._lanes.tick_at, monotonic())
-            delay = self._timer_due - monotonic()
+            delay = self._lanes.tick_at - monotonic()
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(delay, 0), self._ring, context=Context())
 
     def _ring(self) -> None:
         self._timer = None
-        now = monotonic()
-        self._lanes.note_stop(now - self._timer_due, now)
-        self._tick_if_due(now)
+        self._tick_if_due(monotonic())
         if self._state.total.waiting:
             self._watch()
 

@@ -42,7 +42,8 @@ _TELLING = 4
 _ROOM = (1.0, 0.75, 0.5)
 # Times the pool's `queue_target`, by rank.
 _TARGETS = (inf, 1.0, 0.5)
-# Seconds: a timer so late was not late by chance; the process was stopped, or its event loop blocked.
+# Seconds: a tick so late is not late by chance. The process was stopped, or its event loop blocked, or nobody
+# waited: from before it nobody's silence counts.
 _STOPPED = 0.5
 _NO_LIMIT = 1 << 62
 _ONLY_NORMAL = (NORMAL,)
@@ -346,15 +347,12 @@ class Lanes:
             self.shares.size = size
             self._divide()
 
-    def note_stop(self, late: float, now: float) -> None:
-        """The timer of the ticks was so late. If nothing else ran either, nobody's silence counts."""
-        if late > _STOPPED:
-            self._awake_since = now
-
     def tick(self, now: float) -> list[Lane]:
         """Measure what each lane uses and needs. Returns those whose breaker opens by it."""
         elapsed = now - self._ticked_at
         self._ticked_at = now
+        if now - self.tick_at > _STOPPED:
+            self._awake_since = now
         fade = exp(-elapsed / _MEMORY)
         # What a lane uses now says nothing of a long time in which nobody looked.
         share = 1 - exp(-min(elapsed, 2 * self._interval) / _MEMORY)
