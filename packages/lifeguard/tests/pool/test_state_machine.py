@@ -30,6 +30,7 @@ from packages.lifeguard.tests.pool.balance import assert_balanced, assert_counte
 MAX_SIZE = 4
 SOON = 5.0  # seconds within which a borrow must work again, whatever has happened
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+LANES = st.sampled_from([None, "a", "b", OutsideLane("c")])
 DIRT = [
     "SET my.setting = 'x'",
     "LISTEN channel",
@@ -79,6 +80,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.borrowers: list[Borrower] = []
         self.queries: list[asyncio.Task[Any]] = []
         self.most_allowed = MAX_SIZE
+        self.limits: dict[Any, tuple[int, int]] = {}
+        """How many a lane may hold, and is promised."""
         self.failed = False
         self.run(self._open(config))
 
@@ -114,7 +117,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         patience=st.sampled_from([0.0, 0.005, 0.05, SOON]),
-        lane=st.sampled_from([None, "a", "b", OutsideLane("c")]),
+        lane=LANES,
         priority=st.sampled_from(PRIORITIES),
     )
     def ask(self, patience: float, lane: Any = None, priority: Priority = "normal") -> None:
@@ -275,8 +278,36 @@ class PoolMachine(RuleBasedStateMachine):
         # A pool that was shrunk may be above its maximum until enough has come back; it must not grow.
         # Counted here, because before this ran the pool may still have grown to its old maximum.
         self.most_allowed = max(max_size, self.sessions)
+        promised = sum(at_least for _, at_least in self.limits.values())
         async with asyncio.timeout(SOON):
-            await self.pool.resize(min_size=min_size, max_size=max_size)
+            if promised and promised >= max_size:
+                with pytest.raises(ValueError, match="at_least of all lanes"):
+                    await self.pool.resize(min_size=min_size, max_size=max_size)
+                self.most_allowed = max(self.pool.get_max_size(), self.sessions)
+            else:
+                await self.pool.resize(min_size=min_size, max_size=max_size)
+
+    @rule(
+        lane=LANES,
+        at_most=st.one_of(st.none(), st.integers(1, MAX_SIZE)),
+        at_least=st.integers(0, 2),
+        weight=st.sampled_from([0.5, 1, 3]),
+    )
+    def limit_a_lane(self, lane: Any, at_most: int | None, at_least: int, weight: float) -> None:
+        at_least = min(at_least, at_most or at_least)
+        others = sum(promised for name, (_, promised) in self.limits.items() if name != lane)
+        if at_least and others + at_least >= self.pool.get_max_size():
+            with pytest.raises(ValueError, match="at_least of all lanes"):
+                self.pool.set_lane(lane, at_most=at_most, at_least=at_least, weight=weight)
+            return
+
+        async def limit() -> None:
+            self.pool.set_lane(lane, at_most=at_most, at_least=at_least, weight=weight)
+
+        self.run(limit())
+        held = self.pool._state.lanes.find(lane, monotonic()).in_use
+        self.limits[lane] = (max(at_most or MAX_SIZE, held), at_least)
+        self._collect()
 
     @rule()
     def expire(self) -> None:
@@ -298,7 +329,13 @@ class PoolMachine(RuleBasedStateMachine):
     def let_time_pass(self) -> None:
         """Until the server has answered something: no longer than a millisecond or so."""
         self.run(self.admin.fetchval("SELECT 1"))
+        self.run(eventually(self._nobody_waits_beside_an_idle_one, SOON))
         self._collect()
+
+    def _nobody_waits_beside_an_idle_one(self) -> bool:
+        """Unless what is idle is kept for others."""
+        state = self.pool._state
+        return not (state.idle and state.wanting)
 
     # -- what holds --------------------------------------------------------------------------------
 
@@ -322,6 +359,15 @@ class PoolMachine(RuleBasedStateMachine):
     def lanes_hold_what_is_lent_in_them(self) -> None:
         if hasattr(self, "pool"):
             assert_counted_right(self.pool)
+
+    @invariant()
+    def no_lane_holds_more_than_it_may(self) -> None:
+        if hasattr(self, "pool"):
+            for lane in self.pool._state.lanes:
+                at_most, at_least = self.limits.get(lane.name, (MAX_SIZE, 0))
+                assert lane.in_use <= at_most
+                if lane.in_use <= lane.at_most:
+                    self.limits[lane.name] = (int(min(lane.at_most, MAX_SIZE)), at_least)
 
     @invariant()
     def no_two_leases_share_a_backend(self) -> None:

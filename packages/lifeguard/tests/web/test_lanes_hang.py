@@ -8,10 +8,11 @@ import asyncpg
 import httpx
 from fastapi import APIRouter
 from lifeguard.pool import LaneStats
-from lifeguard.testing.serving import Service
+from lifeguard.testing.serving import Service, until_ready
 from lifeguard.testing.waiting import eventually
 from lifeguard.web import TransactionDep, lane
 
+from packages.lifeguard.tests.inside import service, settings_for
 from packages.lifeguard.tests.web.conftest import Log
 
 SETTINGS = {"pool_max_size": 4, "pool_acquire_timeout": 1.2, "breaker_fail_max": 1, "log_level": "info"}
@@ -121,3 +122,34 @@ async def test_a_probe_whose_client_leaves_gives_its_place_to_the_next(
             await eventually(lambda: breaker_of(serving) == "open")
     await closed(serving)
     assert not serving.state["database"].breaker.transitions
+
+
+class TestAPoolOfOne:
+    """One long query, and others that wait for it in vain."""
+
+    async def test_has_the_lane_s_breaker_say_so_and_not_the_database_s(self, migrated_database: str) -> None:
+        settings = settings_for(
+            migrated_database, pool_max_size=1, pool_acquire_timeout=0.3, breaker_fail_max=1
+        )
+        async with service(settings, routes=routes) as running, lock(migrated_database):
+            await until_ready(running)
+            pool = running.state["database"].primary
+            holding = asyncio.create_task(get(running, "/test/locked"))
+            await eventually(lambda: pool.stats().used)
+            said: set[str] = set()
+
+            async def is_refused() -> bool:
+                paths = ["/test/locked"] * 6 + ["/test/quick"] * 2
+                for answer in await asyncio.gather(*(get(running, path) for path in paths)):
+                    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+                    said.add(answer.json()["type"])
+                return breaker_of(running) == "open"
+
+            await eventually(is_refused)
+            assert said <= {"/problems/pool-timeout", "/problems/pool-saturated"}
+            quick = lane_of(running, "GET /test/quick")
+            assert quick is None or quick.breaker == "closed"
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+            assert not running.state["database"].breaker.transitions
+        assert not running.state["database"].breaker.transitions
