@@ -28,6 +28,7 @@ async def lifespan(service: Service) -> AsyncIterator[dict[str, object]]:
         "database_url": settings.reports_url,
         "database_replica_url": None,
         "database_password_file": None,
+        "database_password_command": None,
         "pool_min_size": 0,
         "pool_max_size": 5,
     }

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from lifeguard.database import MigrationError, PoolOversized
 from lifeguard.observability import logs, output
 from lifeguard.operations.doctor import Unreachable, examine, sizing_report
+from lifeguard.pool import PasswordUnavailable
 from lifeguard.server import process
 from lifeguard.settings import Settings, SettingsError, env_example
 
@@ -30,6 +31,7 @@ EXPECTED_FAULTS = (
     process.CutOff,
     Unreachable,
     MigrationError,
+    PasswordUnavailable,
 )
 
 S = TypeVar("S", bound=Settings)

@@ -16,6 +16,7 @@ from lifeguard.database.errors import (
 )
 from lifeguard.database.guard import Guard
 from lifeguard.database.lane_watch import LaneReport, Sessions
+from lifeguard.database.passwords import PasswordHook
 from lifeguard.database.replica import ReplicaGuard
 from lifeguard.database.retries import retry_idempotent
 from lifeguard.database.scope import CallScope, call_scope
@@ -36,6 +37,7 @@ __all__ = [
     "Isolation",
     "LaneReport",
     "MigrationError",
+    "PasswordHook",
     "PoolOversized",
     "ReadConnection",
     "ReplicaGuard",

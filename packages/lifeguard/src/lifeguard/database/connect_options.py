@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import fields
-from functools import partial
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
@@ -13,11 +12,11 @@ from pydantic import SecretStr
 
 from lifeguard.database import tls
 from lifeguard.database.conninfo import ConnInfo
+from lifeguard.database.passwords import PasswordSource
 from lifeguard.pool import Connector, PoolConfig
 from lifeguard.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 from lifeguard.settings import Settings, SettingsError
 from lifeguard.settings.dsn import server_settings, without_server_settings
-from lifeguard.settings.environment import read_secret
 
 Role = Literal["primary", "replica"]
 
@@ -67,7 +66,7 @@ def _faults_of(settings: Settings, role: Role) -> Iterator[str]:
     except SettingsError as error:
         yield str(error)
         return
-    faults = list(conninfo.faults(password_from_elsewhere=settings.database_password_file is not None))
+    faults = list(conninfo.faults(password_from_elsewhere=PasswordSource(settings).is_there))
     faults += tls.faults(conninfo)
     yield from faults
     if not faults:
@@ -88,10 +87,14 @@ def _settings_in_url(settings: Settings, role: Role) -> dict[str, str]:
 
 
 def connect_options(
-    settings: Settings, role: Role = "primary", *, other: Mapping[str, str] | None = None
+    settings: Settings,
+    role: Role = "primary",
+    *,
+    other: Mapping[str, str] | None = None,
+    passwords: PasswordSource | None = None,
 ) -> dict[str, Any]:
     """What `asyncpg.connect()` takes besides the URL (typed Any there as well); `other` settings of the
-    session win over the service's.
+    session win over the service's, `passwords` over those that the settings name.
 
     The timeouts go with the connection's first packet, so not even its first statement runs without. Where
     a pooler takes none (POOL_PGBOUNCER=on), `prepare_session()` sets them.
@@ -99,14 +102,16 @@ def connect_options(
     options: dict[str, Any] = {"command_timeout": settings.command_timeout}
     if settings.pool_pgbouncer != "on":
         options["server_settings"] = _own_settings(settings, other)
-    if (context := tls.context(ConnInfo(dsn(settings, role), _variable(role)))) is not None:
-        options["ssl"] = context
     url = dsn(settings, role)
+    conninfo = ConnInfo(url, _variable(role))
+    if (context := tls.context(conninfo)) is not None:
+        options["ssl"] = context
     if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
         options["target_session_attrs"] = _WANTED[role]
-    if settings.database_password_file is not None:
-        # Called at every connect, so that a rotated password is picked up.
-        options["password"] = partial(read_secret, settings.database_password_file)
+    source = passwords or PasswordSource(settings)
+    is_told = conninfo.get("password") is not None
+    if (password := source.of(conninfo.user, is_told=is_told)) is not None:
+        options["password"] = password
     return options
 
 

@@ -80,6 +80,14 @@ class ConnInfo:
         return found.value if found else default
 
     @property
+    def user(self) -> str:
+        """That of the process where none is named; empty if it has no name."""
+        try:
+            return unquote(self.value("user")) or getpass.getuser()
+        except (KeyError, OSError, ImportError):
+            return ""
+
+    @property
     def uses_tcp(self) -> bool:
         hosts = self.value("host")
         return not hosts or any(not host.startswith("/") for host in hosts.split(","))

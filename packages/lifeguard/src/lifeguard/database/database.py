@@ -25,6 +25,7 @@ from lifeguard.database.connect_options import (
 from lifeguard.database.deadlines import DeadlineConnection
 from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
 from lifeguard.database.guard import Guard
+from lifeguard.database.passwords import PasswordHook, PasswordSource
 from lifeguard.database.reading import ReadingConnection
 from lifeguard.database.replica import ReplicaGuard
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
@@ -67,11 +68,13 @@ class Database:
         on_event: Callable[[PoolEvent], None] | None = None,
         lane: Hashable | None = None,
         priority: Priority = "normal",
+        password: PasswordHook | None = None,
     ) -> None:
         """`name`: of a database besides the service's own, to tell their pools apart in the log. With
         `reports` they are `reports` and `reports-replica`, not `primary` and `replica`.
 
-        `lane` and `priority` are those of what belongs to no call, or to one that names none.
+        `lane` and `priority` are those of what belongs to no call, or to one that names none. `password` is
+        asked for the passwords of this database in place of `Settings.password_for()`, variables and URL.
         """
         self._settings = settings
         self._name = name
@@ -79,6 +82,7 @@ class Database:
         self._priority = priority
         self._on_event = on_event
         self._limits = session_limits(settings)
+        self._passwords = PasswordSource(settings, password)
         self._primary = Guard(partial(self._make_pool, "primary"), settings, on_event)
         self._replica = self._guarded_replica() if settings.database_replica_url else None
         self.primary = self._primary.pool
@@ -281,7 +285,7 @@ class Database:
             config,
             dsn(settings, role),
             on_event=on_event,
-            **connect_options(settings, role),
+            **connect_options(settings, role, passwords=self._passwords),
         )
 
     def _lend(

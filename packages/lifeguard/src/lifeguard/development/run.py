@@ -82,7 +82,11 @@ def embedded_server(settings: Settings, data: Path) -> Iterator[EmbeddedServer |
 def on_running_database(settings: Settings, data: Path) -> Settings:
     """`settings` for the embedded server that `run` has on `data` now; unchanged if none runs."""
     url = running_dsn(data, EMBEDDED_DATABASE)
-    return settings.model_copy(update={"database_url": SecretStr(url)}) if url else settings
+    if url is None:
+        return settings
+    # Its password is in its URL. What gives that of another server is not asked.
+    others = dict.fromkeys(("database_password_file", "database_password_command"))
+    return settings.model_copy(update={"database_url": SecretStr(url), **others})
 
 
 @contextmanager

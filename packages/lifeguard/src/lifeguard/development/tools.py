@@ -19,7 +19,9 @@ from urllib.parse import unquote, urlsplit
 from typing_extensions import override
 
 from lifeguard.database import Database
+from lifeguard.database.connect_options import connect_options
 from lifeguard.development.embedded import binaries
+from lifeguard.pool import Connector
 from lifeguard.settings import Settings
 from lifeguard.settings.dsn import without_secrets
 
@@ -51,8 +53,9 @@ def psql(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 def _password_of(settings: Settings, url: str) -> str | None:
-    if settings.database_password_file is not None:
-        return settings.database_password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    connector = Connector(url, settings.pool_connect_timeout, None, connect_options(settings))
+    if (asked := asyncio.run(connector.first_password())) is not None:
+        return asked
     password = urlsplit(url).password
     return unquote(password) if password else None
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from lifeguard.settings.environment import secrets_read
+from lifeguard.settings.environment import secrets_read, tokens_read
 
 HIDDEN = "***"
 # A secret of one or two letters would blank out half of every line; in URLs it is still hidden.
@@ -57,7 +57,7 @@ class Scrubber:
         return max(_LONGEST_LOGIN, longest * _LONGEST_ESCAPE)
 
     def __call__(self, text: str) -> str:
-        self._learn(self._told.union(secrets_read))
+        self._learn(self._told.union(secrets_read, tokens_read))
         for form in self._forms:
             if form in text:
                 text = text.replace(form, HIDDEN)

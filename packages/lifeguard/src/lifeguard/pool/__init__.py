@@ -15,9 +15,11 @@ from lifeguard.pool.errors import (
 from lifeguard.pool.events import DrainReport, LeaseInfo, PoolEvent
 from lifeguard.pool.faults import NO_ANSWER as _NO_ANSWER
 from lifeguard.pool.faults import NO_WRITABLE_SERVER as _NO_WRITABLE_SERVER
-from lifeguard.pool.faults import Fault, NoHostServes, fault_of
+from lifeguard.pool.faults import Fault, NoHostServes, PasswordTimeout, PasswordUnavailable, fault_of
 from lifeguard.pool.lease import Lease
 from lifeguard.pool.names import PRIORITIES, OutsideLane, Priority
+from lifeguard.pool.passwords import Answer as PasswordAnswer
+from lifeguard.pool.passwords import PasswordByHost
 from lifeguard.pool.pool import Pool
 from lifeguard.pool.recovery import says_schema_changed
 from lifeguard.pool.stats import HistogramSnapshot, LaneStats, PoolMetric, PoolStats, pool_metrics
@@ -43,6 +45,10 @@ __all__ = [
     "LeaseInfo",
     "NoHostServes",
     "OutsideLane",
+    "PasswordAnswer",
+    "PasswordByHost",
+    "PasswordTimeout",
+    "PasswordUnavailable",
     "Pool",
     "PoolClosing",
     "PoolConfig",

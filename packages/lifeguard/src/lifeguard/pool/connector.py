@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from inspect import isawaitable, signature
+from inspect import signature
 from typing import Any, TypeVar
 
 import asyncpg
@@ -15,6 +15,7 @@ from lifeguard.pool import cleanup, driver
 from lifeguard.pool.addresses import RedirectedLoop, is_name, resolve
 from lifeguard.pool.config import KEEPALIVE, Hook
 from lifeguard.pool.faults import NoHostServes, OtherServer, ReadOnlyServer
+from lifeguard.pool.passwords import Known, Passwords, split_off_passwords
 
 # Seconds between the starts of two tries: RFC 8305, section 5, "Connection Attempt Delay".
 STAGGER = 0.25
@@ -74,12 +75,8 @@ class Connector:
         timeout = options.pop("timeout", None)
         self._timeout = self._timeout if timeout is None else timeout
         self._dsn = dsn
-        self._options = options
-        self._password = options.get("password")
-        self._tried_password: object = None
-        if callable(self._password):
-            self._options = {**options, "password": self._ask_for_password}
         self._hosts, role = driver.targets_of(dsn, options)
+        self._passwords, self._options = split_off_passwords(options)
         self._roles = ("standby", "any") if role == "prefer-standby" else (role,)
         self._answered: tuple[Host, str | None] | None = None
         self.asks_for_writable = role in _WRITABLE_ROLES
@@ -119,28 +116,38 @@ class Connector:
         return not await cleanup.is_read_only(connection, timeout, by_default=self._refuses_default)
 
     def has_new_password(self) -> bool:
-        """Whether the function that gives the password gives another one than at the last attempt; not
-        asked of one that is awaited, which may take its time."""
-        if self._tried_password is None or isawaitable(self._tried_password) or not callable(self._password):
-            return False
-        try:
-            return bool(self._password() != self._tried_password)
-        except Exception:  # noqa: BLE001 - the next attempt will say so
-            return False
+        """Whether a function that gives a password at once gives another one than at the last attempt."""
+        return any(passwords.has_changed() for passwords in self._all_passwords())
 
-    def _ask_for_password(self) -> object:
-        assert callable(self._password)
-        self._tried_password = self._password()
-        return self._tried_password
+    async def first_password(self) -> str | None:
+        """That of the first host, for a program that connects by itself; None if none is asked for. Raises
+        PasswordUnavailable."""
+        if self._passwords is None:
+            return None
+        return await self._passwords.of(*self._hosts[0]).get(self._timeout)
+
+    def due_passwords(self) -> list[Passwords]:
+        """Those whose next one should be asked for now."""
+        return [passwords for passwords in self._all_passwords() if passwords.is_due]
+
+    async def renew(self, passwords: Passwords) -> None:
+        """Ask for the next one, in the time of an attempt to connect. Raises PasswordUnavailable."""
+        await passwords.renew(self._timeout)
+
+    def _all_passwords(self) -> set[Passwords]:
+        return {self._passwords.of(*host) for host in self._hosts} if self._passwords else set()
 
     # -- who is tried, and when --------------------------------------------------------------------
 
     async def reach(self) -> asyncpg.Connection:
         """A session as the server gives it, without `init`: it may have to wait for a lock."""
         error: Exception | None = None
+        several = self._all_passwords()
+        # That of all hosts is there before any of them is tried.
+        known = {one: await one.get(self._timeout) for one in several} if len(several) == 1 else {}
         for role in self._roles:
             hosts = sorted(self._hosts, key=self._has_not_answered)
-            tries = {_name(host): partial(self._try_host, host, role) for host in hosts}
+            tries = {_name(host): partial(self._try_host, host, role, known) for host in hosts}
             try:
                 connection: asyncpg.Connection = await _first(tries, STAGGER)
             except _NEXT_HOST as failure:
@@ -150,11 +157,21 @@ class Connector:
         assert error is not None
         raise error
 
-    async def _try_host(self, host: Host, role: str) -> asyncpg.Connection:
+    async def _try_host(self, host: Host, role: str, known: Known) -> asyncpg.Connection:
+        if self._passwords is None:
+            return await self._try_name(host, role, self._options)
+
+        async def try_with(password: str | None) -> asyncpg.Connection:
+            given = {} if password is None else {"password": password}
+            return await self._try_name(host, role, {**self._options, **given})
+
+        return await self._passwords.of(*host).log_in(try_with, self._timeout, known)
+
+    async def _try_name(self, host: Host, role: str, options: dict[str, Any]) -> asyncpg.Connection:
         deadline = asyncio.get_running_loop().time() + self._timeout
         name, port = host
         if not is_name(name):
-            return await self._try_address(host, None, role, deadline, set())
+            return await self._try_address(host, None, role, deadline, set(), options=options)
         try:
             async with asyncio.timeout_at(deadline):
                 addresses = await resolve(name, port)
@@ -166,7 +183,7 @@ class Connector:
         def tries(addresses: Iterable[str]) -> Tries:
             return {
                 f"{_name(host)} [{address}]": partial(
-                    self._try_address, host, address, role, deadline, reached
+                    self._try_address, host, address, role, deadline, reached, options=options
                 )
                 for address in addresses
             }
@@ -182,12 +199,19 @@ class Connector:
         return await _first(tries(addresses), stagger, more_tries)
 
     async def _try_address(
-        self, host: Host, address: str | None, role: str, deadline: float, reached: set[str]
+        self,
+        host: Host,
+        address: str | None,
+        role: str,
+        deadline: float,
+        reached: set[str],
+        *,
+        options: dict[str, Any],
     ) -> asyncpg.Connection:
         """`reached` gets the address once somebody there has taken the connection."""
         loop = asyncio.get_running_loop()
         options = {
-            **self._options,
+            **options,
             "host": host[0],
             "port": host[1],
             "target_session_attrs": role,

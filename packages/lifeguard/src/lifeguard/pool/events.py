@@ -36,6 +36,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "Attempts fail for a reason that stays until somebody acts; `fault`, `error`, `advice`. Once, "
         "until the class changes. See docs/pool.md#when-no-connection-can-be-made.",
     ),
+    "password_not_renewed": (
+        "warning",
+        "The command or function that gives the password failed ahead of the expiry; `error`, `expires_in` "
+        "seconds. The old one is used until then, and the next is asked for again; for the same reason that "
+        "is debug. See docs/passwords.md#when-it-fails.",
+    ),
     "server_read_only": (
         "warning",
         "The primary pool's server takes no writes any more, and no other is known yet. Once, until one "

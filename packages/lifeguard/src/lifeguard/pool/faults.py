@@ -27,6 +27,7 @@ class Fault:
 AUTHENTICATION: Final = Fault(
     "authentication", "check user, password and the server's pg_hba.conf", permanent=True
 )
+PASSWORD: Final = Fault("password", "see why the password's command or function gives none", permanent=True)
 PERMISSION: Final = Fault("permission", "GRANT CONNECT on the database to this user", permanent=True)
 UNKNOWN_DATABASE: Final = Fault(
     "unknown_database", "create the database, or correct its name", permanent=True
@@ -58,6 +59,7 @@ OTHER: Final = Fault("other", "see the error")
 
 FAULTS = (
     AUTHENTICATION,
+    PASSWORD,
     PERMISSION,
     UNKNOWN_DATABASE,
     CERTIFICATE,
@@ -75,8 +77,18 @@ FAULTS = (
 )
 """In order: when several hosts fail, the first of these that is among their faults is reported."""
 
+
+class PasswordUnavailable(ConnectionError):
+    """The function or command that gives the password gave none. The message has no password in it."""
+
+
+class PasswordTimeout(PasswordUnavailable, TimeoutError):
+    """It gave none in time."""
+
+
 # The first that an error is an instance of.
 _BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
+    (PasswordUnavailable, PASSWORD),
     (asyncpg.InvalidAuthorizationSpecificationError, AUTHENTICATION),  # 28*
     (asyncpg.InsufficientPrivilegeError, PERMISSION),  # 42501
     (asyncpg.InvalidCatalogNameError, UNKNOWN_DATABASE),  # 3D000

@@ -7,7 +7,10 @@ from contextvars import Context
 from time import monotonic
 
 from lifeguard.pool.connection import PooledConnection
+from lifeguard.pool.events import Level
+from lifeguard.pool.faults import PasswordUnavailable, is_same
 from lifeguard.pool.lending import Lending
+from lifeguard.pool.passwords import Passwords
 
 # Seconds: the shortest and the longest pause between two looks.
 _SHORTEST, _LONGEST = 0.02, 1.0
@@ -28,6 +31,8 @@ class Housekeeping:
         self._state = lending.state
         self._timer: asyncio.TimerHandle | None = None
         self._folding: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._not_renewed: Exception | None = None
         config = self._state.config
         periods = [
             period
@@ -50,6 +55,8 @@ class Housekeeping:
             if timer is not None:
                 timer.cancel()
         self._timer = self._folding = None
+        if self._renewal is not None and not self._renewal.get_loop().is_closed():
+            self._renewal.cancel()
 
     def _look(self) -> None:
         self.start()
@@ -66,8 +73,29 @@ class Housekeeping:
         if opener.blocked and lending.connector.has_new_password():
             opener.hasten()
         lending.pump()
+        self._renew_passwords()
         if self._folding is None:
             self._fold()
+
+    def _renew_passwords(self) -> None:
+        """Have the next ones asked for ahead of their expiry, so that no attempt to connect waits for one."""
+        if self._renewal is not None and not self._renewal.done():
+            return
+        if due := self._lending.connector.due_passwords():
+            loop = asyncio.get_running_loop()
+            name = f"pool {self._state.config.name}: renew password"
+            self._renewal = loop.create_task(self._renew(due), name=name, context=Context())
+
+    async def _renew(self, due: list[Passwords]) -> None:
+        for passwords in due:
+            try:
+                await self._lending.connector.renew(passwords)
+            except PasswordUnavailable as error:
+                left, before, self._not_renewed = passwords.seconds_left, self._not_renewed, error
+                level: Level = "debug" if is_same(error, before) else "warning"
+                self._lending.report(level, "password_not_renewed", error=error, expires_in=left)
+            else:
+                self._not_renewed = None
 
     def _fold(self) -> None:
         """Sort in some of what was measured; go on soon while there is much."""

@@ -24,9 +24,10 @@ from lifeguard.pool.lease import Lease
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.names import Priority, rank_of
 from lifeguard.pool.query_methods import QueryMethods
+from lifeguard.pool.shared import Shared
 from lifeguard.pool.snapshots import Snapshots
 from lifeguard.pool.state import Phase
-from lifeguard.pool.tasks import CLOSE_BOUND, Shared
+from lifeguard.pool.tasks import CLOSE_BOUND
 
 # Seconds that `close()` waits for borrowers: as long as asyncpg.Pool waits before it warns.
 CLOSE_PATIENCE = 60.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import stat
 from collections import deque
 from collections.abc import Mapping
@@ -29,6 +31,8 @@ _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/]*@")
 secrets_read: deque[str] = deque(maxlen=32)
 """The secrets that were found last outside of the settings, for whoever keeps them out of texts: a password
 that was rotated in its file, one of libpq's variables and files."""
+tokens_read: deque[str] = deque(maxlen=4)
+"""The passwords that functions and commands gave last. They come and go, and push out none of the others."""
 
 
 class Fault(NamedTuple):
@@ -66,7 +70,8 @@ def read(model: type[BaseSettings]) -> Reading:
     }
     values = {firsts.get(name, name): value for name, value in source().items()}
     password = directory / "database_password"
-    if "database_password_file" not in values and not unreadable(password):
+    given = {"database_password_file", "database_password_command"} & values.keys()
+    if not given and not unreadable(password):
         values["database_password_file"] = password
     return Reading(_as_typed(model, values), variables, [*faults, *unread])
 
@@ -153,10 +158,22 @@ def read_secret(path: Path) -> str:
     return secret
 
 
-def note_secret(secret: str) -> None:
-    """Have `secret` kept out of texts from now on."""
-    if secret and secret not in secrets_read:
-        secrets_read.append(secret)
+def usable_command(line: str) -> str:
+    """`line` if it is a command line whose program can be run. Raises ValueError."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise ValueError("must be a command line with as many opening as closing quotes") from None
+    if not words or shutil.which(words[0]) is None:
+        raise ValueError("must begin with a program that this process can run; no shell reads it")
+    return line
+
+
+def note_secret(secret: str, *, passes: bool = False) -> None:
+    """Have `secret` kept out of texts from now on; one that `passes` until a few others came after it."""
+    noted = tokens_read if passes else secrets_read
+    if secret and secret not in noted:
+        noted.append(secret)
 
 
 def faults_of(model: type[BaseSettings], values: Mapping[str, Any]) -> list[Fault]:

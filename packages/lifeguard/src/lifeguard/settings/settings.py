@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 from typing_extensions import override
 
+from lifeguard.pool import PasswordAnswer
 from lifeguard.settings import dsn, environment, variables
 from lifeguard.settings.environment import Fault
 from lifeguard.settings.hidden import secrets_in
@@ -86,6 +87,7 @@ def _seconds_before_stopping(known: Mapping[str, Any]) -> float:
 
 Dsn = Annotated[SecretStr, AfterValidator(_usable_dsn)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+CommandLine = Annotated[str, AfterValidator(environment.usable_command)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Connections = Annotated[int, Field(ge=1, le=10_000)]
 _IN_SECONDS: JsonDict = {"unit": "seconds"}
@@ -141,6 +143,8 @@ class Settings(BaseSettings):
     """A replica that is further behind the primary, in seconds, is not read."""
     database_password_file: ReadableFile | None = None
     """File with the database password, read at every connect; it wins over a password in a URL."""
+    database_password_command: CommandLine | None = None
+    """Program that prints the database password, or a token and its expiry; it wins over one in a URL."""
 
     pool_min_size: Annotated[int, Field(ge=0, le=10_000)] = 5
     """Connections that are kept open even when nobody asks."""
@@ -275,6 +279,21 @@ class Settings(BaseSettings):
         settings._typos = tuple(variables.typos(cls, found, cls.own_prefixes))
         return settings
 
+    async def password_for(self, host: str, port: int, user: str) -> PasswordAnswer:
+        """The password of one host, in a subclass: text, or text and its expiry (a datetime with a zone, or
+        seconds since 1970), until which it is kept. Text alone is asked for at every connect. None leaves
+        what the URL says.
+
+        Not asked where DATABASE_PASSWORD_COMMAND or DATABASE_PASSWORD_FILE is set: docs/passwords.md. What it
+        raises, or POOL_CONNECT_TIMEOUT, is a failure to connect.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_password_hook(self) -> bool:
+        """Whether a subclass gives passwords by `password_for()`."""
+        return type(self).password_for is not Settings.password_for
+
     @property
     def in_production(self) -> bool:
         return self.app_env == "production"
@@ -333,6 +352,14 @@ class Settings(BaseSettings):
         if self.ops_port is not None and self.ops_port == self.port:
             line = f"OPS_PORT={self.ops_port}: must differ from PORT={self.port}"
             yield Fault(frozenset({"ops_port", "port"}), line)
+        yield from self._conflicts_about_secrets()
+
+    def _conflicts_about_secrets(self) -> Iterator[Fault]:
+        if self.database_password_command and self.database_password_file:
+            yield Fault(
+                frozenset({"database_password_command", "database_password_file"}),
+                "DATABASE_PASSWORD_COMMAND: set either it or DATABASE_PASSWORD_FILE, not both",
+            )
         if self.in_production and self.database_url is None:
             yield Fault(
                 frozenset({"app_env", "database_url"}),
