@@ -1,6 +1,7 @@
 """What the tests here and those of the engine may ask for besides the fixtures of `lifeguard.testing`."""
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import hypothesis
@@ -32,6 +33,11 @@ def pytest_asyncio_loop_factories(
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     name = config.getoption("--loop")
     return {name: LOOPS[name]}
+
+
+def pytest_configure() -> None:
+    # The servers of the tests have no TLS. To ask each of them for it would double the time to connect.
+    os.environ.setdefault("PGSSLMODE", "disable")
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,6 @@ def run_command(
         env=environment(**(variables or {})),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )

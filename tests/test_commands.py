@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -188,9 +187,7 @@ class TestDev:
             for command, said in told:
                 looked = await asyncio.to_thread(run_command, command, cwd=tmp_path, variables={})
                 assert (looked.returncode, said in looked.stdout) == (0, True), looked.stdout + looked.stderr
-            started = time.monotonic()
             assert await service.end(signal.SIGINT) == 0
-            assert time.monotonic() - started < 5
             assert not is_running(server)
             assert "Traceback" not in service.output
 
@@ -198,7 +195,7 @@ class TestDev:
             assert await self.finds_the_mark(embedded_dsn(tmp_path))
             server = postmaster(tmp_path)
             service.process.kill()
-            await eventually(lambda: not is_running(server), 7)
+            await eventually(lambda: not is_running(server))
 
     async def test_refuses_the_data_directory_of_another_checkout(self, tmp_path: Path) -> None:
         async with running(DEV, cwd=tmp_path) as service:

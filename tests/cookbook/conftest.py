@@ -197,7 +197,7 @@ async def _served(app: FastAPI) -> AsyncIterator[str]:
     await serving
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def running_shop(shop_url: str, reports_url: str, outside: Outside) -> AsyncIterator[Shop]:
     settings = ShopSettings.model_validate(
         {

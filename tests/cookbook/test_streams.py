@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
@@ -31,7 +32,7 @@ async def filled(shop: Shop) -> Shop:
 async def reading(shop: Shop, **headers: str) -> AsyncIterator[httpx.Response]:
     """A client that has read the head of an export, and then reads when it likes."""
     async with (
-        httpx.AsyncClient(base_url=shop.client.base_url, timeout=20) as client,
+        plain_client(shop.client.base_url) as client,
         client.stream("GET", EXPORT, headers=headers) as answer,
     ):
         assert answer.status_code == 200
@@ -144,7 +145,7 @@ class Events:
 @asynccontextmanager
 async def watching(shop: Shop) -> AsyncIterator[Events]:
     async with (
-        httpx.AsyncClient(base_url=shop.client.base_url, timeout=20) as client,
+        plain_client(shop.client.base_url) as client,
         client.stream("GET", "/orders/events") as answer,
     ):
         events = Events(answer.aiter_lines())

@@ -56,8 +56,8 @@ class Balancer:
         """As deploy/reload-haproxy does; until the process that takes connections is another one."""
         before = self.workers()
         self.process.send_signal(signal.SIGUSR2)
-        await eventually(lambda: self.workers() - before, 25)
-        await eventually(self.ready, 25)
+        await eventually(lambda: self.workers() - before)
+        await eventually(self.ready)
 
 
 @dataclass
@@ -126,7 +126,7 @@ async def balancer(
         with _running(configuration, output, variables or {}) as process:
             running = Balancer(port, inside, configuration, process, output)
             try:
-                await eventually(running.ready, 10)
+                await eventually(running.ready)
                 yield running
             finally:
                 sys.stdout.write(output.read_text())  # pytest shows it when the test fails

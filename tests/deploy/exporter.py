@@ -78,7 +78,7 @@ async def balancing(target: str, directory: Path) -> AsyncIterator[Balancer]:
                 except httpx.TransportError:
                     return False
 
-            await eventually(serves, 20)
+            await eventually(serves)
             yield balancer
     finally:
         if process.returncode is None:

@@ -66,7 +66,7 @@ async def watching(target: str, directory: Path, *, balancer: str | None = None)
                 except httpx.TransportError:
                     return False
 
-            await eventually(ready, 20)
+            await eventually(ready)
             yield Prometheus(client)
     finally:
         if process.returncode is None:

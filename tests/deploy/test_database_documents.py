@@ -137,7 +137,7 @@ async def test_a_copy_and_its_wal_give_back_the_moment_before_a_mistake(
         good = str(await admin.fetchval("SELECT clock_timestamp()::text"))
         await app.execute("DELETE FROM orders")
         written = await admin.fetchval("SELECT pg_walfile_name(pg_switch_wal())")
-        await eventually((archive / written).exists, 20)
+        await eventually((archive / written).exists)
     port, data = str(unused_port()), str(shell.directory / "restored")
     named = {"RESTORED_DATA": data, "RESTORED_PORT": port, "TARGET_TIME": good}
     try:
@@ -147,7 +147,7 @@ async def test_a_copy_and_its_wal_give_back_the_moment_before_a_mistake(
             async with on(port) as app:
                 return not await app.fetchval("SELECT pg_is_in_recovery()")
 
-        await eventually(takes_writes, 20)
+        await eventually(takes_writes)
         async with on(port) as app:
             assert await orders(app) == ROWS + 1
             await app.execute("INSERT INTO orders (note) VALUES ('life goes on')")
@@ -162,7 +162,7 @@ async def test_a_new_standby_streams(production: SecuredServer, shell: Shell) ->
         assert "streaming" in said[-1]
         async with production.connect("app") as app, on(port) as reader:
             await app.execute("INSERT INTO orders (note) VALUES ('of the primary')")
-            await eventually(lambda: _has(reader, ROWS + 1), 10)
+            await eventually(lambda: _has(reader, ROWS + 1))
     finally:
         await shell.run(f'pg_ctl --pgdata="{data}" --mode=immediate stop || true')
 

@@ -138,7 +138,7 @@ async def fill(server: PostgresServer, statement: str) -> None:
 async def goes_on(writer: Writer, running: Service) -> None:
     """Writes are acknowledged again, and none that was is missing."""
     before = len(writer.acknowledged)
-    await eventually(lambda: len(writer.acknowledged) > before + 10, 15)
+    await eventually(lambda: len(writer.acknowledged) > before + 10)
     async with running.state["database"].connection() as connection:
         rows = await connection.fetch("SELECT number FROM notes")
     numbers = [row["number"] for row in rows]
@@ -160,8 +160,8 @@ async def test_a_disk_full_of_wal_stops_the_server_and_loses_nothing(
         async with writing(running) as writer:
             await eventually(lambda: writer.acknowledged)
             await fill(server, "SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))")
-            await eventually(lambda: writer.refused, 15)
-            await eventually(lambda: not server.running, 20)
+            await eventually(lambda: writer.refused)
+            await eventually(lambda: not server.running)
             with pytest.raises(EmbeddedServerError, match="No space left on device"):
                 await server.start()
 
@@ -191,7 +191,7 @@ async def test_a_disk_full_of_data_refuses_writes_and_serves_reads(
             await fill(
                 server, "INSERT INTO filler SELECT repeat(md5(n::text), 50) FROM generate_series(1, 100) n"
             )
-            await eventually(lambda: writer.refused, 15)
+            await eventually(lambda: writer.refused)
             assert set(writer.refused) == {(503, "/problems/database-unavailable")}
             assert (await running.client.get("/notes")).is_success
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.servers import unused_port
 from lifeguard.testing.waiting import eventually
 
@@ -188,7 +189,7 @@ async def test_a_new_route_of_the_service_needs_no_word_here(front: Balancer, pa
 
 
 async def test_an_unknown_path_is_the_service_s_own_problem(front: Balancer) -> None:
-    async with httpx.AsyncClient(base_url=front.url) as client:
+    async with plain_client(front.url) as client:
         hidden, unknown = [await client.get(path) for path in ("/metrics", "/nothing-here")]
     assert hidden.json() | {"request_id": ""} == unknown.json() | {"request_id": ""}
     assert unknown.json()["type"] == "/problems/not-found"
@@ -197,7 +198,7 @@ async def test_an_unknown_path_is_the_service_s_own_problem(front: Balancer) -> 
 async def test_the_service_learns_who_it_was_from_haproxy_alone(front: Balancer) -> None:
     lies = {"X-Forwarded-For": "203.0.113.7", "Forwarded": "for=203.0.113.7", "X-Real-IP": "203.0.113.7"}
     lies |= {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
-    async with httpx.AsyncClient(base_url=front.url) as client:
+    async with plain_client(front.url) as client:
         said = (await client.get("/who", headers=lies)).json()
     assert said == {"x-forwarded-for": "127.0.0.1"}
 
@@ -233,7 +234,7 @@ async def test_one_address_has_its_share_of_the_connections_and_no_more(
         writers[0].write(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n")  # those that were there first go on
         assert (await front.ask("/ready")).status_code == httpx.codes.OK  # and so does who looks from inside
         writers.pop().close()
-        await eventually(lambda: is_served(front), 20)
+        await eventually(lambda: is_served(front))
 
         async def is_cut_off() -> bool:
             """Silent ones are closed after a while, so all are there at once."""
@@ -245,10 +246,10 @@ async def test_one_address_has_its_share_of_the_connections_and_no_more(
                 for writer in silent:
                     writer.close()
 
-        await eventually(is_cut_off, 20)
+        await eventually(is_cut_off)
         for writer in writers:
             writer.close()
-        await eventually(lambda: is_served(front), 20)
+        await eventually(lambda: is_served(front))
 
 
 async def is_served(front: Balancer) -> bool:
@@ -286,7 +287,7 @@ class Strict:
 
     async def is_served(self, more: int) -> None:
         enough = self.served + more
-        await eventually(lambda: self.served >= enough, 25)
+        await eventually(lambda: self.served >= enough)
 
     async def ask(self) -> None:
         async with httpx.AsyncClient(base_url=self._front.url, timeout=20) as client:
@@ -361,11 +362,11 @@ async def test_a_request_waits_for_a_replica_that_is_about_to_be_ready(tmp_path:
         async def nobody_is_ready() -> bool:
             return not await front.ready()
 
-        await eventually(nobody_is_ready, 10)
+        await eventually(nobody_is_ready)
         request = asyncio.create_task(exchange(front.port, get("/")))
         async with await serve():
             assert (await request).startswith(b"HTTP/1.1 200 ")
-        await eventually(nobody_is_ready, 10)
+        await eventually(nobody_is_ready)
         refused = await exchange(front.port, get("/"))
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"application/problem+json" in refused

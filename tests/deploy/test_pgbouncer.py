@@ -81,7 +81,7 @@ async def pgbouncer(server: PostgresServer) -> AsyncIterator[PgBouncer]:
         user = ["-u", "nobody"] if getpass.getuser() == "root" else []
         process = subprocess.Popen([program, "-q", *user, folder / "pgbouncer.ini"])
         try:
-            await eventually(front.answers, 10)
+            await eventually(front.answers)
             yield front
         finally:
             process.kill()
@@ -95,7 +95,8 @@ async def test_a_restart_of_the_server_is_over_when_the_server_is_back(server_fa
         attempt = asyncio.create_task(front.answers())  # its connect fails, and PgBouncer keeps it in mind
         done, _ = await asyncio.wait([attempt], timeout=0.5)
         await server.start()
-        assert await eventually(front.answers, 4)
+        async with asyncio.timeout(10):  # of the 15 s that PgBouncer would wait by itself
+            await eventually(front.answers)
         if not done:
             assert await attempt
 

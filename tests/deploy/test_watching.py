@@ -59,13 +59,13 @@ async def watched(migrated_database: str, tmp_path: Path) -> AsyncIterator[Watch
     async with service(settings, routes=routes) as running:
         await until_ready(running)
         async with watching(running.client.base_url.netloc.decode(), tmp_path) as prometheus:
-            await eventually(lambda: prometheus.series("app_ready"), 10)
+            await eventually(lambda: prometheus.series("app_ready"))
             yield Watched(running, prometheus)
 
 
 async def test_a_saturated_service_fires_the_alerts(watched: Watched) -> None:
     prometheus = watched.prometheus
-    await eventually(lambda: prometheus.series("lifeguard:pool_shed:rate2m"), 10)
+    await eventually(lambda: prometheus.series("lifeguard:pool_shed:rate2m"))
     assert await prometheus.alerts() == set()
 
     async with clients(watched.service, "/test/hold/6"):
@@ -74,7 +74,7 @@ async def test_a_saturated_service_fires_the_alerts(watched: Watched) -> None:
             expected = {"LifeguardPoolShedding", "LifeguardPoolRefusing", "LifeguardErrorBudgetBurnsFast"}
             return expected <= await prometheus.alerts()
 
-        await eventually(fire, 30, interval=0.5)
+        await eventually(fire, interval=0.5)
     rules = [rule for group in (await prometheus.ask("rules"))["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules if rule["health"] != "ok"} == set()
 
@@ -85,7 +85,7 @@ async def test_a_queue_that_never_empties_fires_an_alert_though_the_excess_is_sh
         async def fire() -> bool:
             return "LifeguardPoolQueueStanding" in await watched.prometheus.alerts()
 
-        await eventually(fire, 30, interval=0.5)
+        await eventually(fire, interval=0.5)
     assert "LifeguardPoolStuck" not in await watched.prometheus.alerts()
     assert watched.service.state["database"].primary.stats().shed
 
@@ -119,7 +119,7 @@ async def test_every_query_of_panels_and_runbooks_has_an_answer(
         clients(watched.service, "/test/clock"),
         repeatedly(have_an_accident, pause=1),
     ):
-        await eventually(look, 40, interval=0.5)
+        await eventually(look, interval=0.5)
 
 
 async def test_haproxy_has_what_is_asked_of_it_and_is_told_of_when_its_server_goes(
@@ -147,7 +147,7 @@ async def test_haproxy_has_what_is_asked_of_it_and_is_told_of_when_its_server_go
                 await balancer.client.get("/items")
 
             async with repeatedly(ask, pause=PAUSE):
-                await eventually(look, 20, interval=0.5)
+                await eventually(look, interval=0.5)
                 assert not {name for name in await prometheus.alerts() if "Balancer" in name}
                 await balancer.tell("set server service/app1 state maint")
 
@@ -155,7 +155,7 @@ async def test_haproxy_has_what_is_asked_of_it_and_is_told_of_when_its_server_go
                     expected = {"LifeguardBalancerNoServer", "LifeguardBalancerErrors"}
                     return expected <= await prometheus.alerts()
 
-                await eventually(fire, 40, interval=0.5)
+                await eventually(fire, interval=0.5)
 
 
 @asynccontextmanager

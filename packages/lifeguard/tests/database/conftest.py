@@ -19,6 +19,7 @@ from lifeguard.testing.waiting import eventually
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from packages.lifeguard.tests.inside import PATIENT
 from packages.lifeguard.tests.sample.settings import Settings
 
 MakeDatabase = Callable[..., Awaitable[Database]]
@@ -26,14 +27,14 @@ Log = list[MutableMapping[str, Any]]
 
 
 def settings_for(url: str, **values: object) -> Settings:
-    """Small pools on this database, and not the name that its owner gave the service.
+    """Small and patient pools on this database, and not the name that its owner gave the service.
 
     `values` replace what is the default.
     """
     if isinstance(replica := values.get("database_replica_url"), str):
         values["database_replica_url"] = SecretStr(replica)
     small = {"service_name": "ledger", "pool_min_size": 1, "pool_max_size": 5}
-    return Settings.model_validate({"database_url": SecretStr(url), **small, **values})
+    return Settings.model_validate({"database_url": SecretStr(url), **small, **PATIENT, **values})
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ async def make_database(database_url: str) -> AsyncIterator[MakeDatabase]:
         return database
 
     yield make
-    await asyncio.gather(*(database.drain(timeout=1) for database in opened))
+    await asyncio.gather(*(database.drain(timeout=20) for database in opened))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from lifeguard.development.embedded import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]), disposable=True)
 server.start()
 print(server.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 needs_setpriv = pytest.mark.skipif(

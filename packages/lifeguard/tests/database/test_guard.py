@@ -6,7 +6,6 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from time import monotonic
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -19,6 +18,7 @@ from lifeguard.testing.waiting import eventually
 
 from packages.lifeguard.tests.database.conftest import MakeDatabase, checks, within
 from packages.lifeguard.tests.pool.balance import assert_balanced, at_rest
+from packages.lifeguard.tests.stopwatch import Stopwatch
 
 RECOVERY = 3.0
 """Seconds from the return of a server until it is used again, at most."""
@@ -64,7 +64,7 @@ class Users:
     async def are_served(self, times: int = 20) -> None:
         """Wait until they have been served so often from now on."""
         enough = self.served + times
-        await eventually(lambda: self.served >= enough, 10)
+        await eventually(lambda: self.served >= enough)
 
     async def _ask(self) -> None:
         while True:
@@ -124,9 +124,9 @@ class TestServerGone:
         await eventually(lambda: database.primary.stats().used == 5)
         assert database.primary.stats().waiting == 10
         await server.stop("immediate")
-        stopped = monotonic()
-        errors = await asyncio.gather(*requests, return_exceptions=True)
-        assert monotonic() - stopped < 1
+        async with Stopwatch() as watch:
+            errors = await asyncio.gather(*requests, return_exceptions=True)
+        assert watch.seconds < 1
         assert {type(error) for error in errors} <= set(UNAVAILABLE)
         assert len(errors) == 15
 
@@ -138,12 +138,10 @@ class TestServerGone:
             await users.are_served()
             await server.stop()
             await is_open(database)
-        started = monotonic()
         for _ in range(1000):
             with pytest.raises(DatabaseUnavailable) as refused:
-                await database.connection().__aenter__()
+                database.connection().__aenter__().send(None)  # without giving the loop a turn
             assert 0 < refused.value.retry_after <= 10
-        assert (monotonic() - started) / 1000 < 0.001
 
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
     async def test_the_probe_is_nobodys_request(
@@ -156,9 +154,9 @@ class TestServerGone:
             await is_open(database)
             said_before = len(statements(server))
             await server.start()
-            returned = monotonic()
-            await users.are_served(1)
-            assert monotonic() - returned < RECOVERY
+            async with Stopwatch() as watch:
+                await users.are_served(1)
+            assert watch.seconds < RECOVERY
             await users.are_served(200)
         since = statements(server)[said_before:]
         first_user = next(number for number, line in enumerate(since) if "SELECT 'user'" in line)
@@ -175,9 +173,9 @@ class TestServerGone:
         async with Users(database, 5).asking() as users:
             await is_open(database)
             await server.start()
-            returned = monotonic()
-            await users.are_served(1)
-            assert monotonic() - returned < RECOVERY
+            async with Stopwatch() as watch:
+                await users.are_served(1)
+            assert watch.seconds < RECOVERY
         await settled(database)
 
     async def test_a_server_that_is_still_starting_is_waited_for(
@@ -202,9 +200,9 @@ class TestServerGone:
             (data / "promote").touch()
             postmaster = int((data / "postmaster.pid").read_text().split()[0])
             await eventually(lambda: promoted(postmaster, starting))
-            returned = monotonic()
-            await users.are_served(1)
-            assert monotonic() - returned < RECOVERY
+            async with Stopwatch() as watch:
+                await users.are_served(1)
+            assert watch.seconds < RECOVERY
         await settled(database)
 
 
@@ -235,9 +233,9 @@ class TestServerSilent:
                 # Whoever asked has cost nothing; at most, the probe was sent to a session once.
                 assert proxy.asked - asked <= 2
                 proxy.resume()
-                returned = monotonic()
-                await users.are_served(1)
-                assert monotonic() - returned < RECOVERY
+                async with Stopwatch() as watch:
+                    await users.are_served(1)
+                assert watch.seconds < RECOVERY
             await settled(database)
 
 
@@ -406,7 +404,9 @@ class TestBusy:
         async with database.connection():
             while database.breaker.state is BreakerState.CLOSED:
                 database.breaker.cannot_connect()
-            await eventually(lambda: database.breaker.state.label == "closed", 1.5)
+            async with Stopwatch() as watch:
+                await eventually(lambda: database.breaker.state.label == "closed")
+            assert watch.seconds < 1.5
 
 
 async def borrow(database: Database) -> None:

@@ -184,7 +184,7 @@ class TestConcurrently:
                 stdout=subprocess.DEVNULL,
             )
             try:
-                await eventually(lambda: half_built(database_url), 20)
+                await eventually(lambda: half_built(database_url))
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.wait()

@@ -112,12 +112,12 @@ async def left(database: Database, pair: Replication) -> None:
         await write(pair.primary)
         return not guard_of(database).serves
 
-    await eventually(is_left, 15)
+    await eventually(is_left)
     assert await port_of_reads(database) == pair.primary.port
 
 
 async def back(database: Database, pair: Replication) -> None:
-    await eventually(lambda: guard_of(database).serves, 15)
+    await eventually(lambda: guard_of(database).serves)
     assert await port_of_reads(database) == pair.standby.port
 
 
@@ -243,7 +243,7 @@ async def test_a_server_that_lets_nobody_else_in_is_asked_over_the_pool(
     database = await make_database(
         pair.primary.dsn(), database_replica_url=pair.standby.dsn(user="few"), pool_max_size=1
     )
-    await eventually(lambda: guard_of(database).serves, 10)
+    await eventually(lambda: guard_of(database).serves)
     assert guard_of(database).lag.standing == "current"
 
 

@@ -150,10 +150,10 @@ async def test_new_code_is_served_and_the_database_stays(project: Project) -> No
             project.save(version)
             await eventually(lambda version=version: serves(service, version), WAIT)  # type: ignore[misc]
         assert project.postmaster == server
-        await eventually(lambda: len(project.processes()) == len(processes), 10)
+        await eventually(lambda: len(project.processes()) == len(processes))
         assert await service.end(signal.SIGINT) == 0
         assert service.output.count("reloaded in") == 2
-        await eventually(lambda: not project.processes(), 10)
+        await eventually(lambda: not project.processes())
         assert await service.refuses("/version")
 
 
@@ -195,7 +195,7 @@ async def test_requests_under_way_are_finished_or_cut_off_in_time(project: Proje
         answer = await held  # of the process that had it, or its word that its time was up
         await client.aclose()
         assert (answer.status_code, answer.json()) == (200, "one") or answer.status_code == 503
-        await eventually(lambda: service.output.count("Finished server process") == 1, 10)
+        await eventually(lambda: service.output.count("Finished server process") == 1)
         assert await service.end(signal.SIGINT) == 0
 
 
@@ -204,7 +204,7 @@ async def test_nothing_outlives_a_killed_one(project: Project) -> None:
         project.save("two")
         await eventually(lambda: serves(service, "two"), WAIT)
         service.process.kill()
-        await eventually(lambda: not project.processes(), 15)
+        await eventually(lambda: not project.processes())
 
 
 async def test_a_revision_that_is_saved_is_not_applied_to_a_server_of_somebody_elses(

@@ -43,7 +43,7 @@ async def server(own_server: PostgresServer) -> PostgresServer:
 @pytest.fixture
 async def serving(server: PostgresServer) -> AsyncIterator[Service]:
     """Five connections, all of them open."""
-    async with service(settings_for(server.dsn(), pool_min_size=5)) as running:
+    async with service(settings_for(server.dsn(), pool_min_size=5, pool_acquire_timeout=20)) as running:
         await until_ready(running)
         await eventually(lambda: running.state["database"].primary.get_size() == 5)
         yield running
@@ -79,7 +79,7 @@ class Load:
     async def answered(self, times: int, wanted: Callable[[Answer], bool]) -> list[Answer]:
         """Wait for so many answers from now on of which `wanted` is true, and give all that came."""
         begin = len(self.answers)
-        await eventually(lambda: sum(map(wanted, self.answers[begin:])) >= times, 60)
+        await eventually(lambda: sum(map(wanted, self.answers[begin:])) >= times)
         return self.answers[begin:]
 
     async def _ask(self, over: asyncio.Event, *, writes: bool) -> None:
@@ -112,7 +112,7 @@ async def assert_all_is_well_again(serving: Service, load: Load) -> None:
     async def recovered() -> bool:
         return breaker_of(serving)[0] is BreakerState.CLOSED and pool.get_size() == pool.get_min_size()
 
-    await eventually(recovered, 30)
+    await eventually(recovered)
     recovered_at = asyncio.get_running_loop().time()
     later = await load.answered(200, well)
     assert not [answer for answer in later if ill(answer) and answer.began > recovered_at]

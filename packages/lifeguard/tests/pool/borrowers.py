@@ -29,8 +29,8 @@ async def link_of(lease: Lease, proxy: Proxy) -> Link:
 
 
 def on_ports(server: PostgresServer, *ports: int) -> str:
-    """The server's URL with these ports of this machine instead of its own."""
+    """The server's URL with these ports of this machine instead of its own, and libpq's default for TLS."""
     parts = urlsplit(server.dsn())
     login = parts.netloc.rpartition("@")[0]
     hosts = ",".join(f"{HOST}:{port}" for port in ports)
-    return parts._replace(netloc=f"{login}@{hosts}").geturl()
+    return parts._replace(netloc=f"{login}@{hosts}", query="sslmode=prefer").geturl()

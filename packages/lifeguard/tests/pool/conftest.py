@@ -15,6 +15,8 @@ from packages.lifeguard.tests.pool.balance import assert_balanced, nothing_left
 
 MakePool = Callable[..., Awaitable[Pool]]
 _pool_numbers = count(1)
+# On a busy machine any line of a test may take seconds: what is about one of these times names it.
+PATIENT: dict[str, object] = {"queue_target": 0, "acquire_timeout": 60, "validate_after": 60}
 
 
 class Events(list[PoolEvent]):
@@ -65,8 +67,9 @@ async def make_pool(
 ) -> AsyncIterator[MakePool]:
     """`await make_pool(max_size=4)` opens a pool and waits for its minimum.
 
-    Each has a name of its own, which is its sessions' `application_name` as well. `ready=False` does
-    not wait. At the end of the test all are drained, and nothing may be left of them.
+    Each has a name of its own, which is its sessions' `application_name` as well, and is `PATIENT` unless
+    the test says otherwise. `ready=False` does not wait. At the end of the test all are drained, and nothing
+    may be left of them.
     """
     pools: list[Pool] = []
 
@@ -74,7 +77,8 @@ async def make_pool(
         name = f"pool-{next(_pool_numbers)}"
         settings = options.pop("server_settings", {})
         assert isinstance(settings, dict)
-        options = {"min_size": 1, "max_size": 2, "name": name, "on_event": events.append, **options}
+        usual = {"min_size": 1, "max_size": 2, "name": name, "on_event": events.append}
+        options = {**PATIENT, **usual, **options}
         pool = Pool(dsn, server_settings={"application_name": name, **settings}, **options)  # type: ignore[arg-type]  # whatever a test wants
         pools.append(pool)
         await pool.open()
@@ -83,6 +87,7 @@ async def make_pool(
         return pool
 
     yield make
-    await asyncio.gather(*(pool.drain(timeout=1) for pool in pools))
+    # Long enough for a busy machine to end what was cancelled; what is left in use is to be returned before.
+    await asyncio.gather(*(pool.drain(timeout=20) for pool in pools))
     for pool in pools:
         await eventually(partial(watcher.sees_nothing_of, pool))

@@ -14,6 +14,7 @@ from lifeguard.testing.waiting import eventually
 from packages.lifeguard.tests.pool.balance import assert_balanced, at_rest
 from packages.lifeguard.tests.pool.borrowers import borrow_all, link_of, on_ports, pid_of_next
 from packages.lifeguard.tests.pool.conftest import Events, MakePool
+from packages.lifeguard.tests.stopwatch import Stopwatch
 
 FATAL = b"E\x00\x00\x00\x23SFATAL\x00VFATAL\x00C57P01\x00Mthe end\x00\x00"
 READY = b"Z\x00\x00\x00\x05I"
@@ -198,7 +199,9 @@ class TestServerRestarts:
         with pytest.raises(PoolUnavailable):
             await pool.acquire()
         await server.start()
-        await eventually(lambda: pool.get_size() >= 3, 3)
+        async with Stopwatch() as watch:
+            await eventually(lambda: pool.get_size() >= 3)
+        assert watch.seconds < 3
         done.set()
         await asyncio.gather(*clients)
         await eventually(lambda: at_rest(pool.stats()))
@@ -213,7 +216,7 @@ class TestServerRestarts:
         pool = await make_pool(server.dsn(), min_size=2)
         server.crash_backend(await pid_of_next(pool))
         await eventually(lambda: pool.stats().closed.get("lost") == 2)
-        await eventually(lambda: pool.get_idle_size() == 2, 20)
+        await eventually(lambda: pool.get_idle_size() == 2)
         assert await pool.fetchval("SELECT 1") == 1
         await pool.drain(1)
 

@@ -76,11 +76,11 @@ def test_without_a_service_the_ten_lines_are_said(tmp_path: Path) -> None:
 async def test_a_killed_run_leaves_no_server_and_the_next_one_removes_its_files(tmp_path: Path) -> None:
     run = pytest_in(tmp_path, KILLED, "")
     told = tmp_path / "server"
-    await eventually(told.exists, 30)
+    await eventually(told.exists)
     pid, directory = told.read_text().split()
     run.kill()
     await asyncio.to_thread(run.communicate)
-    await eventually(lambda: not is_running(int(pid)), 10)
+    await eventually(lambda: not is_running(int(pid)))
     with server_directory() as ours:
         assert ours.is_dir()
         assert not Path(directory).exists()

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from lifeguard.server import connection, socket_protocol, write_deadline
 from lifeguard.server.protocol import Protocol
 from lifeguard.server.socket_protocol import SocketProtocol
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.serving import Service
 from lifeguard.testing.waiting import eventually
 from websockets.asyncio.client import connect
@@ -158,7 +159,7 @@ async def test_the_sum_holds_for_bodies_without_the_protocol(serving: Service) -
     """As uvicorn starts the app alone."""
     async with plain(serving) as url:
         gate.clear()
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with plain_client(url) as client:
             first = asyncio.create_task(client.post("/buffered/body", content=b"x" * 50_000))
             await eventually(lambda: held(serving) == 50_000)
             refused = await client.post("/buffered/body", content=b"x" * 51_000)
@@ -214,7 +215,7 @@ class TestPipelines:
     ) -> None:
         async with wire(serving) as client:
             client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() * 20_000)
-            await eventually(lambda: any(c.flow.write_paused for c in connections(serving)), 20)
+            await eventually(lambda: any(c.flow.write_paused for c in connections(serving)))
             sizes = [c.transport.get_write_buffer_size() for c in connections(serving)]
             assert max(sizes) < 200_000
             assert held(serving) < 1_000_000
@@ -309,7 +310,7 @@ class TestSockets:
     async def test_pings_are_not_read_while_pongs_are_not(self, serving: Service) -> None:
         async with self.raw(serving) as (client, served):
             client.send(self.frame(Opcode.PING, b"x" * 125) * 100_000)
-            await eventually(lambda: not served.writable.is_set(), 20)
+            await eventually(lambda: not served.writable.is_set())
             assert served.transport.get_write_buffer_size() < 200_000
 
     async def test_end_when_nobody_takes_what_they_are_sent(
@@ -318,7 +319,7 @@ class TestSockets:
         monkeypatch.setattr(write_deadline, "WRITE_PATIENCE", 0.1)
         async with self.raw(serving) as (client, served):
             client.send(self.frame(Opcode.PING, b"x" * 125) * 100_000)
-            await eventually(lambda: served not in connections(serving), 20)
+            await eventually(lambda: served not in connections(serving))
 
     async def test_fragments_of_a_message_are_kept_as_one(self, serving: Service) -> None:
         async with self.raw(serving) as (client, served):

@@ -1,6 +1,7 @@
 """Whose request it was: in every line about one, whoever refused it, as far as its proxy is believed."""
 
 import asyncio
+from collections import Counter
 from urllib.parse import urlsplit
 
 import pytest
@@ -71,7 +72,7 @@ class TestOfAProxyThatIsBelieved:
             for path in (b"/items", b"/%69tems"):  # which the app must decode
                 sender.send(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
                 assert (await sender.answer())[0] == 503
-        clients: dict[str, int] = {}
+        clients: Counter[str] = Counter()
 
         def told() -> bool:
             for line in log():

@@ -30,9 +30,7 @@ def allow(app: FastAPI) -> None:
 
 @pytest.fixture
 async def browsed(migrated_database: str) -> AsyncIterator[Service]:
-    settings = settings_for(
-        migrated_database, pool_max_size=1, pool_max_waiting=PLACES, pool_queue_target=4, drain_timeout=0.2
-    )
+    settings = settings_for(migrated_database, pool_max_size=1, pool_max_waiting=PLACES, drain_timeout=0.2)
     async with service(settings, routes=routes, prepare=allow) as running:
         await until_ready(running)
         yield running

@@ -1,7 +1,6 @@
 """The end: requests under way are finished, and none outlives its time."""
 
 import asyncio
-import time
 
 import httpx
 from fastapi import APIRouter
@@ -11,6 +10,7 @@ from lifeguard.web import TransactionDep
 from lifeguard.web.drain import Drain
 
 from packages.lifeguard.tests.inside import service, settings_for
+from packages.lifeguard.tests.stopwatch import Stopwatch
 
 routes = APIRouter(prefix="/test")
 
@@ -42,15 +42,14 @@ async def test_a_request_under_way_is_finished(migrated_database: str) -> None:
 
 async def test_a_request_that_takes_too_long_is_cut_off_and_told(migrated_database: str) -> None:
     settings = settings_for(migrated_database, drain_timeout=0.3)
-    started = time.monotonic()
-    async with service(settings, routes=routes) as running:
+    async with Stopwatch() as watch, service(settings, routes=routes) as running:
         await until_ready(running)
         request = await under_way(running, 30)
         await running.stop()
         answer = await request
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/shutting-down")
         assert int(answer.headers["retry-after"]) >= 1
-    assert time.monotonic() - started < 5
+    assert watch.seconds < 5
 
 
 async def test_nobody_is_lent_a_connection_at_the_end(migrated_database: str) -> None:

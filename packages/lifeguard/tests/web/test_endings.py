@@ -12,6 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 from lifeguard.database import DatabaseUnavailable, call_scope
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.serving import Service, until_ready
 from lifeguard.testing.waiting import eventually
 from lifeguard.web import DatabaseDep, DrainDep, hangup
@@ -148,7 +149,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def hang_up_after(serving: Service, path: str, **headers: str) -> httpx.Response:
     """Get the whole answer, and close the connection while the service is still at work."""
-    async with httpx.AsyncClient(base_url=serving.client.base_url) as client:
+    async with plain_client(serving.client.base_url) as client:
         return await client.get(path, headers=headers)
 
 

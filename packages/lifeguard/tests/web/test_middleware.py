@@ -1,7 +1,6 @@
 """What happens around every request, seen by its client and in the log."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -11,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 from lifeguard.testing.serving import Service
 from lifeguard.web import ReadConnectionDep, TransactionDep
 
+from packages.lifeguard.tests.stopwatch import Stopwatch
 from packages.lifeguard.tests.web.conftest import Log
 
 LIMIT = 1000
@@ -95,10 +95,10 @@ class TestRequestId:
 
 class TestDeadline:
     async def test_ends_the_statement(self, serving: Service) -> None:
-        started = time.monotonic()
-        answer = await serving.client.get("/test/sleep/5", headers={"X-Request-Timeout": "0.2"})
-        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/statement-timeout")
-        assert time.monotonic() - started < 0.45
+        async with Stopwatch() as watch:
+            answer = await serving.client.get("/test/sleep/5", headers={"X-Request-Timeout": "0.2"})
+            assert (answer.status_code, answer.json()["type"]) == (504, "/problems/statement-timeout")
+        assert watch.seconds < 0.45
 
     async def test_ends_the_wait_for_a_connection(self, serving: Service) -> None:
         async with serving.state["database"].connection():  # the only one

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from lifeguard.server.listening import CannotListen
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.processes import running
 from lifeguard.testing.servers import unused_port
 from lifeguard.testing.serving import Service, until_ready
@@ -62,7 +63,7 @@ class Both:
 async def with_ops_port(settings: Settings) -> AsyncIterator[Both]:
     async with (
         service(settings) as running,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.ops_port}", timeout=10) as operators,
+        plain_client(f"http://127.0.0.1:{settings.ops_port}") as operators,
     ):
 
         async def ready() -> bool:
@@ -240,7 +241,7 @@ async def test_workers_share_it_as_they_share_the_port_of_requests(
     (tmp_path / "serve.py").write_text(WORKERS)
     variables = {"DATABASE_URL": migrated_database, "OPS_PORT": str(ops_port), "LOG_FORMAT": "json"}
     async with running(["serve.py"], cwd=tmp_path, variables=variables, probed_on=ops_port) as process:
-        await eventually(lambda: process.output.count("operators_served") == 2, 20)
+        await eventually(lambda: process.output.count("operators_served") == 2)
         assert "is taken" not in process.output
         await process.end(signal.SIGTERM)
 

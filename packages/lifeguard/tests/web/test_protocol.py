@@ -22,7 +22,7 @@ from packages.lifeguard.tests.web.conftest import Log
 from packages.lifeguard.tests.web.test_gate import PLACES, saturated
 from packages.lifeguard.tests.web.wires import answers_to
 
-SETTINGS = {**test_gate.SETTINGS, "pool_queue_target": 4}  # it is full that the queue shall be, not slow
+SETTINGS = test_gate.SETTINGS
 
 routes = APIRouter(prefix="/test")
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from lifeguard.database import CallScope, call_scope
 from lifeguard.server.signals import ECHO, StopSignals
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.processes import ServiceProcess, running
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
@@ -88,7 +89,7 @@ class Held:
         return time.monotonic() - started
 
     async def exit_code(self) -> int:
-        await eventually(lambda: self.service.process.poll() is not None, 15)
+        await eventually(lambda: self.service.process.poll() is not None)
         return self.service.process.returncode
 
 
@@ -111,7 +112,7 @@ async def held(
         lock = await asyncpg.connect(database)
         try:
             await lock.execute("SELECT pg_advisory_lock(42)")
-            async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+            async with plain_client(service.url) as client:
                 yield Held(service, client, lock)
         finally:
             await lock.close()
@@ -247,7 +248,7 @@ class TestDelay:
         """Ctrl-C reaches all processes of a terminal, and the supervisor sends them SIGTERM then."""
         async with held(migrated_database, tmp_path, WORKERS) as service:
             request = asyncio.create_task(service.request())
-            await eventually(lambda: service.service.output.count("startup complete") == 2, 20)
+            await eventually(lambda: service.service.output.count("startup complete") == 2)
             workers = re.findall(r"Started server process \[(\d+)\]", service.service.output)
             for process in (*workers, service.service.process.pid):
                 os.kill(int(process), signal.SIGINT)

@@ -16,6 +16,7 @@ import uvicorn
 from lifeguard import service
 from lifeguard.operations.state import State
 from lifeguard.server.protocol import Protocol
+from lifeguard.testing.clients import plain_client
 from lifeguard.testing.waiting import eventually
 
 
@@ -59,7 +60,7 @@ async def serving(app: service.Service) -> AsyncIterator[Service]:
         await running
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        async with plain_client(url) as client:
             yield Service(app, server, client)
     finally:
         server.should_exit = True

@@ -32,7 +32,7 @@ class Replication:
                 replayed = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn"
                 return bool(await admin.fetchval(replayed, written))
 
-            await eventually(has_replayed, 10)
+            await eventually(has_replayed)
 
     async def wait_for_standby(self, *, wait: bool = True) -> None:
         """Have every COMMIT on the primary wait for the standby, or none."""
@@ -45,7 +45,7 @@ class Replication:
                 query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
                 return bool(await admin.fetchval(query)) is wait
 
-            await eventually(is_synchronous, 10)
+            await eventually(is_synchronous)
 
     async def fail_over(self) -> None:
         """`kill -9` the primary, with what the standby has not received, and promote the standby."""

@@ -16,7 +16,7 @@ async def eventually(
 @overload
 async def eventually(predicate: Callable[[], T], timeout: float = ..., *, interval: float = ...) -> T: ...
 async def eventually(
-    predicate: Callable[[], object], timeout: float = 20.0, *, interval: float = 0.01
+    predicate: Callable[[], object], timeout: float = 45.0, *, interval: float = 0.01
 ) -> object:
     """The first truthy value of `predicate`, asked every `interval` seconds.
 
