@@ -37,6 +37,14 @@ unexport PYTHONDONTWRITEBYTECODE
 # What is made replaces its predecessor when it is whole.
 WHOLE = > $@.new && mv $@.new $@ || { rm -f $@.new; exit 1; }
 
+# What somebody wrote for a variable, as one word of a shell: make expands nothing in it, and neither does the shell.
+quoted = '$(subst ','\'',$(value $(1)))'
+# For the environment of commands it would expand them.
+unexport NAME SINGULAR TO
+# Told before anything is installed for it.
+needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach name,$(2),$(if $(strip $(value $(name))),,$(error \
+  make $(1) needs $(name): $(3)))))
+
 .DEFAULT_GOAL := help
 .PHONY: help run doctor psql shell test tests test-engine coverage test-slow check check-deploy audit outdated image feature update docs format generated lock clean
 
@@ -123,13 +131,14 @@ image:  ## build the service's image, lifeguard:dev
 	DOCKER_BUILDKIT=1 docker build --tag lifeguard:dev \
 	  --build-arg REVISION="$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" .
 
+$(call needs,feature,NAME,make feature NAME=invoices)
 feature: $(READY)  ## add a feature: make feature NAME=invoices (SINGULAR=... where the plural is irregular)
-	@$(BIN)/python -m lifeguard.development.feature $(if $(SINGULAR),--singular '$(SINGULAR)') -- '$(NAME)'
+	@$(BIN)/python -m lifeguard.development.feature $(if $(value SINGULAR),--singular $(call quoted,SINGULAR)) -- $(call quoted,NAME)
 	@$(if $(wildcard docs/reference/service.md),$(BIN)/python -m docs.reference)
 
 update: $(READY)  ## take what is new in the starter: docs/updating.md (TO=v1.2.0: that version)
 	@test -e .copier-answers.yml || { echo 'This is the starter itself: git pull' >&2; exit 1; }
-	@$(BIN)/copier update --trust --defaults $(if $(TO),--vcs-ref '$(TO)')
+	@$(BIN)/copier update --trust --defaults $(if $(value TO),--vcs-ref $(call quoted,TO))
 
 docs: $(SPHINX)  ## build the documentation as a site with a search, into dist/docs; every link in it is checked
 	@rm -rf dist/docs

@@ -1,7 +1,8 @@
 """What Alembic runs: the revisions, on the connection it is given or on one of the service's own.
 
 `python -m app migrate` is the way to migrate; it locks and looks first. Alembic's own commands are
-for development: `alembic revision -m "what changes"`, `alembic downgrade -1`, `alembic upgrade --sql`.
+for development, on DATABASE_URL or on the embedded server of `make run`:
+`alembic revision -m "what changes"`, `alembic downgrade -1`, `alembic upgrade --sql`.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from typing import Any
 
 from alembic import context
 from alembic.runtime.migration import MigrationContext
+from lifeguard.commands import database_to_look_at
 from lifeguard.database.migrations import connected
 from sqlalchemy import Connection
 
@@ -44,8 +46,8 @@ def print_sql() -> None:
         context.run_migrations()
 
 
-async def migrate_by_hand() -> None:
-    async with connected(Settings.load()) as connection:
+async def migrate_by_hand(settings: Settings) -> None:
+    async with connected(settings) as connection:
         await connection.run_sync(migrate)
 
 
@@ -55,4 +57,5 @@ if context.is_offline_mode():
 elif given is not None:
     migrate(given)
 else:
-    asyncio.run(migrate_by_hand())
+    with database_to_look_at(Settings) as found:
+        asyncio.run(migrate_by_hand(found))

@@ -1,9 +1,11 @@
 # Targets of the starter itself, included by the Makefile. A service that is made from it has none of them.
 .PHONY: new wheel end-to-end bench
 
+unexport DIR
+$(call needs,new,NAME DIR,make new NAME=orders DIR=../orders)
 new: $(READY)  ## make a service: make new NAME=orders DIR=../orders (FEATURE=ledger keeps the ledger; docs/updating.md)
-	@$(BIN)/python -m template.new NAME='$(NAME)' DIR='$(DIR)' $(foreach answer,FEATURE SINGULAR KUBERNETES PGBOUNCER REPLICA TRACES ENGINE, \
-	  $(if $($(answer)),$(answer)='$($(answer))'))
+	@$(BIN)/python -m template.new $(foreach answer,NAME DIR FEATURE SINGULAR KUBERNETES PGBOUNCER REPLICA TRACES ENGINE, \
+	  $(if $(value $(answer)),$(answer)=$(call quoted,$(answer))))
 
 wheel: $(READY)  ## build the engine, lifeguard-pg, into dist/
 	$(BIN)/uv build --quiet --wheel $(PACKAGE) --out-dir dist

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -197,10 +197,24 @@ def _owner(context: typer.Context) -> _Owner:
 
 
 @contextmanager
-def _database_to_look_at(context: typer.Context) -> Iterator[Settings]:
+def database_to_look_at(settings: type[S]) -> Iterator[S]:
+    """The database that these commands look at, for other programs, as Alembic's: the settings with its URL.
+    Where there is none it writes a line to standard error and raises SystemExit."""
+    try:
+        with _readable_faults(), _database_of(settings.load()) as found:
+            yield found
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from end
+
+
+def _database_to_look_at(context: typer.Context) -> AbstractContextManager[Settings]:
+    return _database_of(_owner(context).load())
+
+
+@contextmanager
+def _database_of(settings: S) -> Iterator[S]:
     """The settings with a database: DATABASE_URL's, or the embedded server's, which is started for the block
     if it has data and no `dev` runs. Raises SettingsError where there is none."""
-    settings = _owner(context).load()
     if settings.database_url or settings.in_production or (development := _development()) is None:
         yield _with_database(settings)
         return
@@ -212,7 +226,7 @@ def _database_to_look_at(context: typer.Context) -> Iterator[Settings]:
         yield _with_database(found, "; a database of `make run` would do, and there is none yet")
 
 
-def _with_database(settings: Settings, otherwise: str = "") -> Settings:
+def _with_database(settings: S, otherwise: str = "") -> S:
     if settings.database_url is None:
         raise SettingsError(f"DATABASE_URL: required here{otherwise}")
     return settings

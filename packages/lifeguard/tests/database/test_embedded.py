@@ -182,8 +182,11 @@ class TestRefusal:
         assert said == f"port {port} of {HOST} is taken: the embedded PostgreSQL server cannot use it"
 
     def test_another_server_on_the_directory(self, server: EmbeddedServer) -> None:
-        said = self.refusal(EmbeddedServer(server.directory, disposable=True))
+        """It is told once that it is waited for, before anything is."""
+        told: list[str] = []
+        said = self.refusal(EmbeddedServer(server.directory, disposable=True, on_wait=told.append))
         assert f"another PostgreSQL server (process {server.pid}) is running on" in said
+        assert told == [f"{said} (waiting 0.1 s for its end)"]
         assert "`dev --data`" in said
         assert server.running
 

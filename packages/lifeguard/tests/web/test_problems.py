@@ -16,6 +16,8 @@ from lifeguard.web import ReadConnectionDep, problems
 from pydantic import BaseModel, SecretStr
 from starlette.exceptions import HTTPException
 
+from packages.lifeguard.tests.web.conftest import Log
+
 STATS = Pool().stats()
 SECRET = "canary-hush-hush"
 
@@ -87,6 +89,66 @@ async def own_timeout(connection: ReadConnectionDep) -> None:
 @routes.get("/statement-timeout")
 async def slow_statement(connection: ReadConnectionDep) -> None:
     await connection.fetchval("SELECT pg_sleep(5)", timeout=0.01)
+
+
+class Value(BaseModel):
+    expression: str
+    value: Any
+
+
+@routes.post("/value")
+async def ask_with_value(value: Value, connection: ReadConnectionDep) -> None:
+    await connection.fetchval(f"SELECT {value.expression}", value.value)
+
+
+class TestAValueThatTheDatabaseRefuses:
+    @pytest.mark.parametrize(
+        ("expression", "value"),
+        [
+            ("$1::int", 2**31),
+            ("$1::smallint", -40_000),
+            ("$1::bigint", 2**63),
+            ("$1::int[]", [1, 2**31]),
+            ("$1::uuid", SECRET),
+            ("$1::inet", "300.1.1.1"),
+            ("$1::numeric", "abc"),
+            ("$1::float4", 1e300),
+            ("$1::text::int", SECRET),
+            ("$1::int * 2147483647", 2),
+            ("$1::jsonb", '{"a": "\\u0000"}'),
+            ("$1::jsonb", "{"),
+            ("'a' ~ $1", "("),
+            ("'a' LIKE $1", "\\"),
+            ("1 LIMIT $1", -1),
+            ("1 OFFSET $1", -1),
+            ("now() + make_interval(years => $1)", 2**31 - 1),
+            ("$1::text::date", "2020-13-45"),
+        ],
+    )
+    async def test_is_the_clients_to_mend_and_not_repeated(
+        self, serving: Service, expression: str, value: object
+    ) -> None:
+        answer = await serving.client.post("/test/value", json={"expression": expression, "value": value})
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation")
+        assert SECRET not in answer.text
+
+    @pytest.mark.parametrize(
+        ("expression", "value"),
+        [
+            ("$1::text", 5),
+            ("$1::int", "5"),
+            ("$1::int[]", ["5"]),
+            ("$1::date", "2020-01-01"),
+            ("1 / $1::int", 0),
+            ("now() AT TIME ZONE $1", "nowhere"),
+        ],
+    )
+    async def test_of_another_type_or_use_is_a_mistake_of_ours_and_logged_as_one(
+        self, serving: Service, log: Log, expression: str, value: object
+    ) -> None:
+        answer = await serving.client.post("/test/value", json={"expression": expression, "value": value})
+        assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal")
+        assert [line["event"] for line in log()].count("unforeseen_error") == 1
 
 
 class TestWhoseTimeItWas:
@@ -165,6 +227,20 @@ class TestValidation:
         headers = {"Content-Type": "application/json"}
         answer = await serving.client.post("/test/login", content=body, headers=headers)
         assert answer.json()["errors"] == [{"detail": detail, "in": "body", "pointer": "#"}]
+
+    @pytest.mark.parametrize("media_type", [None, "application/x-www-form-urlencoded", "text/plain"])
+    async def test_of_a_body_that_is_not_said_to_be_json_names_the_header(
+        self, serving: Service, media_type: str | None
+    ) -> None:
+        """`curl -d` says that it is a form."""
+        headers = {"Content-Type": media_type} if media_type else {}
+        answer = await serving.client.post("/test/login", content='{"name": "a"}', headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation")
+        assert "Content-Type: application/json" in answer.json()["detail"]
+
+    async def test_of_a_body_that_is_json_does_not(self, serving: Service) -> None:
+        answer = await serving.client.post("/test/login", json={})
+        assert "Content-Type" not in answer.json()["detail"]
 
     async def test_of_what_is_no_text(self, serving: Service) -> None:
         headers = {"Content-Type": "application/json"}

@@ -22,7 +22,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Self
@@ -82,6 +82,7 @@ class EmbeddedServer:
     `port`: None takes the directory's last port when that is free, else any free one.
     `parameters`: server settings on top of PostgreSQL's defaults.
     `disposable`: give up durability against a crash of the machine, for speed.
+    `on_wait`: is told, in a line, when `start()` waits for another server on the directory.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class EmbeddedServer:
         port: int | None = None,
         parameters: Mapping[str, str] | None = None,
         disposable: bool = False,
+        on_wait: Callable[[str], object] | None = None,
     ) -> None:
+        self._on_wait = on_wait
         self.directory = directory.absolute()
         self.data = self.directory / "data"
         self.log = self.directory / "server.log"
@@ -152,6 +155,7 @@ class EmbeddedServer:
         if self.running:
             return
         account = self._prepare()
+        has_told = False
         give_up = time.monotonic() + TAKEOVER_TIMEOUT
         while True:
             port = self._choose_port()
@@ -162,6 +166,11 @@ class EmbeddedServer:
                 return
             if time.monotonic() > give_up or not self._worth_retrying(complaint):
                 raise EmbeddedServerError(self._explain(complaint, port))
+            if not has_told and self._on_wait is not None and "postmaster.pid" in complaint:
+                has_told = True
+                self._on_wait(
+                    f"{self._explain(complaint, port)} (waiting {TAKEOVER_TIMEOUT:g} s for its end)"
+                )
             time.sleep(RETRY_INTERVAL)
 
     def stop(self, mode: StopMode = "fast", *, timeout: float = 2.0) -> None:

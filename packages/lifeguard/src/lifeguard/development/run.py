@@ -74,7 +74,7 @@ def embedded_server(settings: Settings, data: Path) -> Iterator[EmbeddedServer |
         return
     if not data.exists():
         typer.echo(f"Creating a PostgreSQL cluster in {data}")
-    with EmbeddedServer(data) as server:
+    with EmbeddedServer(data, on_wait=partial(typer.echo, err=True)) as server:
         server.ensure_database(EMBEDDED_DATABASE)
         yield server
 

@@ -44,7 +44,8 @@ WHEN: Mapping[str, tuple[str, str]] = {
         _NO,
     ),
     "validation": (
-        "A value is missing, wrong or too much. `errors` names each field, and repeats no value.",
+        "A value is missing, wrong or too much. `errors` names each field, and repeats no value. Without "
+        "`errors` it is the database that does not take a value.",
         _NO,
     ),
     "not-found": ("There is no such route, or nothing of that name behind it.", _NO),

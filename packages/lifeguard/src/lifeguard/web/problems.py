@@ -28,7 +28,7 @@ from starlette.types import Scope
 
 from lifeguard.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded, SchemaChanged, call_scope
 from lifeguard.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from lifeguard.web import request_head, validation
+from lifeguard.web import refused_values, request_head, validation
 from lifeguard.web.fitting import fitted
 from lifeguard.web.routes import choice_of
 from lifeguard.web.strict_json import JSONRefused
@@ -178,9 +178,9 @@ def rendered(request: HTTPConnection, error: Exception) -> JSONResponse:
 def handled() -> Iterable[type[Exception]]:
     """Give the exceptions that `answer` handles.
 
-    Not TimeoutError: one of unknown origin has to reach the log as an unforeseen error.
+    Not those that may be a mistake of ours: they have to reach the log as unforeseen errors.
     """
-    return (Problem, *(kind for kind in _TABLE if kind is not TimeoutError))
+    return (Problem, *(kind for kind in _TABLE if kind not in {TimeoutError, asyncpg.DataError}))
 
 
 def documented(*problems: type[StatusProblem]) -> dict[int | str, dict[str, Any]]:
@@ -308,6 +308,10 @@ def _no_text(_: Exception) -> Problem:
     return Invalid("A text has a character that the database does not keep: U+0000.")
 
 
+def _refused_value(error: asyncpg.DataError) -> Problem:
+    return Invalid(refused_values.DETAIL) if refused_values.is_of_the_client(error) else Internal()
+
+
 def _timed_out(error: TimeoutError) -> Problem:
     """Tell a statement's time from an endpoint's own `asyncio.timeout`, which is no fault of the database.
 
@@ -377,6 +381,7 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     asyncpg.InsufficientResourcesError: _connection_lost,
     asyncpg.ReadOnlySQLTransactionError: _connection_lost,
     asyncpg.CharacterNotInRepertoireError: _no_text,
+    asyncpg.DataError: _refused_value,
     RequestValidationError: _invalid,
     JSONRefused: _no_json,
     BodyTurnedAway: _overloaded,

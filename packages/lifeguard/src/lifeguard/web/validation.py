@@ -41,6 +41,9 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 _PARAMETERS = frozenset(("path", "query", "header", "cookie"))
 _NUMBERS = frozenset((int, list, tuple))
 
+_NOT_READ_AS_JSON = "The body was not read as JSON: it needs the header Content-Type: application/json"
+"""FastAPI hands over its bytes then, and every field of it is a fault."""
+
 _REST = "lifeguard_rest"
 """Type of the error that sums up all that are not listed; its `ctx` has their number."""
 
@@ -106,6 +109,8 @@ def told(error: RequestValidationError) -> tuple[str, list[dict[str, str]]]:
     words = f"{number} error{'s' if number > 1 else ''} in the request"
     if number > len(faults):
         words += f", of which {len(faults) or 'none'} {'is' if len(faults) == 1 else 'are'} listed"
+    if isinstance(error.body, bytes) and any(fault["in"] == "body" for fault in faults):
+        words += f". {_NOT_READ_AS_JSON}"
     return f"{words}.", faults
 
 
