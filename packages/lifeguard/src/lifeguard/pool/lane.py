@@ -20,6 +20,8 @@ NOT_FILED = -1
 """A level of lanes in which nobody waits."""
 # Of lanes that hold as much as each other so many are compared, those that were longest without a turn.
 _COMPARED = 16
+# Characters of a name that are shown: a log line and a page have to hold it.
+_LONGEST_LABEL = 200
 _charge = attrgetter("charge")
 
 
@@ -129,8 +131,14 @@ class Lane:
 
     @property
     def label(self) -> str:
-        """What it is called for operators."""
-        return "default" if self.name is None else str(self.name)
+        """What it is called for operators, whatever object its name is."""
+        if self.name is None:
+            return "default"
+        try:
+            label = str(self.name)
+        except Exception:  # noqa: BLE001 - it is asked for where a lease ends, and must not keep it from that
+            label = type(self.name).__name__
+        return label if len(label) <= _LONGEST_LABEL else f"{label[:_LONGEST_LABEL]}..."
 
     @property
     def waiting(self) -> int:

@@ -17,6 +17,7 @@ from lifeguard.pool.lane_breaker import PATIENCE
 from lifeguard.pool.names import OutsideLane
 from lifeguard.pool.queue import Waiter, WaitQueue
 from lifeguard.pool.state import PoolState
+from lifeguard.pool.stats import PoolStats
 
 Place: TypeAlias = tuple[Hashable, int]
 """A lane's name and a rank."""
@@ -149,10 +150,11 @@ class LaneLending:
 
     # -- refusing ----------------------------------------------------------------------------------
 
-    def saturated(self, lane: Lane, rank: int, reason: str) -> Exception:
+    def saturated(self, lane: Lane, rank: int, reason: str, stats: PoolStats | None = None) -> Exception:
         """The error of a borrower that is turned away; counts it."""
         self._count_refusal(lane, rank, reason, in_tally=False)
-        return self._state.saturated(reason, self._retry_after(lane, rank, reason, monotonic()))
+        retry_after = self._retry_after(lane, rank, reason, monotonic())
+        return self._state.saturated(reason, retry_after, stats)
 
     def _count_refusal(self, lane: Lane, rank: int, reason: str, *, in_tally: bool = True) -> None:
         lane.breaker.refused()
@@ -228,8 +230,9 @@ class LaneLending:
         self._lanes.resize(size)
         for lane in self._lanes.tick(now):
             oldest_use = now - self._lanes.oldest_leases().get(lane, now)
+            stats = state.stats()
             for rank in RANKS:
-                lane.queue(rank).refuse_all(partial(self.saturated, lane, rank, "lane_breaker"))
+                lane.queue(rank).refuse_all(partial(self.saturated, lane, rank, "lane_breaker", stats))
             self._open.add(lane)
             self._report("warning", "lane_breaker_opened", lane=lane.label, oldest_use=oldest_use)
         if self._open:

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain
 from math import ceil, exp, inf
+from operator import attrgetter
 
 from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, UNLIMITED, Holding, Lane, Limits, Order
 from lifeguard.pool.names import OutsideLane
-from lifeguard.pool.newcomers import NEWCOMERS, Newcomers
+from lifeguard.pool.newcomers import MOST_LANES, NEWCOMERS, OTHERS, Newcomers
 from lifeguard.pool.queue import Total, WaitQueue
 from lifeguard.pool.shares import Shares
 
@@ -42,8 +43,7 @@ _TELLING = 4
 _ROOM = (1.0, 0.75, 0.5)
 # Times the pool's `queue_target`, by rank.
 _TARGETS = (inf, 1.0, 0.5)
-# Seconds: a tick so late is not late by chance. The process was stopped, or its event loop blocked, or nobody
-# waited: from before it nobody's silence counts.
+# Seconds: a tick is so late if the process was stopped, its event loop blocked, or nobody waited.
 _STOPPED = 0.5
 _NO_LIMIT = 1 << 62
 _ONLY_NORMAL = (NORMAL,)
@@ -114,14 +114,17 @@ class Lanes:
         """The lane of a borrower that comes now."""
         lane = self._lanes.get(name)
         if lane is None:
-            if isinstance(name, OutsideLane) and not self._has_its_own(name, now):
-                name = NEWCOMERS
+            if name is not None and name not in self._limits:
+                name = self._shared_by(name, now)
             lane = self._lanes.get(name) or self._make(name, now)
         lane.last_seen = now
         return lane
 
-    def _has_its_own(self, name: OutsideLane, now: float) -> bool:
-        return name in self._limits or self._newcomers.knows(name) or self._newcomers.comes(name, now)
+    def _shared_by(self, name: Hashable, now: float) -> Hashable:
+        """The lane that it shares with others, or its own."""
+        if isinstance(name, OutsideLane):
+            return name if self._newcomers.knows(name) or self._newcomers.comes(name, now) else NEWCOMERS
+        return name if len(self._lanes) < MOST_LANES else OTHERS
 
     def _make(self, name: Hashable, now: float) -> Lane:
         lane = self._lanes[name] = Lane(name, now, self._make_queue) if name is not None else self.default
@@ -308,7 +311,7 @@ class Lanes:
         """What is free was promised to some."""
         promised = (self._lanes[name] for name, limits in self._limits.items() if limits.at_least)
         below = (lane for lane in promised if lane.in_use < lane.floor and order.has(lane))
-        return min(below, key=_in_use, default=None)
+        return min(below, key=attrgetter("in_use"), default=None)
 
     def _ranks_in_turn(self) -> list[int]:
         """Those that were passed too often come first, the lowest of them before the others."""
@@ -352,7 +355,7 @@ class Lanes:
         elapsed = now - self._ticked_at
         self._ticked_at = now
         if now - self.tick_at > _STOPPED:
-            self._awake_since = now
+            self._awake_since = now  # nobody's silence counts from before
         fade = exp(-elapsed / _MEMORY)
         # What a lane uses now says nothing of a long time in which nobody looked.
         share = 1 - exp(-min(elapsed, 2 * self._interval) / _MEMORY)
@@ -383,7 +386,10 @@ class Lanes:
         return now - lane.last_seen > _FORGOTTEN_AFTER and not lane.at_least
 
     def _forget(self, name: Hashable) -> None:
-        lane = self._lanes.pop(name)
+        try:
+            lane = self._lanes.pop(name)
+        except Exception:  # noqa: BLE001 - a hash that changes: the lane stays, which harms nobody
+            return
         if lane.is_outside:
             self._newcomers.left(name)
         for order in self._orders:
@@ -391,7 +397,3 @@ class Lanes:
 
     def _divide(self) -> None:
         self.shares.divide(self._lanes.values(), keep=self._keeps)
-
-
-def _in_use(lane: Lane) -> int:
-    return lane.in_use

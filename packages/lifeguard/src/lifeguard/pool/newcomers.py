@@ -20,6 +20,10 @@ class _Shared:
 
 NEWCOMERS = _Shared("newcomers")
 """The lane of all unknown names, but for those that come most."""
+OTHERS = _Shared("others")
+"""The lane of the program's own names, when there are too many."""
+MOST_LANES = 4096
+"""Lanes at the same time. To look at them all must not take longer than what they are looked at for."""
 MOST_KNOWN = 1024
 """Names with a lane of their own, and as many on trial."""
 # A name is known once it was served in so many different seconds.

@@ -22,6 +22,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import cast
@@ -282,11 +283,15 @@ class PoolState:
         lanes = islice(self.lanes.waiting_lanes(), _ENOUGH_LANES)
         return [queue for lane in lanes for queue in lane.queues if queue is not None]
 
-    def refuse_all(self, error: Callable[[], Exception]) -> int:
+    def refuse_all(self, error: Callable[[PoolStats], Exception]) -> int:
         """Empty all queues: every waiter gets an error of its own. Returns how many there were."""
-        refused = self.queue.refuse_all(error)
+        if not self.total.waiting:
+            return 0
+        # Gathered once: for each of a thousand waiters that would keep the event loop for half a second.
+        make = partial(error, self.stats())
+        refused = self.queue.refuse_all(make)
         for lane in list(self.lanes.waiting_lanes()):
-            refused += sum(queue.refuse_all(error) for queue in lane.queues if queue is not None)
+            refused += sum(queue.refuse_all(make) for queue in lane.queues if queue is not None)
         return refused
 
     # -- refusing ----------------------------------------------------------------------------------
@@ -297,10 +302,10 @@ class PoolState:
         stats = self.stats()
         return PoolTimeout(f"no connection became free in time: {stats.summary()}", stats, stalled=stalled)
 
-    def saturated(self, reason: str, retry_after: float) -> PoolSaturated:
+    def saturated(self, reason: str, retry_after: float, stats: PoolStats | None = None) -> PoolSaturated:
         """The error of a borrower that is turned away; counts it."""
         self.tally.shed[reason] += 1
-        stats = self.stats()
+        stats = stats or self.stats()
         return PoolSaturated(
             f"{_SHED_BECAUSE[reason]} ({reason}): {stats.summary()}",
             stats,
@@ -308,9 +313,9 @@ class PoolState:
             retry_after=retry_after,
         )
 
-    def unavailable(self) -> PoolUnavailable:
+    def unavailable(self, stats: PoolStats | None = None) -> PoolUnavailable:
         """The error of a borrower when no connection can be opened."""
-        stats = self.stats()
+        stats = stats or self.stats()
         unavailable = PoolUnavailable(
             f"no connection can be opened: {stats.summary()}",
             stats,
@@ -319,9 +324,9 @@ class PoolState:
         unavailable.__cause__ = self.last_error
         return unavailable
 
-    def refusing(self) -> PoolClosing:
+    def refusing(self, stats: PoolStats | None = None) -> PoolClosing:
         """The error of a borrower at a pool that is not open."""
-        return PoolClosing(f"the pool {self.phase.value}", self.stats())
+        return PoolClosing(f"the pool {self.phase.value}", stats or self.stats())
 
 
 _open_here: weakref.WeakSet[PoolState] = weakref.WeakSet()
