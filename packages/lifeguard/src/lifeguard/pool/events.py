@@ -36,6 +36,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "Attempts fail for a reason that stays until somebody acts; `fault`, `error`, `advice`. Once, "
         "until the class changes. See docs/pool.md#when-no-connection-can-be-made.",
     ),
+    "outage_over": (
+        "info",
+        "There is a connection again, `seconds` after the last was lost; `waiting` have waited for it. Those "
+        "who came in the first `POOL_OUTAGE_PATIENCE` seconds, if it was over by then, have noticed nothing "
+        "else. See docs/failover.md.",
+    ),
     "server_read_only": (
         "warning",
         "The primary pool's server takes no writes any more, and no other is known yet. Once, until one "

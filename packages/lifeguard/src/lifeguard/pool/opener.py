@@ -88,6 +88,13 @@ class Opener:
         return self._failures > 0
 
     @property
+    def is_hopeless(self) -> bool:
+        """There is no connection, and who waits for one is refused: the outage is long, or stays."""
+        if not self.failing or self._state.members:
+            return False
+        return self._stays or not self._state.outage.is_waited_out(monotonic())
+
+    @property
     def blocked(self) -> bool:
         """Failing for a reason that does not pass by itself."""
         return self.failing and self._stays
@@ -142,6 +149,7 @@ class Opener:
         for attempt in self._state.opening.values():
             attempt.cancel()
         self._state.opening.clear()
+        self._state.outage.stop()
         self._stop_waiting()
 
     def _wait(self, delay: float) -> None:
@@ -170,13 +178,14 @@ class Opener:
     def failed(self, attempt: OpenConnection, error: Exception) -> None:
         self._state.opening.pop(attempt, None)
         if attempt not in self._outdated:
-            self._fail(error)
+            self._fail(error, attempt.began_at)
         self.pump()
 
     def broken_off(self, attempt: OpenConnection) -> None:
         if self._state.opening.pop(attempt, None) is None:
             return
-        self._fail(asyncpg.InterfaceError("the attempt to connect was cancelled from within"))
+        error = asyncpg.InterfaceError("the attempt to connect was cancelled from within")
+        self._fail(error, attempt.began_at)
         self.pump()
 
     def _take_in(self, connection: asyncpg.Connection, seconds: float) -> None:
@@ -194,17 +203,23 @@ class Opener:
             state.first_size = 0
         connection.add_termination_listener(partial(self._closer.lost, pooled))
         self._report("debug", "connection_opened", about=pooled, seconds=seconds)
+        if (away := state.outage.over()) is not None:
+            self._report("info", "outage_over", seconds=away, waiting=state.total.waiting)
         if self._closer.surplus():  # the maximum was higher when the attempt began
             pooled.retire("resized")
         self._when_opened(pooled, now)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, began_at: float) -> None:
         self._back_off(error)
         state = self._state
         state.tally.open_failures += 1
         before, state.last_error = state.last_error, error
-        self._tell(error, before)
         if not state.members:
+            state.outage.failed(began_at)
+        elif fault_of(error).absent:
+            state.outage.looms()
+        self._tell(error, before)
+        if self.is_hopeless:
             # No connection is left that could serve them, and the next attempt may fail as well.
             state.refuse_all(state.unavailable)
         self._closer.note_progress()
