@@ -87,11 +87,12 @@ class Breaker:
         ask_aside: Callable[[], Awaitable[object]],
         on_open: Callable[[], object],
         patience: float = 0.0,
+        waits_out: Callable[[], bool] = lambda: False,
         clock: Clock | None = None,
     ) -> None:
         """`probe` asks the database and raises if it does not answer; `ask_aside` does so on a session that
         is none of the pool's; `on_open` turns waiters away. A server that refuses is asked again for
-        `patience` seconds."""
+        `patience` seconds, and as long as `waits_out()`."""
         self.name = name
         self._fail_max = fail_max
         self._reset_timeout = reset_timeout
@@ -99,6 +100,7 @@ class Breaker:
         self._ask_aside = ask_aside
         self._on_open = on_open
         self._patience = patience
+        self._waits_out = waits_out
         self._clock = clock
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=fail_max,
@@ -276,7 +278,9 @@ class Breaker:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
                 if answers(error):
                     return False
-                if is_silence(error) or self._now().time() >= give_up_at:
+                if is_silence(error):
+                    return True
+                if self._now().time() >= give_up_at and not self._waits_out():
                     return True
             else:
                 return False

@@ -50,6 +50,7 @@ class Guard:
             ask_aside=self.pool.ask_aside,
             on_open=self.pool.refuse_waiting,
             patience=self.pool.outage_patience,
+            waits_out=lambda: self.pool.waits_out_outage,
         )
         self.lane_watch = LaneWatch(self.pool, self.breaker)
         self._waking: asyncio.Task[None] | None = None

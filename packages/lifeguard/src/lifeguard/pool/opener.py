@@ -16,7 +16,7 @@ from lifeguard.pool.closer import Closer
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.events import Level, Reporter
-from lifeguard.pool.faults import fault_of, is_same, stays
+from lifeguard.pool.faults import fault_of, finds_standby, is_same, stays
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.tasks import OpenConnection, Tasks
 
@@ -33,17 +33,21 @@ FIRST_CEILING = 0.05
 SHORT_OUTAGE_CEILING = 0.25
 SHARE_OF_OUTAGE = 1 / 20
 HIGHEST_CEILING = 2.0
+# Where a server answers that takes no writes, a failover may be under way, however long it takes: the new
+# primary is to be found within half a second, and to ask costs the standby one session of a few milliseconds.
+HIGHEST_CEILING_WITH_A_STANDBY = 0.4
 # What only an operator can mend is tried more rarely: half of its age so far, up to 8 s. A password
 # that is rotated within seconds is found within seconds all the same.
 SHARE_OF_PERMANENT = 1 / 2
 HIGHEST_PERMANENT_CEILING = 8.0
 
 
-def ceiling_of(failures: int, seconds: float, *, permanent: bool) -> float:
+def ceiling_of(failures: int, seconds: float, *, permanent: bool, standby: bool = False) -> float:
     """The longest delay, in seconds, after so many failures before this one and so long an outage."""
     share, highest = (
         (SHARE_OF_PERMANENT, HIGHEST_PERMANENT_CEILING) if permanent else (SHARE_OF_OUTAGE, HIGHEST_CEILING)
     )
+    highest = HIGHEST_CEILING_WITH_A_STANDBY if standby and not permanent else highest
     longest = min(max(SHORT_OUTAGE_CEILING, seconds * share), highest)
     return min(FIRST_CEILING * 2.0 ** min(failures, 30), longest)
 
@@ -215,7 +219,7 @@ class Opener:
         state.tally.open_failures += 1
         before, state.last_error = state.last_error, error
         if not state.members:
-            state.outage.failed(began_at)
+            state.outage.failed(error, began_at)
         elif fault_of(error).absent:
             state.outage.looms()
         self._tell(error, before)
@@ -244,7 +248,9 @@ class Opener:
         if not self._failures or permanent != self._stays:
             self._failing_since = now
         self._stays = permanent
-        ceiling = ceiling_of(self._failures, now - self._failing_since, permanent=permanent)
+        ceiling = ceiling_of(
+            self._failures, now - self._failing_since, permanent=permanent, standby=finds_standby(error)
+        )
         self._failures += 1
         self._at_once = 1
         self._wait(random.uniform(0, ceiling))  # noqa: S311 - jitter, not a secret
