@@ -137,7 +137,7 @@ class Cluster:
 @contextmanager
 def cluster(directory: Path, variables: dict[str, str]) -> Iterator[Cluster]:
     """HAProxy, and two replicas that have yet to be started; all gone at the end."""
-    port, one, two = _free_ports(3)
+    port, one, two = free_ports(3)
     environment = {**os.environ, "PYTHONPATH": ROOT, **variables}
     replicas = [
         Replica("one", one, environment, directory / "one.log"),
@@ -194,7 +194,7 @@ def _until_listening(balancer: subprocess.Popen[bytes], port: int, log: Path) ->
     raise Stuck(f"HAProxy does not start: {log.read_text()}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

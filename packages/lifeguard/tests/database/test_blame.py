@@ -116,7 +116,9 @@ async def test_a_session_that_ends_under_the_work_is_charged_if_its_borrower_did
 async def test_a_lost_session_is_charged_to_its_own_breaker_only(
     make_database: MakeDatabase, database_url: str, postgres: PostgresServer, asked: list[str], inner: str
 ) -> None:
-    database = await make_database(database_replica_url=database_url, breaker_fail_max=1)
+    database = await make_database(
+        database_replica_url=database_url, breaker_fail_max=1, pool_outage_patience=0
+    )
     await eventually(lambda: database.guards[1].serves)
     with pytest.raises(DatabaseUnavailable):
         async with database.read() as outer, database.connection() as connection:

@@ -23,6 +23,7 @@ from packages.lifeguard.tests.stopwatch import Stopwatch
 RECOVERY = 3.0
 """Seconds from the return of a server until it is used again, at most."""
 UNAVAILABLE = (PoolUnavailable, DatabaseUnavailable)
+BREAKER_FAIL_MAX = 5
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ class TestServerGone:
     async def test_who_waits_is_told_at_once(
         self, make_database: MakeDatabase, server: PostgresServer
     ) -> None:
-        database = await make_database(server.dsn(), pool_acquire_timeout=30)
+        database = await make_database(server.dsn(), pool_acquire_timeout=30, pool_outage_patience=0)
 
         async def hold() -> None:
             async with database.connection() as connection:
@@ -129,6 +130,36 @@ class TestServerGone:
         assert watch.seconds < 1
         assert {type(error) for error in errors} <= set(UNAVAILABLE)
         assert len(errors) == 15
+
+    async def test_who_waits_for_its_end_is_served_and_opens_no_breaker(
+        self, make_database: MakeDatabase, server: PostgresServer
+    ) -> None:
+        """Those at work are told that they have lost their sessions: that makes the breaker ask."""
+        database = await make_database(
+            server.dsn(), pool_acquire_timeout=60, pool_outage_patience=60, breaker_fail_max=1
+        )
+
+        async def hold() -> None:
+            async with database.connection() as connection:
+                await connection.execute("SELECT pg_sleep(60)")
+
+        async def ask() -> int:
+            async with database.connection() as connection:
+                return int(await connection.fetchval("SELECT 1"))
+
+        holding = [asyncio.create_task(hold()) for _ in range(5)]
+        await eventually(lambda: database.primary.stats().used == 5)
+        waiting = [asyncio.create_task(ask()) for _ in range(10)]
+        await server.stop("fast")
+        await eventually(lambda: database.primary.waits_out_outage)
+        later = [asyncio.create_task(ask()) for _ in range(10)]
+        await eventually(lambda: database.primary.stats().open_failures > BREAKER_FAIL_MAX)
+        await server.start()
+        errors = await asyncio.gather(*holding, return_exceptions=True)
+        assert {type(error) for error in errors} == {DatabaseUnavailable}
+        assert await asyncio.gather(*waiting, *later) == [1] * 20
+        await eventually(lambda: not checks())
+        assert not database.breaker.transitions
 
     async def test_refusals_cost_no_wait_and_say_when_to_come_back(
         self, make_database: MakeDatabase, server: PostgresServer

@@ -199,8 +199,10 @@ async def test_a_changed_schema_is_a_reason_to_come_back_where_nothing_repeats(
 
 
 async def test_idempotent_reads_of_ones_own_are_repeated(
-    database: Database, postgres: PostgresServer
+    make_database: MakeDatabase, postgres: PostgresServer
 ) -> None:
+    """Also where the pool repeats none by itself."""
+    database = await make_database(pool_outage_patience=0)
     pids: list[int] = []
 
     async def read() -> int:

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from lifeguard.pool import NO_WRITABLE_SERVER, Connector, Pool, PoolError, opener
 from lifeguard.testing.plugin import ServerFactory
-from lifeguard.testing.proxy import Proxy
+from lifeguard.testing.proxy import Proxy, full_backlog
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
@@ -196,6 +196,34 @@ async def test_roles_find_the_same_server_in_either_order(
             dsn = on_ports(primary, *ports)
             connection = await Connector(dsn, 3, None, {"target_session_attrs": role}).connect()
             assert await connection.fetchval("SELECT inet_server_port()") == server.port, role
+            await connection.close(timeout=5)
+
+
+@pytest.mark.parametrize("of", ["hosts", "addresses"])
+async def test_a_standby_is_asked_until_it_is_promoted_while_the_old_primary_is_a_black_hole(
+    primary: PostgresServer, standby: PostgresServer, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """For a minute: one attempt that failed only then would find the new primary a minute later."""
+    async with Proxy(standby.dsn(), host="127.0.0.2").serve() as new:
+        with full_backlog(new.port) as port:
+            if of == "hosts":
+                dsn = on_ports(primary, port).replace(f":{port}", f":{port},127.0.0.2:{port}")
+            else:
+                loop = asyncio.get_running_loop()
+                both = [await loop.getaddrinfo(host, port) for host in ("127.0.0.1", "127.0.0.2")]
+
+                async def lookup(_: str, port: int) -> list[tuple[object, ...]]:
+                    return [*both[0], *both[1]]
+
+                monkeypatch.setattr("lifeguard.pool.addresses.lookup", lookup)
+                dsn = on_ports(primary, port).replace("127.0.0.1", "database.test")
+            connector = Connector(dsn, 60, None, {"target_session_attrs": "read-write"})
+            attempt = asyncio.create_task(connector.connect())
+            await eventually(lambda: new.accepted >= 2)
+            assert not attempt.done()
+            await standby.promote()
+            connection = await asyncio.wait_for(attempt, 30)
+            assert await connection.fetchval("SELECT inet_server_port()") == standby.port
             await connection.close(timeout=5)
 
 

@@ -11,7 +11,8 @@ pybreaker keeps the states and counts the failures. What it leaves to every call
   this process was stopped. A lane of which nothing comes back may wait for a lock. All this opens the circuit
   only after the database was asked on a session outside the pool and did not answer either, and nobody was
   served meanwhile.
-- patience: seconds count while this process runs, see `lifeguard.database.asking`.
+- patience: seconds count while this process runs, see `lifeguard.database.asking`. While the pool waits an
+  outage out (POOL_OUTAGE_PATIENCE) nothing counts: a restart and a switchover open no circuit.
 - staleness: a result counts only if nothing has gone wrong, and the circuit has not moved, since its
   caller was admitted. A transaction begun before the trouble proves nothing when it ends in the middle.
 - time: the open period doubles with jitter, on the event loop's clock, which is monotonic.
@@ -40,6 +41,8 @@ from lifeguard.pool import PoolTimeout, PoolUnavailable
 LONGEST_OPEN = 10.0
 # A probe that has no answer by then has failed.
 PROBE_PATIENCE = 2.0
+# Between two questions to a server that refuses.
+_ASK_AGAIN = 0.2
 _log = structlog.get_logger("lifeguard.database.breaker")
 
 
@@ -83,16 +86,21 @@ class Breaker:
         probe: Callable[[], Awaitable[object]],
         ask_aside: Callable[[], Awaitable[object]],
         on_open: Callable[[], object],
+        patience: float = 0.0,
+        waits_out: Callable[[], bool] = lambda: False,
         clock: Clock | None = None,
     ) -> None:
         """`probe` asks the database and raises if it does not answer; `ask_aside` does so on a session that
-        is none of the pool's; `on_open` turns waiters away."""
+        is none of the pool's; `on_open` turns waiters away. A server that refuses is asked again for
+        `patience` seconds, and as long as `waits_out()`."""
         self.name = name
         self._fail_max = fail_max
         self._reset_timeout = reset_timeout
         self._probe = probe
         self._ask_aside = ask_aside
         self._on_open = on_open
+        self._patience = patience
+        self._waits_out = waits_out
         self._clock = clock
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=fail_max,
@@ -254,14 +262,29 @@ class Breaker:
         """Ask outside the pool whether the suspicions are right; if so, let them count."""
         heard = self.heard
         try:
-            await Question(self._ask_aside, PROBE_PATIENCE).answer()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
-            if not answers(error) and heard == self.heard:
+            if await self._is_gone_for_long() and heard == self.heard:
                 for _ in range(self._suspicions):
                     self._count_failure()
         finally:
             self._suspicions = 0
             self._checking = None
+
+    async def _is_gone_for_long(self) -> bool:
+        """Whether it does not answer. One that refuses may be about to restart."""
+        give_up_at = self._now().time() + self._patience
+        while True:
+            try:
+                await Question(self._ask_aside, PROBE_PATIENCE).answer()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
+                if answers(error):
+                    return False
+                if is_silence(error):
+                    return True
+                if self._now().time() >= give_up_at and not self._waits_out():
+                    return True
+            else:
+                return False
+            await asyncio.sleep(_ASK_AGAIN)
 
     def _settle(self, outcome: Callable[[], None]) -> None:
         """Let pybreaker count a failure or a success.

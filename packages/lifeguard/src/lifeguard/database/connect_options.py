@@ -125,6 +125,8 @@ def pool_config(settings: Settings, role: Role = "primary") -> PoolConfig:
     if named["max_size"] == "auto":  # it grows once the server has said how many sessions it has
         named["max_size"] = settings.pool_min_size
     own = {"name": role, "max_size": max(1, named["max_size"]), "init": prepare_session(settings, role)}
+    if role == "replica":  # its reads are answered by the primary meanwhile
+        own["outage_patience"] = 0.0
     return PoolConfig(**{**named, **own})
 
 

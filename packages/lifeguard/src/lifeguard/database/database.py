@@ -147,6 +147,7 @@ class Database:
             guard, lease = await self._lend_for_reading(stack, lane, priority)
             self.reads[guard.pool.name] += 1
             await self._tag(lease)
+            lease.promise_to_read()
             try:
                 yield ReadingConnection(self._bounded(lease))
             except ReadOnlySQLTransactionError as error:
@@ -212,7 +213,8 @@ class Database:
             async with self.transaction(isolation=isolation, lane=lane, priority=priority) as transaction:
                 return await work(transaction)
 
-        return await retry_idempotent(attempt, attempts=attempts)
+        patience = self._settings.pool_outage_patience
+        return await retry_idempotent(attempt, attempts=attempts, patience=patience)
 
     # One statement on a connection borrowed for it. `read=True` is `read()`: a replica if there is one that
     # serves. Otherwise the primary, for a `fetchrow()` may well be an INSERT with RETURNING.

@@ -49,6 +49,8 @@ class Guard:
             probe=self._probe,
             ask_aside=self.pool.ask_aside,
             on_open=self.pool.refuse_waiting,
+            patience=self.pool.outage_patience,
+            waits_out=lambda: self.pool.waits_out_outage,
         )
         self.lane_watch = LaneWatch(self.pool, self.breaker)
         self._waking: asyncio.Task[None] | None = None
@@ -146,7 +148,7 @@ class Guard:
     def _hear(self, event: PoolEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
-        if event.name == "open_failed" and event.stats.size == 0:
+        if event.name == "open_failed" and event.stats.size == 0 and not self.pool.waits_out_outage:
             self.breaker.cannot_connect(is_silent=event.details.get("fault") == NO_ANSWER)
         elif event.name == "lane_breaker_opened":
             self.breaker.suspect()  # a lock, or the database: who asks finds out

@@ -12,7 +12,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    stop_after_attempt,
     stop_any,
     wait_random_exponential,
 )
@@ -21,6 +20,7 @@ from typing_extensions import override
 
 from lifeguard.database.errors import DatabaseUnavailable
 from lifeguard.database.scope import current_deadline
+from lifeguard.pool import PoolConfig
 
 T = TypeVar("T")
 
@@ -34,6 +34,8 @@ CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 # the first ceiling is that of a few short ones.
 _FIRST_CEILING = 0.02
 _HIGHEST_CEILING = 0.5
+# Between two questions to a server that takes no writes.
+_UNTIL_WRITABLE = 0.2
 
 _log = structlog.get_logger("lifeguard.database")
 
@@ -50,9 +52,15 @@ def is_repeatable(error: BaseException) -> bool:
     return isinstance(error, (*CONFLICTS, asyncpg.ReadOnlySQLTransactionError))
 
 
-async def retry_idempotent(work: Callable[[], Awaitable[T]], *, attempts: int = ATTEMPTS) -> T:
+async def retry_idempotent(
+    work: Callable[[], Awaitable[T]],
+    *,
+    attempts: int = ATTEMPTS,
+    patience: float = PoolConfig.outage_patience,
+) -> T:
     """The result of `work`, which is called up to `attempts` times: again after what `is_repeatable`, with
-    full jitter, and not past the call's deadline. Raises the last error.
+    full jitter, and not past the call's deadline. Raises the last error. While the server takes no writes it
+    is called more often, for `patience` seconds: the pool looks for the one that does.
 
         async def read() -> list[Record]:
             async with database.read() as connection:
@@ -63,23 +71,52 @@ async def retry_idempotent(work: Callable[[], Awaitable[T]], *, attempts: int = 
     For reads, and for what does no harm when it is done twice: outside of a transaction it is not known
     whether a statement ran on a session that was lost. Each call has to borrow its own connection.
     """
-    result: T = await retrying(attempts)(work)
+    result: T = await retrying(attempts, patience)(work)
     return result
 
 
-def retrying(attempts: int) -> AsyncRetrying:
+def retrying(attempts: int, patience: float = 0.0) -> AsyncRetrying:
     """Calls what it is given up to `attempts` times while its error `is_repeatable`; raises the last one.
 
     It stops earlier when the call's deadline would pass during the pause.
     """
     return AsyncRetrying(
         retry=retry_if_exception(is_repeatable),
-        stop=stop_any(stop_after_attempt(attempts), TooLate()),
-        wait=wait_random_exponential(multiplier=_FIRST_CEILING, max=_HIGHEST_CEILING),
+        stop=stop_any(Enough(attempts, patience), TooLate()),
+        wait=_pause,
         sleep=asyncio.sleep,
         before_sleep=_report,
         reraise=True,
     )
+
+
+_full_jitter = wait_random_exponential(multiplier=_FIRST_CEILING, max=_HIGHEST_CEILING)
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the next attempt."""
+    longest = _UNTIL_WRITABLE if _is_read_only(state) else _HIGHEST_CEILING
+    return min(_full_jitter(state), longest)
+
+
+def _is_read_only(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+
+
+class Enough(stop_base):
+    """It was tried often enough; where the server takes no writes, also for long enough."""
+
+    def __init__(self, attempts: int, patience: float) -> None:
+        self._attempts = attempts
+        self._patience = patience
+
+    @override
+    def __call__(self, state: RetryCallState) -> bool:
+        if state.attempt_number < self._attempts:
+            return False
+        waits = self._attempts > 1 and _is_read_only(state)
+        return not waits or (state.seconds_since_start or 0.0) >= self._patience
 
 
 class TooLate(stop_base):

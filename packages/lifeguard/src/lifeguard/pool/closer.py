@@ -65,6 +65,8 @@ class Closer:
             state.idle.remove(pooled)
         pooled.status = Status.CLOSING
         state.members.discard(pooled)
+        if not state.members:
+            state.outage.left_alone()
         state.closing.add(pooled)
         if state.has_lanes:
             state.lanes.give_back(pooled, monotonic(), succeeded=False)

@@ -65,6 +65,10 @@ class PoolConfig:
     queue_target: float = 0.25
     """Standing wait above which the excess is turned away; 0 turns shedding off."""
 
+    outage_patience: float = 2.0
+    """So long into an outage, from the loss of the last connection, borrowers wait for its end; then all are
+    refused at once. 0: nobody waits."""
+
     connect_timeout: float = 5.0
     """Budget of one connection attempt to one host, TLS and authentication included."""
 
@@ -145,6 +149,7 @@ class PoolConfig:
 
 _DURATIONS = (
     "queue_target",
+    "outage_patience",
     "idle_timeout",
     "max_lifetime",
     "health_check_interval",

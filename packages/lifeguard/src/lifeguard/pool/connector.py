@@ -33,6 +33,8 @@ _NEXT_HOST = (
 # Seconds after which a host that has not served yet is looked up anew: its name may have moved, and where
 # nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses.
 LOOK_AGAIN = 1.0
+# The same for a host that has refused, while another one is silent.
+ASK_AGAIN = 0.25
 _WRITABLE_ROLES = ("primary", "read-write")
 
 T = TypeVar("T")
@@ -47,8 +49,10 @@ class Connector:
     asyncpg gives all hosts of a URL one timeout, so a black hole in front starves the rest, and it tries
     them one after the other. Here every host has `timeout` seconds of its own, its name's resolution and
     all addresses included; the next one is tried as soon as one has failed, or has not answered for a
-    quarter of a second. The first that serves is taken, and asked first next time. A name is looked up anew
-    as long as none of its addresses has served: it may have moved, or be known again.
+    quarter of a second. The first that serves is taken, and asked first next time; one that was silent is
+    asked last. While one is silent, those that have refused are asked again: a standby may be promoted
+    meanwhile. A name is looked up anew as long as none of its addresses has served: it may have moved, or be
+    known again.
 
     Raises asyncpg.ClientConfigurationError, ValueError or TypeError when asyncpg would refuse its arguments.
     """
@@ -79,6 +83,8 @@ class Connector:
         self._passwords, self._options = split_off_passwords(options)
         self._roles = ("standby", "any") if role == "prefer-standby" else (role,)
         self._answered: tuple[Host, str | None] | None = None
+        self._silent: set[Host] = set()
+        """Hosts that said nothing when they were last asked, for so long that the next one was."""
         self.asks_for_writable = role in _WRITABLE_ROLES
         self._refuses_default = role == "read-write"
 
@@ -146,16 +152,41 @@ class Connector:
         # That of all hosts is there before any of them is tried.
         known = {one: await one.get(self._timeout) for one in several} if len(several) == 1 else {}
         for role in self._roles:
-            hosts = sorted(self._hosts, key=self._has_not_answered)
-            tries = {_name(host): partial(self._try_host, host, role, known) for host in hosts}
             try:
-                connection: asyncpg.Connection = await _first(tries, STAGGER)
+                connection: asyncpg.Connection = await self._reach_one(role, known)
             except _NEXT_HOST as failure:
                 error = failure
             else:
                 return connection
         assert error is not None
         raise error
+
+    async def _reach_one(self, role: str, known: Known) -> asyncpg.Connection:
+        hosts = sorted(self._hosts, key=lambda host: (host in self._silent, self._has_not_answered(host)))
+        refused: set[Host] = set()
+
+        async def try_host(host: Host) -> asyncpg.Connection:
+            refused.discard(host)
+            began = asyncio.get_running_loop().time()
+            try:
+                connection = await self._try_host(host, role, known)
+            except (TimeoutError, asyncio.CancelledError):
+                if asyncio.get_running_loop().time() - began >= STAGGER:
+                    self._silent.add(host)
+                raise
+            except Exception:
+                self._silent.discard(host)
+                refused.add(host)
+                raise
+            self._silent.discard(host)
+            return connection
+
+        async def those_that_refused() -> Tries:
+            await asyncio.sleep(ASK_AGAIN)
+            return {_name(host): partial(try_host, host) for host in refused}
+
+        tries = {_name(host): partial(try_host, host) for host in hosts}
+        return await _first(tries, STAGGER, those_that_refused if len(hosts) > 1 else None)
 
     async def _try_host(self, host: Host, role: str, known: Known) -> asyncpg.Connection:
         if self._passwords is None:
@@ -180,13 +211,14 @@ class Connector:
         addresses.sort(key=lambda address: (host, address) != self._answered)
         reached: set[str] = set()
 
+        async def try_address(address: str) -> asyncpg.Connection:
+            try:
+                return await self._try_address(host, address, role, deadline, reached, options=options)
+            finally:
+                reached.discard(address)  # it has had its say, and may say something else later
+
         def tries(addresses: Iterable[str]) -> Tries:
-            return {
-                f"{_name(host)} [{address}]": partial(
-                    self._try_address, host, address, role, deadline, reached, options=options
-                )
-                for address in addresses
-            }
+            return {f"{_name(host)} [{address}]": partial(try_address, address) for address in addresses}
 
         async def more_tries() -> Tries:
             await asyncio.sleep(LOOK_AGAIN)
@@ -285,6 +317,7 @@ class _Race:
         self._looking: asyncio.Task[Tries] | None = None
         self._reasons: dict[str, Exception] = {}
         self._fatal: Exception | None = None
+        self._next_at = 0.0
 
     async def run(self) -> asyncpg.Connection:
         try:
@@ -308,6 +341,10 @@ class _Race:
     def _begin_next(self) -> bool:
         if not self._waiting or self._fatal is not None:
             return False
+        now = asyncio.get_running_loop().time()
+        if self._under_way and now < self._next_at:
+            return True
+        self._next_at = now + self._stagger
         name = self._waiting.pop(0)
         self._under_way[asyncio.ensure_future(_run(self._tries[name]))] = name
         return True
@@ -318,7 +355,7 @@ class _Race:
         more = self._waiting and self._fatal is None
         await asyncio.wait(
             {*self._under_way, self._looking} if self._looking else self._under_way,
-            timeout=self._stagger if more else None,
+            timeout=max(0.0, self._next_at - asyncio.get_running_loop().time()) if more else None,
             return_when=asyncio.FIRST_COMPLETED,
         )
 
@@ -333,6 +370,7 @@ class _Race:
         if not isinstance(error, Exception):
             raise error
         self._reasons[name] = error
+        self._next_at = 0.0
         if self._fatal is None and not isinstance(error, _NEXT_HOST):
             self._fatal = error
         return None

@@ -42,6 +42,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "seconds. The old one is used until then, and the next is asked for again; for the same reason that "
         "is debug. See docs/passwords.md#when-it-fails.",
     ),
+    "outage_over": (
+        "info",
+        "There is a connection again, `seconds` after the last was lost; `waiting` have waited for it. Those "
+        "who came in the first `POOL_OUTAGE_PATIENCE` seconds, if it was over by then, have noticed nothing "
+        "else. See docs/failover.md.",
+    ),
     "server_read_only": (
         "warning",
         "The primary pool's server takes no writes any more, and no other is known yet. Once, until one "

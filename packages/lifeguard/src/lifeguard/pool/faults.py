@@ -149,6 +149,13 @@ def stays(error: Exception) -> bool:
     return fault_of(error).permanent
 
 
+def finds_standby(error: Exception) -> bool:
+    """Whether a server has answered that takes no writes."""
+    if isinstance(error, NoHostServes):
+        return any(finds_standby(reason) for reason in error.reasons.values())
+    return isinstance(error, ReadOnlyServer)
+
+
 def is_same(error: Exception, other: Exception | None) -> bool:
     """Whether they say the same; hosts may have been tried in another order."""
     return other is not None and _parts(error) == _parts(other)

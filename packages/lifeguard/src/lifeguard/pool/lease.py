@@ -38,7 +38,7 @@ class Lease(SessionMethods):
     If it is dropped without being returned, the connection is reclaimed and that is reported.
     """
 
-    __slots__ = ("_caller", "_place", "_spent", "_timeout")
+    __slots__ = ("_caller", "_only_reads", "_place", "_spent", "_timeout")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Lease(SessionMethods):
         self._caller = caller
         self._place = place
         self._spent = False
+        self._only_reads = False
         self._con = None
 
     # -- borrowing and returning; these lines run for every request ---------------------------------
@@ -112,6 +113,12 @@ class Lease(SessionMethods):
         if self._con is not None:
             self._con = None
             self._lending.take_back(self._pooled)
+
+    def promise_to_read(self) -> None:
+        """From now on the borrower's statements change nothing, so that one whose session is lost may be run
+        again on another connection, also if it was sent. Not one that took longer than `outage_patience`:
+        somebody may have ended its session for that."""
+        self._only_reads = True
 
     def belongs_to(self, lending: Lending) -> bool:
         return self._lending is lending
@@ -229,7 +236,7 @@ class Lease(SessionMethods):
         except BaseException as error:
             if bore_traces is None:
                 bore_traces = pooled.bears_traces
-            attempt = Attempt(query, bore_traces, cached=True, timeout=timeout)
+            attempt = Attempt(query, bore_traces, cached=True, timeout=timeout, read=self._only_reads)
             if not await self._may_repeat(pooled, error, attempt):
                 raise
         else:
@@ -279,6 +286,7 @@ class Lease(SessionMethods):
         repeatable = not (repeated or (args and isinstance(args[0], ReadOnce)))
         attempt = self._attempt(pooled, query, repeatable=repeatable)
         attempt.timeout = kwargs.get("timeout")
+        attempt.read = self._only_reads
         attempt.many = name in _TAKING_MANY
         attempt.cached = bool(args or name != "execute") and driver.is_cached(pooled.connection, query)
         if attempt.many and not (isinstance(args[0], (list, tuple)) and args[0]):

@@ -121,7 +121,7 @@ class Lending:
         state = self.state
         if state.phase not in {Phase.OPEN, Phase.DRAINING}:
             raise state.refusing()
-        if self.opener.failing and not state.members:
+        if self.opener.is_hopeless:
             raise state.unavailable()
         longest = state.config.acquire_timeout
         budget = longest if timeout is None else min(longest, timeout)
@@ -168,7 +168,7 @@ class Lending:
         state = self.state
         if state.phase is not _OPEN:
             raise state.refusing()
-        if self.opener.failing and not state.members:
+        if self.opener.is_hopeless:
             self.opener.pump()
             raise state.unavailable()
         if budget <= 0:
@@ -181,6 +181,11 @@ class Lending:
         if objection != "queue_full" or state.suspended:
             return True
         return state.queue.length + ahead >= state.config.max_waiting + state.not_to_be_returned
+
+    @property
+    def waits_out_outage(self) -> bool:
+        """There is no connection and none could be opened, and borrowers wait all the same."""
+        return self.opener.failing and not (self.state.members or self.opener.is_hopeless)
 
     # -- returning ---------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from lifeguard.pool.closer import Closer
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.events import Level, Reporter
-from lifeguard.pool.faults import fault_of, is_same, stays
+from lifeguard.pool.faults import fault_of, finds_standby, is_same, stays
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.tasks import OpenConnection, Tasks
 
@@ -33,17 +33,21 @@ FIRST_CEILING = 0.05
 SHORT_OUTAGE_CEILING = 0.25
 SHARE_OF_OUTAGE = 1 / 20
 HIGHEST_CEILING = 2.0
+# Where a server answers that takes no writes, a failover may be under way, however long it takes: the new
+# primary is to be found within half a second, and to ask costs the standby one session of a few milliseconds.
+HIGHEST_CEILING_WITH_A_STANDBY = 0.4
 # What only an operator can mend is tried more rarely: half of its age so far, up to 8 s. A password
 # that is rotated within seconds is found within seconds all the same.
 SHARE_OF_PERMANENT = 1 / 2
 HIGHEST_PERMANENT_CEILING = 8.0
 
 
-def ceiling_of(failures: int, seconds: float, *, permanent: bool) -> float:
+def ceiling_of(failures: int, seconds: float, *, permanent: bool, standby: bool = False) -> float:
     """The longest delay, in seconds, after so many failures before this one and so long an outage."""
     share, highest = (
         (SHARE_OF_PERMANENT, HIGHEST_PERMANENT_CEILING) if permanent else (SHARE_OF_OUTAGE, HIGHEST_CEILING)
     )
+    highest = HIGHEST_CEILING_WITH_A_STANDBY if standby and not permanent else highest
     longest = min(max(SHORT_OUTAGE_CEILING, seconds * share), highest)
     return min(FIRST_CEILING * 2.0 ** min(failures, 30), longest)
 
@@ -86,6 +90,13 @@ class Opener:
     def failing(self) -> bool:
         """The last attempt failed and none has succeeded since."""
         return self._failures > 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """There is no connection, and who waits for one is refused: the outage is long, or stays."""
+        if not self.failing or self._state.members:
+            return False
+        return self._stays or not self._state.outage.is_waited_out(monotonic())
 
     @property
     def blocked(self) -> bool:
@@ -142,6 +153,7 @@ class Opener:
         for attempt in self._state.opening.values():
             attempt.cancel()
         self._state.opening.clear()
+        self._state.outage.stop()
         self._stop_waiting()
 
     def _wait(self, delay: float) -> None:
@@ -170,13 +182,14 @@ class Opener:
     def failed(self, attempt: OpenConnection, error: Exception) -> None:
         self._state.opening.pop(attempt, None)
         if attempt not in self._outdated:
-            self._fail(error)
+            self._fail(error, attempt.began_at)
         self.pump()
 
     def broken_off(self, attempt: OpenConnection) -> None:
         if self._state.opening.pop(attempt, None) is None:
             return
-        self._fail(asyncpg.InterfaceError("the attempt to connect was cancelled from within"))
+        error = asyncpg.InterfaceError("the attempt to connect was cancelled from within")
+        self._fail(error, attempt.began_at)
         self.pump()
 
     def _take_in(self, connection: asyncpg.Connection, seconds: float) -> None:
@@ -194,17 +207,23 @@ class Opener:
             state.first_size = 0
         connection.add_termination_listener(partial(self._closer.lost, pooled))
         self._report("debug", "connection_opened", about=pooled, seconds=seconds)
+        if (away := state.outage.over()) is not None:
+            self._report("info", "outage_over", seconds=away, waiting=state.total.waiting)
         if self._closer.surplus():  # the maximum was higher when the attempt began
             pooled.retire("resized")
         self._when_opened(pooled, now)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, began_at: float) -> None:
         self._back_off(error)
         state = self._state
         state.tally.open_failures += 1
         before, state.last_error = state.last_error, error
-        self._tell(error, before)
         if not state.members:
+            state.outage.failed(error, began_at)
+        elif fault_of(error).absent:
+            state.outage.looms()
+        self._tell(error, before)
+        if self.is_hopeless:
             # No connection is left that could serve them, and the next attempt may fail as well.
             state.refuse_all(state.unavailable)
         self._closer.note_progress()
@@ -229,7 +248,9 @@ class Opener:
         if not self._failures or permanent != self._stays:
             self._failing_since = now
         self._stays = permanent
-        ceiling = ceiling_of(self._failures, now - self._failing_since, permanent=permanent)
+        ceiling = ceiling_of(
+            self._failures, now - self._failing_since, permanent=permanent, standby=finds_standby(error)
+        )
         self._failures += 1
         self._at_once = 1
         self._wait(random.uniform(0, ceiling))  # noqa: S311 - jitter, not a secret

@@ -59,6 +59,7 @@ class Pool(QueryMethods, Snapshots):
         acquire_timeout: float = PoolConfig.acquire_timeout,
         max_waiting: int = PoolConfig.max_waiting,
         queue_target: float = PoolConfig.queue_target,
+        outage_patience: float = PoolConfig.outage_patience,
         connect_timeout: float = PoolConfig.connect_timeout,
         keepalive: int = PoolConfig.keepalive,
         idle_timeout: float = PoolConfig.idle_timeout,

@@ -11,9 +11,10 @@ admitted and has still waited for more than twice the target when its turn comes
 it is turned away if somebody has asked within that time. So a burst that came together, and nobody after it,
 is served whole. As many stay as there are connections that may come back in that moment: none of them goes
 unused. When nothing flows at all nobody in the queue is turned away. They run into their deadlines, which
-says that the trouble is the database, not the load. The idea is CoDel's (Nichols and Jacobson, ACM Queue
-10(5), 2012) as Elixir's db_connection
-has it; the measured flow replaces its wait for a bad interval to pass.
+says that the trouble is the database, not the load. Those who wait while there is no server
+(`lifeguard.pool.outage`) are a backlog: until it is served, or has had its time, nobody is turned away but
+who would run into its deadline. The idea is CoDel's (Nichols and Jacobson, ACM Queue 10(5), 2012) as
+Elixir's db_connection has it; the measured flow replaces its wait for a bad interval to pass.
 """
 
 from __future__ import annotations
@@ -43,12 +44,38 @@ _CLUTTER = 100
 
 
 class Total:
-    """How many wait in all queues that share it."""
+    """How many wait in all queues that share it, and whether they do so for want of a server."""
 
-    __slots__ = ("waiting",)
+    __slots__ = ("_ends_at", "_rate", "stands", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
+        self.stands = False
+        """There is no server, or was none a moment ago: the wait says nothing of the load."""
+        self._rate = 0.0
+        self._ends_at = 0.0
+
+    def stand(self, rate: float, until: float = float("inf")) -> None:
+        """There is no server, or it is not sure that there is one `until` then. The pool can serve so many a
+        second afterwards. 0: that is not known."""
+        self.stands = True
+        self._rate = rate
+        self._ends_at = until
+
+    def shrink(self, until: float) -> None:
+        """There is one again, or nobody waits for it any more. The backlog lasts until none waits, and not
+        beyond `until`."""
+        self._ends_at = until
+
+    def lasts(self, now: float) -> bool:
+        """Whether there is one still."""
+        if self.stands and (now >= self._ends_at or (not self.waiting and self._ends_at < float("inf"))):
+            self.stands = False
+        return self.stands
+
+    def wait(self, ahead: int) -> float:
+        """Seconds that a newcomer waits once there is a server."""
+        return (self.waiting + ahead) / self._rate if self._rate else 0.0
 
 
 class WaitQueue:
@@ -128,6 +155,8 @@ class WaitQueue:
         self.asked_at = now
         if self.length + ahead >= longest:
             return "queue_full"
+        if self._total.stands and self._total.lasts(now):
+            return "deadline" if self._total.wait(ahead) > budget else None
         if not self.target:
             self.calm_until = float("inf")
             return None
@@ -183,7 +212,7 @@ class WaitQueue:
             self.length -= 1
             self._total.waiting -= 1
             waited = now - joined_at
-            if waited > self._stale_after and self._has_fresher(now):
+            if waited > self._stale_after and self._has_fresher(now) and not self._total.lasts(now):
                 waiter.set_exception(self._turn_away())
                 continue
             self._handed_out += 1

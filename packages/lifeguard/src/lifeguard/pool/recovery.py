@@ -1,9 +1,10 @@
 """What becomes of a borrower's call that failed, and what the pool learns from it. The error is raised, or
 the call is made once more where nobody can tell the difference.
 
-Three kinds of calls are made again, each once:
+Four kinds of calls are made again, each once:
 
 - one that was never sent, because the session had ended before: on another connection;
+- one of a borrower that has promised to read only, sent or not: on another connection, unless it took long;
 - BEGIN, and the first statement after it, if that was never sent: BEGIN first, on another connection;
 - one that failed because of something that the connection had cached and that is no longer true (the schema
   has changed): on the same connection, which forgets what it has cached. The server refuses such a statement
@@ -20,6 +21,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 import asyncpg
 
@@ -78,6 +80,8 @@ class Attempt:
     """It was surely sent."""
     harmless: bool = False
     """It changes nothing, so it does not matter whether it was sent. That is BEGIN."""
+    read: bool = False
+    """The same, by its borrower's word; and it may take long."""
 
 
 class ReadOnce:
@@ -116,7 +120,7 @@ async def recover(
     connection = pooled.connection
     lost = connection.is_closed() and pooled.retire_reason != CLOSED_BY_BORROWER
     unsent = lost and not attempt.sent and driver.never_sent(connection, error, attempt.executed)
-    if unsent or (lost and attempt.harmless):
+    if unsent or (lost and (attempt.harmless or (attempt.read and _was_short(lending, pooled)))):
         replacement = None
         if attempt.repeatable and _is_replaceable(pooled, attempt):
             replacement = await _on_another(pooled, attempt, replace)
@@ -153,6 +157,7 @@ def note_failure(lending: Lending, pooled: PooledConnection, error: BaseExceptio
         if pooled.retire_reason not in ENDED_HERE:
             pooled.sqlstate = code
             lending.closer.suspect_all("server_gone", about=pooled, error=error)
+            lending.state.outage.looms()
     elif code == _READ_ONLY:
         pooled.refused_to_write()
     elif isinstance(error, asyncpg.OutdatedSchemaCacheError):
@@ -189,6 +194,13 @@ def schema_changed(lending: Lending, pooled: PooledConnection, error: Exception 
 
 
 # -- on another connection -------------------------------------------------------------------------
+
+
+def _was_short(lending: Lending, pooled: PooledConnection) -> bool:
+    """Whether the borrower has had no answer for so short a time that nobody can have ended its session for
+    that, as for a statement that holds others up: it would only begin again."""
+    patience = lending.state.config.outage_patience
+    return monotonic() - max(pooled.borrowed_at, pooled.heard_of_at) < patience
 
 
 def _is_replaceable(pooled: PooledConnection, attempt: Attempt) -> bool:

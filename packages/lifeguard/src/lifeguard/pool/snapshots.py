@@ -7,6 +7,7 @@ from time import monotonic
 from lifeguard.pool.connection import Status
 from lifeguard.pool.events import LeaseInfo
 from lifeguard.pool.leaks import lease_info
+from lifeguard.pool.lending import Lending
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.stats import PoolStats
 
@@ -14,11 +15,23 @@ from lifeguard.pool.stats import PoolStats
 class Snapshots:
     """Mixin of `Pool`."""
 
+    _lending: Lending
     _state: PoolState
 
     @property
     def name(self) -> str:
         return self._state.config.name
+
+    @property
+    def outage_patience(self) -> float:
+        """The setting, in seconds."""
+        return self._state.config.outage_patience
+
+    @property
+    def waits_out_outage(self) -> bool:
+        """Whether there is no connection and none could be opened, and borrowers wait all the same, because
+        that has not been so for `outage_patience` yet."""
+        return self._lending.waits_out_outage
 
     def stats(self) -> PoolStats:
         """The numbers of this moment; no I/O."""

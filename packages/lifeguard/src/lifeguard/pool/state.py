@@ -6,8 +6,8 @@ between two `await`s the numbers add up. Who writes what:
 
     Pool       phase, loop, done, suspended, the settings, first_size
     Lending    idle, checking, queue, lanes, holders
-    Opener     members (adds), opening, retry_at, last_error; first_size and read_only_since (ends them)
-    Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, settled
+    Opener     members (adds), opening, retry_at, last_error, outage; ends first_size and read_only_since
+    Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, outage, settled
     recovery   generation
 
 What happens is counted in `tally` where it happens.
@@ -36,6 +36,7 @@ from lifeguard.pool.faults import NO_WRITABLE_SERVER, describe_error, fault_of
 from lifeguard.pool.lane import NORMAL, Lane
 from lifeguard.pool.lane_stats import LaneSheds, lane_stats
 from lifeguard.pool.lanes import Lanes
+from lifeguard.pool.outage import Outage
 from lifeguard.pool.queue import Total, WaitQueue
 from lifeguard.pool.stats import PoolStats, Tally
 
@@ -98,6 +99,7 @@ class PoolState:
         "members",
         "note_use",
         "opening",
+        "outage",
         "phase",
         "queue",
         "read_only_since",
@@ -134,6 +136,9 @@ class PoolState:
         self.note_use = self.tally.use.observe
         self.total = Total()
         """How many borrowers wait, in all lanes."""
+        self.outage = Outage(
+            self.total, self.tally, lambda: self.config, lambda: self.refuse_all(self.unavailable)
+        )
         self.lanes = Lanes(config.max_size, config.queue_target, self.total, self._make_queue, self.members)
         self.has_lanes = False
         """A borrower has named a lane or a priority. Until then all wait in `queue`."""

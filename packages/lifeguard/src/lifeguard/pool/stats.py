@@ -22,6 +22,16 @@ class HistogramSnapshot:
     sum: float
     count: int
 
+    @property
+    def median(self) -> float:
+        """The bound of the bucket in which half of them are reached; 0 if there are none."""
+        seen = 0
+        for bound, count in zip((*self.bounds, self.bounds[-1]), self.counts, strict=True):
+            seen += count
+            if seen * 2 >= self.count > 0:
+                return bound
+        return 0.0
+
 
 class Histogram:
     """Durations, counted in fixed buckets."""

@@ -60,6 +60,7 @@ class OpenConnection:
     def __init__(self, connector: Connector, then: Opening) -> None:
         self._connector = connector
         self._then = then
+        self.began_at = monotonic()
 
     async def run(self) -> None:
         started = monotonic()

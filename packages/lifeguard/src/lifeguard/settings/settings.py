@@ -160,6 +160,8 @@ class Settings(BaseSettings):
     """Longest queue for a connection; requests that come then are turned away at once."""
     pool_queue_target: SecondsOrZero = 0.25
     """Standing wait in seconds above which the excess is shed; 0 turns shedding off."""
+    pool_outage_patience: SecondsOrZero = 2.0
+    """Seconds of an outage in which requests wait for its end; then they are refused at once. 0: none."""
     pool_connect_timeout: Seconds = 5.0
     """Longest wait in seconds for each host of the URL."""
     pool_keepalive: Annotated[int, Field(ge=1, le=7200, json_schema_extra=_IN_SECONDS)] = 10
