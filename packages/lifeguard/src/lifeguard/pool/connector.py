@@ -13,8 +13,9 @@ import asyncpg
 
 from lifeguard.pool import cleanup, driver
 from lifeguard.pool.addresses import RedirectedLoop, is_name, resolve
-from lifeguard.pool.config import KEEPALIVE, Hook
+from lifeguard.pool.config import KEEPALIVE, Hook, PgBouncerMode
 from lifeguard.pool.faults import NoHostServes, OtherServer, ReadOnlyServer
+from lifeguard.pool.poolers import Approach, Pooler
 
 # Seconds between the starts of two tries: RFC 8305, section 5, "Connection Attempt Delay".
 STAGGER = 0.25
@@ -60,8 +61,10 @@ class Connector:
         options: dict[str, Any],
         *,
         keepalive: int = KEEPALIVE,
+        pgbouncer: PgBouncerMode = "off",
     ) -> None:
         self._keepalive = keepalive
+        self._pgbouncer: PgBouncerMode = pgbouncer
         self._timeout = timeout
         self._init = init
         self.configure(dsn, options)
@@ -81,9 +84,15 @@ class Connector:
             self._options = {**options, "password": self._ask_for_password}
         self._hosts, role = driver.targets_of(dsn, options)
         self._roles = ("standby", "any") if role == "prefer-standby" else (role,)
+        self._approaches: dict[Host, Approach] = {}
         self._answered: tuple[Host, str | None] | None = None
         self.asks_for_writable = role in _WRITABLE_ROLES
         self._refuses_default = role == "read-write"
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """What is between here and a server, as far as a session has shown it."""
+        return next((known.pooler for known in self._approaches.values() if known.pooler), None)
 
     async def connect(self) -> asyncpg.Connection:
         """A new session, ready to be lent.
@@ -186,17 +195,8 @@ class Connector:
     ) -> asyncpg.Connection:
         """`reached` gets the address once somebody there has taken the connection."""
         loop = asyncio.get_running_loop()
-        options = {
-            **self._options,
-            "host": host[0],
-            "port": host[1],
-            "target_session_attrs": role,
-            "timeout": deadline - loop.time(),
-        }
-        if address is not None:
-            options["loop"] = RedirectedLoop(loop, address, reached.add)
         try:
-            connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
+            connection = await self._open(host, address, role, deadline, reached)
         except asyncpg.TargetServerAttributeNotMatched as error:
             if self.asks_for_writable:
                 raise ReadOnlyServer("the server is read-only") from error
@@ -215,6 +215,38 @@ class Connector:
             raise
         self._answered = (host, address)
         return connection
+
+    async def _open(
+        self, host: Host, address: str | None, role: str, deadline: float, reached: set[str]
+    ) -> asyncpg.Connection:
+        """A session as asyncpg opens it; another one if the first shows that a pooler is in between."""
+        loop = asyncio.get_running_loop()
+        approach = self._approaches.setdefault(host, Approach(self._pgbouncer))
+        wanted = self._options.get("server_settings") or {}
+        while True:
+            options = {
+                **approach.arguments(self._options),
+                "host": host[0],
+                "port": host[1],
+                "target_session_attrs": role,
+                "timeout": deadline - loop.time(),
+            }
+            if address is not None:
+                options["loop"] = RedirectedLoop(loop, address, reached.add)
+            try:
+                connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
+            except asyncpg.ProtocolViolationError as error:
+                if approach.may_send_less(error):
+                    continue
+                raise
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if await approach.suits(connection, wanted, self._timeout):
+                        return connection
+            except BaseException:
+                connection.terminate()
+                raise
+            connection.terminate()
 
     async def _refuse_read_only(self, connection: asyncpg.Connection, role: str, timeout: float) -> None:
         """Ask what a server older than 14, or a pooler, does not report; asyncpg takes that for a no."""

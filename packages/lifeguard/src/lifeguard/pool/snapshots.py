@@ -7,6 +7,8 @@ from time import monotonic
 from lifeguard.pool.connection import Status
 from lifeguard.pool.events import LeaseInfo
 from lifeguard.pool.leaks import lease_info
+from lifeguard.pool.lending import Lending
+from lifeguard.pool.poolers import Pooler
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.stats import PoolStats
 
@@ -14,11 +16,17 @@ from lifeguard.pool.stats import PoolStats
 class Snapshots:
     """Mixin of `Pool`."""
 
+    _lending: Lending
     _state: PoolState
 
     @property
     def name(self) -> str:
         return self._state.config.name
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """What is between the pool and the server, if a connection has shown a pooler."""
+        return self._lending.connector.pooler
 
     def stats(self) -> PoolStats:
         """The numbers of this moment; no I/O."""
