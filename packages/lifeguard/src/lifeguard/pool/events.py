@@ -29,7 +29,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "info, warning",
         "The first connection has shown a pooler in between; `product`, `reason`. A warning when it keeps no "
         "prepared statements, or its sessions lack settings: both cost round trips. See "
-        "docs/pool.md#poolers. Again when it has changed.",
+        "docs/pool.md#pgbouncer-and-other-poolers. Again when it has changed.",
     ),
     "open_failed": (
         "warning",
