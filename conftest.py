@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="uvloop",  # what the service runs on
         help="event loop of the tests; asyncio's own gives the better tracebacks",
     )
+    parser.addoption(
+        "--through-pgbouncer",
+        action="store_true",
+        help="have the service of tests/ledger reach its databases through PgBouncer: $PGBOUNCER, or the one"
+        " that is installed",
+    )
 
 
 def pytest_asyncio_loop_factories(

@@ -113,7 +113,8 @@ def sessions(rendered: Rendered) -> dict[str, int]:
     pods, each = rollout(service.deployment, service.largest), service.pool
     if pgbouncer := rendered.find("Deployment", "pgbouncer"):
         pods = rollout(pgbouncer, pgbouncer["spec"]["replicas"])
-        each = int(pgbouncer_settings(rendered)["default_pool_size"])
+        bouncer = pgbouncer_settings(rendered)
+        each = int(bouncer["default_pool_size"]) + int(bouncer["reserve_pool_size"])
     held = {kind: count * each for kind, count in pods.items()}
     return held | {"migration": MIGRATION, "others": service.promised("other-sessions")}
 

@@ -12,10 +12,10 @@ from lifeguard.testing.waiting import eventually
 
 @pytest.mark.parametrize("seconds", [1.2, pytest.param(6, marks=pytest.mark.slow)])
 async def test_a_process_that_was_stopped_opens_no_breaker(
-    migrated_database: str, tmp_path: Path, seconds: float
+    service_url: str, tmp_path: Path, seconds: float
 ) -> None:
     variables = {
-        "DATABASE_URL": migrated_database,
+        "DATABASE_URL": service_url,
         "POOL_MIN_SIZE": "1",
         "POOL_MAX_SIZE": "1",
         "POOL_ACQUIRE_TIMEOUT": "0.5",

@@ -1,4 +1,4 @@
-"""Through a pooler that refuses startup parameters (POOL_PGBOUNCER)."""
+"""Through a pooler that refuses startup parameters, with the mode given and found out (POOL_PGBOUNCER)."""
 
 from collections.abc import AsyncIterator
 
@@ -13,7 +13,7 @@ from packages.lifeguard.tests.inside import service
 from packages.lifeguard.tests.inside import settings_for as service_settings
 from packages.lifeguard.tests.pooler import Pooler
 
-REMEDY = "POOL_PGBOUNCER=on"
+REMEDY = "POOL_PGBOUNCER=auto"
 SHOWN = {
     "application_name": "billing",
     "statement_timeout": "1500ms",
@@ -30,47 +30,47 @@ async def pooler(migrated_database: str) -> AsyncIterator[Pooler]:
         yield front
 
 
-async def test_every_session_gets_its_limits_once_it_stands(
-    make_database: MakeDatabase, pooler: Pooler
+@pytest.mark.parametrize(("mode", "refused"), [("on", set()), ("auto", {"application_name"})])
+async def test_every_statement_has_its_limits(
+    make_database: MakeDatabase, pooler: Pooler, mode: str, refused: set[str]
 ) -> None:
     database = await make_database(
         f"{pooler.dsn}&search_path=pg_catalog,%20public",
-        pool_pgbouncer="on",
+        pool_pgbouncer=mode,
         pool_max_size=1,
         service_name="billing",
         statement_timeout=1.5,
         lock_timeout=0.7,
         idle_in_transaction_timeout=9,
     )
-
-    async def shown() -> dict[str, str]:
-        async with database.connection() as connection:
-            rows = await connection.fetch(
-                "SELECT name, current_setting(name) FROM unnest($1::text[]) name", list(SHOWN)
-            )
-            return {row[0]: row[1] for row in rows}
-
-    assert await shown() == SHOWN
+    shown = "SELECT name, current_setting(name) FROM unnest($1::text[]) name"
     async with database.connection() as connection:
-        await connection.execute("SET statement_timeout = 0; SET search_path = nowhere")
-    assert await shown() == SHOWN  # after the reset, too
-    assert database.primary.stats().resets == 1
+        assert {row[0]: row[1] for row in await connection.fetch(shown, list(SHOWN))} == SHOWN
+        async with connection.transaction():
+            assert {row[0]: row[1] for row in await connection.fetch(shown, list(SHOWN))} == SHOWN
+    async with database.read() as reading:
+        assert {row[0]: row[1] for row in await reading.fetch(shown, list(SHOWN))} == SHOWN
     async with database.transaction() as transaction:
-        assert await transaction.fetchval("SHOW lock_timeout") == "700ms"
-    assert not pooler.refused
+        assert {row[0]: row[1] for row in await transaction.fetch(shown, list(SHOWN))} == SHOWN
+    assert pooler.refused >= refused  # those that come first are not all told
+    assert database.primary.stats().resets == 0
 
 
 async def test_migrations_and_the_doctor_pass_as_well(pooler: Pooler) -> None:
+    """Where nothing is to be migrated."""
     settings = settings_for(pooler.dsn, pool_pgbouncer="on")
     assert not (await upgrade(settings)).is_old
-    findings = [finding async for finding in doctor.examine(settings)]
-    assert {finding.verdict for finding in findings} <= {"ok", "warn"}
+    findings = {finding.topic: finding async for finding in doctor.examine(settings)}
+    assert {finding.verdict for finding in findings.values()} <= {"ok", "warn"}
+    assert "keeps no prepared statements" in findings["primary pooler"].text
+    assert "ALTER ROLE" in findings["primary pooler"].text
 
 
 async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
     pooler: Pooler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with service(service_settings(pooler.dsn)) as running:
+    off = {"pool_pgbouncer": "off"}
+    async with service(service_settings(pooler.dsn, **off)) as running:
 
         async def told() -> bool:
             return REMEDY in (await running.client.get("/readyz")).text
@@ -78,7 +78,7 @@ async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
         await eventually(told)
     said = [line for line in capsys.readouterr().out.splitlines() if "open_blocked" in line]
     assert REMEDY in said[0]
-    findings = [finding async for finding in doctor.examine(settings_for(pooler.dsn))]
+    findings = [finding async for finding in doctor.examine(settings_for(pooler.dsn, **off))]
     assert any(finding.verdict == "FAIL" and REMEDY in finding.text for finding in findings)
     with pytest.raises(MigrationError, match=REMEDY):
-        await upgrade(settings_for(pooler.dsn))
+        await upgrade(settings_for(pooler.dsn, **off))

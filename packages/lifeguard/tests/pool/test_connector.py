@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 from lifeguard.pool import Connector, NoHostServes
-from lifeguard.pool.connector import STAGGER
+from lifeguard.pool.race import STAGGER
 from lifeguard.testing.proxy import HOST, Proxy, full_backlog
 from lifeguard.testing.servers import PostgresServer, unused_port
 from lifeguard.testing.waiting import eventually

@@ -59,16 +59,34 @@ async def test_its_class(
     assert (fault_of(caught.value).name, stays(caught.value)) == (name, permanent)
 
 
-async def test_a_pooler_s_refusal_of_a_parameter_is_one_of_a_parameter(proxy: Proxy) -> None:
-    """PgBouncer's words, byte for byte."""
+@pytest.mark.parametrize(
+    ("said", "name", "permanent"),
+    [
+        ("unsupported startup parameter: lock_timeout", "parameter", True),
+        ("unsupported startup parameter in options: lock_timeout", "parameter", True),
+        ("no more connections allowed (max_client_conn)", "too_many_connections", False),
+        ("SASL authentication failed", "authentication", True),
+        ("no such user: app", "authentication", True),
+        ("no such database: ledger", "unknown_database", True),
+        ("pgbouncer cannot connect to server", "unreachable", False),
+        ("server login has been failing, try again later (server_login_retry)", "unreachable", False),
+        ("client_login_timeout (server down)", "unreachable", False),
+        ("pooler is shut down", "unreachable", False),
+        ("query_wait_timeout", "unreachable", False),
+    ],
+)
+async def test_what_a_pooler_says_is_told_apart_by_its_words(
+    proxy: Proxy, said: str, name: str, permanent: bool
+) -> None:
+    """PgBouncer's, byte for byte. All have the same SQLSTATE."""
     proxy.hold_new = True
     attempt = asyncio.create_task(Connector(proxy.dsn, 3, None, {}).connect())
     await eventually(lambda: proxy.links)
-    fields = b"SFATAL\0C08P01\0Munsupported startup parameter: lock_timeout\0\0"
+    fields = f"SFATAL\0C08P01\0M{said}\0\0".encode()
     await proxy.links[0].say(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
     with pytest.raises(asyncpg.ProtocolViolationError) as caught:
         await attempt
-    assert (fault_of(caught.value).name, stays(caught.value)) == ("parameter", True)
+    assert (fault_of(caught.value).name, stays(caught.value)) == (name, permanent)
 
 
 def test_of_several_hosts_the_most_telling_reason_decides() -> None:

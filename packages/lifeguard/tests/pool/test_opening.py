@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import asyncpg
 import pytest
 from lifeguard.pool import Lease, Pool, PoolError, PoolTimeout, PoolUnavailable, opener
-from lifeguard.pool.connector import STAGGER
+from lifeguard.pool.race import STAGGER
 from lifeguard.testing.proxy import HOST, Proxy, full_backlog
 from lifeguard.testing.servers import PostgresServer, unused_port
 from lifeguard.testing.waiting import eventually

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from lifeguard.database import tls
 from lifeguard.database.conninfo import ConnInfo
 from lifeguard.database.passwords import PasswordSource
-from lifeguard.pool import Connector, PoolConfig
+from lifeguard.pool import Connector, PoolConfig, is_through_pooler
 from lifeguard.pool.driver import KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, TCP_USER_TIMEOUT
 from lifeguard.settings import Settings, SettingsError
 from lifeguard.settings.dsn import server_settings, without_server_settings
@@ -31,16 +31,20 @@ _CLIENT_CHECK_SINCE = 14  # PostgreSQL
 _USER_TIMEOUT_SINCE = 12
 
 _REFUSES_STARTUP_PARAMETERS = "unsupported startup parameter"
-_REMEDY = "a pooler is in between: POOL_PGBOUNCER=on sends nothing that it refuses"
+_REMEDY = "a pooler is in between: POOL_PGBOUNCER=auto leaves out what it refuses"
 
 
 def dsn(settings: Settings, role: Role = "primary") -> str:
-    """The URL of a database, as the driver is to get it. Raises SettingsError when it is not set."""
+    """The URL of a database, as the driver is to get it: settings of the session in it are among the
+    `connect_options()`. Raises SettingsError when it is not set."""
+    return without_server_settings(_url(settings, role))
+
+
+def _url(settings: Settings, role: Role) -> str:
     secret: SecretStr | None = getattr(settings, _variable(role).lower())
     if secret is None:
         raise SettingsError(f"{_variable(role)}: required here")
-    url = secret.get_secret_value()
-    return without_server_settings(url) if settings.pool_pgbouncer == "on" else url
+    return secret.get_secret_value()
 
 
 def check(settings: Settings) -> None:
@@ -59,7 +63,7 @@ def check(settings: Settings) -> None:
 def _faults_of(settings: Settings, role: Role) -> Iterator[str]:
     variable = _variable(role)
     url = dsn(settings, role)
-    if settings.pool_pgbouncer == "on" and "options" in _settings_in_url(settings, role):
+    if settings.pool_pgbouncer == "on" and "options" in settings_in_url(settings, role):
         yield f"{variable}: must not have options with POOL_PGBOUNCER=on; write ?name=value"
     try:
         conninfo = ConnInfo(url, variable)
@@ -81,9 +85,9 @@ def _variable(role: Role) -> str:
     return "DATABASE_URL" if role == "primary" else "DATABASE_REPLICA_URL"
 
 
-def _settings_in_url(settings: Settings, role: Role) -> dict[str, str]:
-    secret: SecretStr | None = getattr(settings, _variable(role).lower())
-    return server_settings(secret.get_secret_value()) if secret else {}
+def settings_in_url(settings: Settings, role: Role) -> dict[str, str]:
+    """The settings of the session that the URL of a database has, such as search_path."""
+    return server_settings(_url(settings, role))
 
 
 def connect_options(
@@ -96,16 +100,17 @@ def connect_options(
     """What `asyncpg.connect()` takes besides the URL (typed Any there as well); `other` settings of the
     session win over the service's, `passwords` over those that the settings name.
 
-    The timeouts go with the connection's first packet, so not even its first statement runs without. Where
-    a pooler takes none (POOL_PGBOUNCER=on), `prepare_session()` sets them.
+    The timeouts go with the connection's first packet, so not even its first statement runs without. A pooler
+    may take none of them; then they come with each transaction.
     """
-    options: dict[str, Any] = {"command_timeout": settings.command_timeout}
-    if settings.pool_pgbouncer != "on":
-        options["server_settings"] = _own_settings(settings, other)
-    url = dsn(settings, role)
-    conninfo = ConnInfo(url, _variable(role))
+    options: dict[str, Any] = {
+        "command_timeout": settings.command_timeout,
+        "server_settings": {**settings_in_url(settings, role), **_own_settings(settings, other)},
+    }
+    conninfo = ConnInfo(dsn(settings, role), _variable(role))
     if (context := tls.context(conninfo)) is not None:
         options["ssl"] = context
+    url = _url(settings, role)
     if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
         options["target_session_attrs"] = _WANTED[role]
     source = passwords or PasswordSource(settings)
@@ -124,7 +129,7 @@ def pool_config(settings: Settings, role: Role = "primary") -> PoolConfig:
     }
     if named["max_size"] == "auto":  # it grows once the server has said how many sessions it has
         named["max_size"] = settings.pool_min_size
-    own = {"name": role, "max_size": max(1, named["max_size"]), "init": prepare_session(settings, role)}
+    own = {"name": role, "max_size": max(1, named["max_size"]), "init": prepare_session(settings)}
     if role == "replica":  # its reads are answered by the primary meanwhile
         own["outage_patience"] = 0.0
     return PoolConfig(**{**named, **own})
@@ -148,27 +153,16 @@ def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def prepare_session(
-    settings: Settings, role: Role = "primary", *, other: Mapping[str, str] | None = None
-) -> Callable[[asyncpg.Connection], Awaitable[None]]:
+def prepare_session(settings: Settings) -> Callable[[asyncpg.Connection], Awaitable[None]]:
     """What is done with every new session and after each reset (the pool's `init`): one round trip.
 
-    It has the server notice when its client is gone. Through a pooler (POOL_PGBOUNCER=on) that client is the
-    pooler, which has its own settings for that; there it sets the session's limits and name instead.
+    It has the server notice when its client is gone. Through a pooler that client is the pooler, which has
+    its own settings for that; there nothing is done.
     """
-    if settings.pool_pgbouncer == "on":
-        values = {**_settings_in_url(settings, role), **_own_settings(settings, other)}
-        calls = (
-            f"pg_catalog.set_config({quoted(name)}, {quoted(value)}, false)" for name, value in values.items()
-        )
-        statement = f"SELECT {', '.join(calls)}"
-
-        async def set_up(connection: asyncpg.Connection) -> None:
-            await connection.execute(statement)
-
-        return set_up
 
     async def look_after_client(connection: asyncpg.Connection) -> None:
+        if is_through_pooler(connection):
+            return
         statements = looking_after_client(connection.get_server_version().major, settings.pool_keepalive)
         try:
             await connection.execute(statements)

@@ -21,6 +21,7 @@ from lifeguard.database.connect_options import (
     pool_config,
     quoted,
     session_limits,
+    settings_in_url,
 )
 from lifeguard.database.deadlines import DeadlineConnection
 from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
@@ -30,6 +31,7 @@ from lifeguard.database.reading import ReadingConnection
 from lifeguard.database.replica import ReplicaGuard
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
 from lifeguard.database.scope import call_scope, current_deadline, current_tag, time_left, within_deadline
+from lifeguard.database.single import SingleStatements
 from lifeguard.database.sizing import fit
 from lifeguard.database.transactions import application_name, prelude, transaction
 from lifeguard.database.types import Connection, Isolation, ReadConnection, Transaction
@@ -146,10 +148,10 @@ class Database:
         async with AsyncExitStack() as stack:
             guard, lease = await self._lend_for_reading(stack, lane, priority)
             self.reads[guard.pool.name] += 1
-            await self._tag(lease)
+            await self._tag(lease, guard)
             lease.promise_to_read()
             try:
-                yield ReadingConnection(self._bounded(lease))
+                yield ReadingConnection(self._bounded(self._single(lease, guard)))
             except ReadOnlySQLTransactionError as error:
                 if lease.was_refused_to_write:  # and not another one that was used meanwhile
                     raise WriteRefused(f"a ReadConnection only reads: {error}") from error
@@ -161,8 +163,8 @@ class Database:
     ) -> AsyncIterator[Connection]:
         """A connection to the primary; every statement commits by itself."""
         async with self._lend(self._primary, lane, priority) as lease:
-            await self._tag(lease)
-            yield self._bounded(lease)
+            await self._tag(lease, self._primary)
+            yield self._bounded(self._single(lease, self._primary))
 
     @asynccontextmanager
     async def transaction(
@@ -183,7 +185,7 @@ class Database:
             self._lend(self._primary, lane, priority) as lease,
             transaction(
                 lease,
-                prelude=prelude(self._settings.service_name, self._limits),
+                prelude=self._prelude(self._primary),
                 command_timeout=self._settings.command_timeout,
                 isolation=isolation,
                 read_only=read_only,
@@ -340,14 +342,29 @@ class Database:
         lag = self._replica.lag.lag
         return {} if lag is None else {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
 
-    async def _tag(self, lease: Lease) -> None:
+    async def _tag(self, lease: Lease, guard: Guard) -> None:
         """Let the server show whose statements come now, if TAG_STATEMENTS is on. The pool sees the SET and
-        resets the session when it is returned."""
-        if self._settings.tag_statements and (tag := current_tag()):
+        resets the session when it is returned. Behind a pooler each transaction has its tag."""
+        if self._settings.tag_statements and guard.pool.pooler is None and (tag := current_tag()):
             name = quoted(application_name(self._settings.service_name, tag))
             await within_deadline(lease.execute(f"SET application_name = {name}"))
 
-    def _bounded(self, lease: Lease) -> Transaction:
+    def _prelude(self, guard: Guard) -> str:
+        """What comes with BEGIN; behind a pooler also what the session would have of the URL."""
+        others: dict[str, str] = {}
+        if guard.pool.pooler is not None:
+            others = settings_in_url(self._settings, "replica" if guard is self._replica else "primary")
+        return prelude(self._settings.service_name, self._limits, others)
+
+    def _single(self, lease: Lease, guard: Guard) -> Lease | SingleStatements:
+        """The lease; behind a pooler whose sessions lack what the service's would have, one that gives it to
+        each statement."""
+        pooler = guard.pool.pooler
+        if pooler is None or not (pooler.lacks or (self._settings.tag_statements and current_tag())):
+            return lease
+        return SingleStatements(lease, partial(self._prelude, guard), self._settings.command_timeout)
+
+    def _bounded(self, lease: Lease | SingleStatements) -> Transaction:
         """The lease, or what ends its statements with the call. Callers narrow the type."""
         deadline = current_deadline()
         if deadline is None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Generator
 from typing import Any, TypeVar
 
 from lifeguard.database.scope import time_left
+from lifeguard.database.single import SingleStatements
 from lifeguard.pool import Lease
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ class DeadlineConnection:
 
     __slots__ = ("_command_timeout", "_deadline", "_lease")
 
-    def __init__(self, lease: Lease, deadline: float, command_timeout: float) -> None:
+    def __init__(self, lease: Lease | SingleStatements, deadline: float, command_timeout: float) -> None:
         self._lease = lease
         self._deadline = deadline
         self._command_timeout = command_timeout

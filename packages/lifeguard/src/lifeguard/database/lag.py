@@ -27,7 +27,7 @@ import asyncpg
 import structlog
 
 from lifeguard.database.connect_options import quoted
-from lifeguard.pool import Pool, PoolError
+from lifeguard.pool import Pool, PoolError, is_through_pooler
 from lifeguard.settings import Settings
 
 Standing = Literal["unknown", "current", "unmeasured", "behind", "silent"]
@@ -126,7 +126,7 @@ class LagWatch:
     def __init__(self, settings: Settings, *, primary: Pool, replica: Pool) -> None:
         self._limit = settings.replica_max_lag
         self._interval = min(_INTERVAL, self._limit / _QUESTIONS_WITHIN_LIMIT)
-        name = None if settings.pool_pgbouncer == "on" else f"{settings.service_name}: replica lag"
+        name = f"{settings.service_name}: replica lag"
         self._pool = replica
         self._primary = _Aside(primary, name)
         self._replica = _Aside(replica, name)
@@ -275,7 +275,7 @@ def _cause(answer: asyncpg.Record) -> str:
 class _Aside:
     """One session beside a pool, made as the pool makes its own and kept between the questions."""
 
-    def __init__(self, pool: Pool, name: str | None) -> None:
+    def __init__(self, pool: Pool, name: str) -> None:
         self._pool = pool
         self._name = name
         self._connection: asyncpg.Connection | None = None
@@ -320,7 +320,7 @@ class _Aside:
     async def _open(self) -> asyncpg.Connection:
         connection = await self._pool.connect_aside()
         try:
-            if self._name is not None:
+            if not is_through_pooler(connection):
                 await connection.execute(f"SET application_name = {quoted(self._name)}", timeout=_PATIENCE)
         except BaseException:
             connection.terminate()

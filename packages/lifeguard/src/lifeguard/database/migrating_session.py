@@ -30,9 +30,10 @@ async def migrating_session(settings: Settings) -> AsyncIterator[asyncpg.Connect
     connector = Connector(
         dsn(settings),
         settings.pool_connect_timeout,
-        prepare_session(settings, other=others),
+        prepare_session(settings),
         options,
         keepalive=settings.pool_keepalive,
+        pgbouncer=settings.pool_pgbouncer,
     )
     connection = await connector.connect()
     try:

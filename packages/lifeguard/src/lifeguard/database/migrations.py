@@ -34,6 +34,7 @@ from lifeguard.database.connect_options import check, milliseconds, with_remedy
 from lifeguard.database.errors import MigrationError
 from lifeguard.database.migrating_session import TABLE_WAIT, migrating_session
 from lifeguard.database.schema import SchemaState, current_revision, schema_state
+from lifeguard.pool import is_through_pooler
 from lifeguard.settings import Settings
 
 # The process that holds this lock may change the schema. Any number will do, if nothing else here uses it.
@@ -64,6 +65,7 @@ async def upgrade(settings: Settings) -> SchemaState:
     try:
         async with migrating_session(settings) as connection:
             if (state := await schema_state(connection, settings.migrations)).is_old:
+                _refuse_pooler(connection)
                 await _lock(connection)
                 if (state := await schema_state(connection, settings.migrations)).is_old:
                     _log.info("migration_starts", current=state.current, head=state.head)
@@ -83,6 +85,15 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncConnection]:
     """One of the service's connections, as SQLAlchemy sees it, for Alembic's other commands."""
     async with migrating_session(settings) as connection, _adapted(connection) as adapted:
         yield adapted
+
+
+def _refuse_pooler(connection: asyncpg.Connection) -> None:
+    if is_through_pooler(connection):
+        raise MigrationError(
+            "a pooler is in between, and the lock that keeps others out belongs to a session: give `migrate`"
+            " a DATABASE_URL that reaches the server itself, or POOL_PGBOUNCER=off if the pooler keeps"
+            " sessions apart"
+        )
 
 
 def _config(migrations: Path, connection: SyncConnection) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import asyncpg
@@ -11,7 +11,7 @@ import structlog
 
 from lifeguard.database.errors import PoolOversized
 from lifeguard.database.types import ReadConnection
-from lifeguard.pool import Pool, PoolClosing, PoolError
+from lifeguard.pool import Pool, PoolClosing, Pooler, PoolError
 from lifeguard.settings import Settings
 
 _log = structlog.get_logger("lifeguard.database")
@@ -61,13 +61,29 @@ class Sizing:
     instances: int
     max_size: int
     """Of the pool of one instance."""
-    warning: str | None
+    headroom: float
+    """POOL_HEADROOM."""
+    warning: str | None = None
     """One line, when little is left for others: other services, migrations, people."""
 
     @property
     def demand(self) -> int:
         """Sessions that all instances together may ask for."""
         return self.instances * self.max_size
+
+    @property
+    def for_pooler(self) -> str:
+        """What a pooler in between has to have for it: on the server's side no more sessions than that has,
+        on this side a place for every connection and, with a replica, one more for each instance."""
+        return (
+            f"the pooler's default_pool_size + reserve_pool_size up to {self.comfortable}, its"
+            f" max_client_conn at least {self.demand + self.instances}"
+        )
+
+    @property
+    def comfortable(self) -> int:
+        """Sessions that all instances together may have with POOL_HEADROOM."""
+        return int(self.capacity.available * self.headroom)
 
     @property
     def share(self) -> float:
@@ -84,10 +100,11 @@ async def read_capacity(connection: ReadConnection) -> Capacity:
     return Capacity(row["max_connections"], row["reserved"], min(limits, default=None))
 
 
-def size_pool(settings: Settings, capacity: Capacity) -> Sizing:
+def size_pool(settings: Settings, capacity: Capacity, pooler: Pooler | None = None) -> Sizing:
     """Compute the size of one pool: `POOL_MAX_SIZE`, or with `auto` as much as `POOL_HEADROOM` allows.
 
-    Raises PoolOversized when the server cannot serve all instances.
+    Raises PoolOversized when the server cannot serve all instances. Behind a pooler only the pooler's own
+    sessions count at the server, so the pools may be larger.
     """
     instances = settings.pool_instances
     if settings.pool_max_size == "auto":
@@ -99,13 +116,15 @@ def size_pool(settings: Settings, capacity: Capacity) -> Sizing:
             )
     else:
         max_size = settings.pool_max_size
-    sizing = Sizing(capacity, instances, max_size, None)
+    sizing = Sizing(capacity, instances, max_size, settings.pool_headroom)
     demand = f"POOL_MAX_SIZE={max_size} x POOL_INSTANCES={instances}: {sizing.demand} connections"
+    if pooler is not None:
+        return sizing
     if sizing.demand > capacity.available:
         raise PoolOversized(f"{demand}, but the server has {capacity}")
     if sizing.share <= settings.pool_headroom:
         return sizing
-    return Sizing(capacity, instances, max_size, f"{demand} of the server's {capacity}")
+    return replace(sizing, warning=f"{demand} of the server's {capacity}")
 
 
 async def fit(pool: Pool, settings: Settings) -> None:
@@ -113,12 +132,14 @@ async def fit(pool: Pool, settings: Settings) -> None:
 
     Raises PoolOversized, and PoolClosing when the pool is closed before the server answers.
     """
-    sizing = size_pool(settings, await _capacity_behind(pool))
+    sizing = size_pool(settings, await _capacity_behind(pool), pool.pooler)
     if settings.pool_max_size == "auto":
         await pool.resize(max_size=sizing.max_size)
     log = _log.bind(pool=pool.name, max_size=sizing.max_size, instances=sizing.instances)
     if sizing.warning:
         log.warning("pool_takes_most_of_the_server", reason=sizing.warning)
+    elif pool.pooler is not None:
+        log.info("pool_sized", server=str(sizing.capacity), wants=sizing.for_pooler)
     else:
         log.info("pool_sized", server=str(sizing.capacity))
 

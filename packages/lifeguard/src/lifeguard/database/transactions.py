@@ -55,8 +55,11 @@ async def transaction(
     isolation: Isolation | None = None,
     read_only: bool = False,
     deferrable: bool = False,
+    writes: bool = True,
 ) -> AsyncIterator[Transaction]:
     """BEGIN and `prelude` in one round trip; COMMIT at the end of the block, ROLLBACK if it raised.
+
+    Where nothing in it writes, a COMMIT that is not confirmed is a lost session and no CommitUnknown.
 
     Raises CommitUnknown, TransactionAborted, and what the server says to BEGIN, to COMMIT (deferred
     constraints, serialization failures) and to the statements inside.
@@ -73,15 +76,16 @@ async def transaction(
         raise
     await _read_last_words(lease)
     _check_that_it_can_commit(lease, begun)
-    await _commit(lease, begun, _patience(command_timeout), writes=not read_only)
+    await _commit(lease, begun, _patience(command_timeout), writes=writes and not read_only)
 
 
-def prelude(service: str, limits: Mapping[str, float]) -> str:
+def prelude(service: str, limits: Mapping[str, float], others: Mapping[str, str] | None = None) -> str:
     """The statements sent along with BEGIN: the tag, and how long the server may take.
 
     `limits` are server settings in seconds; the call's deadline shortens those on statements. They are
     repeated in every transaction because a pooler in between (PgBouncer) drops what the session was
-    given at connect. Their cost cannot be measured.
+    given at connect. Their cost cannot be measured. `others` are settings by name, as the URL has them; a
+    list such as search_path is one text there, which only set_config() reads as one.
     """
     deadline = current_deadline()
     left = math.inf if deadline is None else time_left(deadline)
@@ -89,7 +93,14 @@ def prelude(service: str, limits: Mapping[str, float]) -> str:
     settings = {"application_name": quoted(application_name(service, current_tag()))}
     for name, limit in {**limits, **shortened}.items():
         settings[name] = str(milliseconds(limit))
-    return "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
+    statements = [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
+    calls = (
+        f"pg_catalog.set_config({quoted(name)}, {quoted(value)}, true)"
+        for name, value in (others or {}).items()
+    )
+    if said := ", ".join(calls):
+        statements.append(f"SELECT {said}")
+    return "; ".join(statements)
 
 
 async def confirm_reads(transaction: Transaction) -> None:

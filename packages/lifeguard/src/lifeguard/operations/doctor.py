@@ -14,7 +14,7 @@ from lifeguard.database import MigrationError, PoolOversized
 from lifeguard.database.connect_options import Role, check, connect_options, dsn, with_remedy
 from lifeguard.database.schema import FOREIGN, schema_state
 from lifeguard.database.sizing import read_capacity, size_pool
-from lifeguard.pool import Connector, Fault, fault_of
+from lifeguard.pool import Connector, Fault, Pooler, fault_of
 from lifeguard.settings import Settings
 from lifeguard.settings.dsn import without_secrets
 
@@ -82,17 +82,18 @@ async def sizing_report(settings: Settings) -> str:
     """What the server has and what all instances may ask for. Raises Unreachable, PoolOversized,
     SettingsError."""
     check(settings)
-    connection = await _connect(settings, "primary")
+    connection, pooler = await _connect(settings, "primary")
     try:
         capacity = await read_capacity(connection)
     finally:
         await connection.close(timeout=settings.pool_connect_timeout)
-    sizing = size_pool(settings, capacity)
+    sizing = size_pool(settings, capacity, pooler)
     most = int(capacity.available * settings.pool_headroom / settings.pool_instances)
     return (
         f"the server has     {capacity}\n"
         f"the pools may ask  {sizing.demand} (POOL_INSTANCES={sizing.instances}"
         f" x POOL_MAX_SIZE={sizing.max_size}), {sizing.share:.0%}\n"
+        f"{'' if pooler is None else f'behind a pooler    {sizing.for_pooler}{chr(10)}'}"
         f"comfortable        POOL_MAX_SIZE up to {most} with POOL_HEADROOM={settings.pool_headroom:g}"
     )
 
@@ -100,28 +101,36 @@ async def sizing_report(settings: Settings) -> str:
 async def _examine_database(settings: Settings, role: Role) -> AsyncIterator[Finding]:
     start = time.perf_counter()
     try:
-        connection, wanted = await _connect_anyway(settings, role)
+        connection, pooler, wanted = await _connect_anyway(settings, role)
     except Unreachable as error:
         yield Finding(role, "FAIL", str(error))
         return
     connect_time = time.perf_counter() - start
     try:
         yield await _server(connection, role, wanted)
+        if pooler is not None:
+            yield _pooler(pooler, role)
         yield await _latency(connection, role, connect_time)
         yield await _clock(connection, role)
         if role == "primary":
             yield await _schema(connection, settings)
-            yield await _sizing(connection, settings)
+            yield await _sizing(connection, settings, pooler)
     finally:
         await connection.close(timeout=settings.pool_connect_timeout)
 
 
-async def _connect(settings: Settings, role: Role, **options: str) -> asyncpg.Connection:
+async def _connect(
+    settings: Settings, role: Role, **options: str
+) -> tuple[asyncpg.Connection, Pooler | None]:
+    """A connection, and what is in between."""
     url = dsn(settings, role)
     options = {**connect_options(settings, role), **options}
     patience, keepalive = settings.pool_connect_timeout, settings.pool_keepalive
     try:
-        return await Connector(url, patience, None, options, keepalive=keepalive).connect()
+        connector = Connector(
+            url, patience, None, options, keepalive=keepalive, pgbouncer=settings.pool_pgbouncer
+        )
+        return await connector.connect(), connector.pooler
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         fault = fault_of(error)
         said = with_remedy(str(error))
@@ -129,14 +138,15 @@ async def _connect(settings: Settings, role: Role, **options: str) -> asyncpg.Co
         raise Unreachable(f"{without_secrets(url)}: {what}", fault) from error
 
 
-async def _connect_anyway(settings: Settings, role: Role) -> tuple[asyncpg.Connection, bool]:
-    """A connection to look around by, and whether it is of the kind that the service would take."""
+async def _connect_anyway(settings: Settings, role: Role) -> tuple[asyncpg.Connection, Pooler | None, bool]:
+    """A connection to look around by, what is in between, and whether it is of the kind that the service
+    would take."""
     try:
-        return await _connect(settings, role), True
+        return *await _connect(settings, role), True
     except Unreachable as unreachable:
         if not unreachable.fault.wrong_role:
             raise
-        return await _connect(settings, role, target_session_attrs="any"), False
+        return *await _connect(settings, role, target_session_attrs="any"), False
 
 
 async def _server(connection: asyncpg.Connection, role: Role, wanted: bool) -> Finding:
@@ -148,6 +158,14 @@ async def _server(connection: asyncpg.Connection, role: Role, wanted: bool) -> F
     if wanted and (role == "replica" or kind == "read-write"):
         return Finding(role, "ok", text)
     return Finding(role, "FAIL", f"{text}: no {'writable' if role == 'primary' else 'matching'} server")
+
+
+def _pooler(pooler: Pooler, role: Role) -> Finding:
+    """It costs round trips where it keeps no statements, or its sessions have not the service's timeouts."""
+    if not pooler.lacks:
+        return Finding(f"{role} pooler", "ok" if pooler.keeps_statements else "warn", str(pooler))
+    remedy = "single statements get them in transactions of their own; ALTER ROLE ... SET spares that"
+    return Finding(f"{role} pooler", "warn", f"{pooler}: {remedy}")
 
 
 async def _latency(connection: asyncpg.Connection, role: Role, connect_time: float) -> Finding:
@@ -187,16 +205,15 @@ async def _schema(connection: asyncpg.Connection, settings: Settings) -> Finding
     return Finding("schema", "ok", str(state))
 
 
-async def _sizing(connection: asyncpg.Connection, settings: Settings) -> Finding:
+async def _sizing(connection: asyncpg.Connection, settings: Settings, pooler: Pooler | None) -> Finding:
     capacity = await read_capacity(connection)
     try:
-        sizing = size_pool(settings, capacity)
+        sizing = size_pool(settings, capacity, pooler)
     except PoolOversized as error:
         return Finding("sizing", "FAIL", str(error))
     if sizing.warning:
         return Finding("sizing", "warn", sizing.warning)
-    return Finding(
-        "sizing",
-        "ok",
-        f"{sizing.instances} x {sizing.max_size} = {sizing.demand} of {capacity}",
-    )
+    product = f"{sizing.instances} x {sizing.max_size} = {sizing.demand}"
+    if pooler is not None:
+        return Finding("sizing", "ok", f"{product} through the pooler; {sizing.for_pooler}")
+    return Finding("sizing", "ok", f"{product} of {capacity}")

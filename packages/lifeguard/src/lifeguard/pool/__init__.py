@@ -3,13 +3,14 @@
 from lifeguard.pool.callsite import Caller, borrows_for_the_endpoint, look_through
 from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.connector import Connector
-from lifeguard.pool.driver import Isolation
+from lifeguard.pool.driver import Isolation, is_through_pooler
 from lifeguard.pool.errors import (
     PoolClosing,
     PoolError,
     PoolSaturated,
     PoolTimeout,
     PoolUnavailable,
+    SessionStateRefused,
     StatementNotSent,
 )
 from lifeguard.pool.events import DrainReport, LeaseInfo, PoolEvent
@@ -21,7 +22,9 @@ from lifeguard.pool.names import PRIORITIES, OutsideLane, Priority
 from lifeguard.pool.passwords import Answer as PasswordAnswer
 from lifeguard.pool.passwords import PasswordByHost
 from lifeguard.pool.pool import Pool
+from lifeguard.pool.poolers import Pooler
 from lifeguard.pool.recovery import says_schema_changed
+from lifeguard.pool.session_state import may_be_in_transaction
 from lifeguard.pool.stats import HistogramSnapshot, LaneStats, PoolMetric, PoolStats, pool_metrics
 from lifeguard.pool.writes import known_reads, what_writes
 
@@ -59,12 +62,16 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "PoolUnavailable",
+    "Pooler",
     "Priority",
+    "SessionStateRefused",
     "StatementNotSent",
     "borrows_for_the_endpoint",
     "fault_of",
+    "is_through_pooler",
     "known_reads",
     "look_through",
+    "may_be_in_transaction",
     "pool_metrics",
     "says_schema_changed",
     "what_writes",

@@ -9,11 +9,13 @@ from typing import Any, Literal
 # What a hook gets is asyncpg's connection (init, reset) or a lease (setup); asyncpg types them as Any too.
 Hook = Callable[[Any], Awaitable[object]]
 ResetPolicy = Literal["dirty", "always", "never"]
+PgBouncerMode = Literal["auto", "on", "off"]
 
 KEEPALIVE = 10
 """Seconds; below what firewalls and NAT forget a silent connection after."""
 
 _NAMED_RESETS = ("dirty", "always", "never")
+_PGBOUNCER_MODES = ("auto", "on", "off")
 
 # Seconds, thirty years. What is longer is a mistake, and event loops cannot add it to their clocks.
 _LONGEST = 1e9
@@ -89,6 +91,10 @@ class PoolConfig:
     """A connection on which the server has not answered for longer is checked before it is lent, also when it
     goes straight from one borrower to the next; 0 checks at every borrow."""
 
+    pgbouncer: PgBouncerMode = "off"
+    """Whether a pooler is in between that gives each transaction another session: `auto` asks at the first
+    connect, `on` takes it for granted, `off` asks nothing."""
+
     leak_threshold: float = 30.0
     """A lease held for longer is reported once; 0 turns the report off."""
 
@@ -143,6 +149,8 @@ class PoolConfig:
             hook = getattr(self, name)
             if hook is not None and not callable(hook):
                 raise TypeError(f"{name} must be a coroutine function or None, got {hook!r}")
+        if self.pgbouncer not in _PGBOUNCER_MODES:
+            raise ValueError(f"pgbouncer must be 'auto', 'on' or 'off', got {self.pgbouncer!r}")
         if not callable(self.reset) and self.reset not in _NAMED_RESETS:
             raise ValueError(f"reset must be 'dirty', 'always', 'never' or a hook, got {self.reset!r}")
 

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
 from lifeguard.pool import cleanup, driver
 from lifeguard.pool.addresses import RedirectedLoop, is_name, resolve
-from lifeguard.pool.config import KEEPALIVE, Hook
-from lifeguard.pool.faults import NoHostServes, OtherServer, ReadOnlyServer
+from lifeguard.pool.config import KEEPALIVE, Hook, PgBouncerMode
+from lifeguard.pool.faults import OtherServer, ReadOnlyServer
 from lifeguard.pool.passwords import Known, Passwords, split_off_passwords
+from lifeguard.pool.poolers import Approach, Pooler
+from lifeguard.pool.race import NEXT_HOST, STAGGER, Tries, first
 
-# Seconds between the starts of two tries: RFC 8305, section 5, "Connection Attempt Delay".
-STAGGER = 0.25
-
-# What says "try the next host"; anything else (a wrong password, an unknown database) would be the
-# same there, or is a mistake that must be seen. As libpq decides.
-_NEXT_HOST = (
-    OSError,  # a TimeoutError is one
-    NoHostServes,
-    asyncpg.PostgresConnectionError,  # 08*
-    asyncpg.OperatorInterventionError,  # 57*: starting, stopping, recovering
-    asyncpg.InsufficientResourcesError,  # 53*: too many connections, no memory, no disk
-    asyncpg.TargetServerAttributeNotMatched,
-)
 # Seconds after which a host that has not served yet is looked up anew: its name may have moved, and where
 # nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses.
 LOOK_AGAIN = 1.0
@@ -37,10 +26,7 @@ LOOK_AGAIN = 1.0
 ASK_AGAIN = 0.25
 _WRITABLE_ROLES = ("primary", "read-write")
 
-T = TypeVar("T")
 Host = tuple[str, int]
-Tries = Mapping[str, Callable[[], Awaitable[asyncpg.Connection]]]
-"""What opens a session, by what it is called in errors."""
 
 
 class Connector:
@@ -65,8 +51,10 @@ class Connector:
         options: dict[str, Any],
         *,
         keepalive: int = KEEPALIVE,
+        pgbouncer: PgBouncerMode = "off",
     ) -> None:
         self._keepalive = keepalive
+        self._pgbouncer: PgBouncerMode = pgbouncer
         self._timeout = timeout
         self._init = init
         self.configure(dsn, options)
@@ -82,11 +70,17 @@ class Connector:
         self._hosts, role = driver.targets_of(dsn, options)
         self._passwords, self._options = split_off_passwords(options)
         self._roles = ("standby", "any") if role == "prefer-standby" else (role,)
+        self._approaches: dict[Host, Approach] = {}
         self._answered: tuple[Host, str | None] | None = None
         self._silent: set[Host] = set()
         """Hosts that said nothing when they were last asked, for so long that the next one was."""
         self.asks_for_writable = role in _WRITABLE_ROLES
         self._refuses_default = role == "read-write"
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """What is between here and a server, as far as a session has shown it."""
+        return next((known.pooler for known in self._approaches.values() if known.pooler), None)
 
     async def connect(self) -> asyncpg.Connection:
         """A new session, ready to be lent.
@@ -154,7 +148,7 @@ class Connector:
         for role in self._roles:
             try:
                 connection: asyncpg.Connection = await self._reach_one(role, known)
-            except _NEXT_HOST as failure:
+            except NEXT_HOST as failure:
                 error = failure
             else:
                 return connection
@@ -186,7 +180,7 @@ class Connector:
             return {_name(host): partial(try_host, host) for host in refused}
 
         tries = {_name(host): partial(try_host, host) for host in hosts}
-        return await _first(tries, STAGGER, those_that_refused if len(hosts) > 1 else None)
+        return await first(tries, STAGGER, those_that_refused if len(hosts) > 1 else None)
 
     async def _try_host(self, host: Host, role: str, known: Known) -> asyncpg.Connection:
         if self._passwords is None:
@@ -228,7 +222,7 @@ class Connector:
 
         # So close together that the last one still has half of the host's time.
         stagger = min(STAGGER, self._timeout / (2 * len(addresses)))
-        return await _first(tries(addresses), stagger, more_tries)
+        return await first(tries(addresses), stagger, more_tries)
 
     async def _try_address(
         self,
@@ -242,17 +236,8 @@ class Connector:
     ) -> asyncpg.Connection:
         """`reached` gets the address once somebody there has taken the connection."""
         loop = asyncio.get_running_loop()
-        options = {
-            **options,
-            "host": host[0],
-            "port": host[1],
-            "target_session_attrs": role,
-            "timeout": deadline - loop.time(),
-        }
-        if address is not None:
-            options["loop"] = RedirectedLoop(loop, address, reached.add)
         try:
-            connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
+            connection = await self._open(host, address, role, deadline, reached, known=options)
         except asyncpg.TargetServerAttributeNotMatched as error:
             if self.asks_for_writable:
                 raise ReadOnlyServer("the server is read-only") from error
@@ -272,6 +257,45 @@ class Connector:
         self._answered = (host, address)
         return connection
 
+    async def _open(
+        self,
+        host: Host,
+        address: str | None,
+        role: str,
+        deadline: float,
+        reached: set[str],
+        *,
+        known: dict[str, Any],
+    ) -> asyncpg.Connection:
+        """A session as asyncpg opens it; another one if the first shows that a pooler is in between."""
+        loop = asyncio.get_running_loop()
+        approach = self._approaches.setdefault(host, Approach(self._pgbouncer))
+        wanted = known.get("server_settings") or {}
+        while True:
+            options = {
+                **approach.arguments(known),
+                "host": host[0],
+                "port": host[1],
+                "target_session_attrs": role,
+                "timeout": deadline - loop.time(),
+            }
+            if address is not None:
+                options["loop"] = RedirectedLoop(loop, address, reached.add)
+            try:
+                connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
+            except asyncpg.ProtocolViolationError as error:
+                if approach.may_send_less(error):
+                    continue
+                raise
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if await approach.suits(connection, wanted, self._timeout):
+                        return connection
+            except BaseException:
+                connection.terminate()
+                raise
+            connection.terminate()
+
     async def _refuse_read_only(self, connection: asyncpg.Connection, role: str, timeout: float) -> None:
         """Ask what a server older than 14, or a pooler, does not report; asyncpg takes that for a no."""
         if role != "read-write" or hasattr(connection.get_settings(), "default_transaction_read_only"):
@@ -285,122 +309,6 @@ class Connector:
 
 def _name(host: Host) -> str:
     return f"{host[0]}:{host[1]}"
-
-
-async def _first(
-    tries: Tries, stagger: float, more_tries: Callable[[], Awaitable[Tries]] | None = None
-) -> asyncpg.Connection:
-    """The first session that one of these opens; each starts when the one before has failed or has taken
-    `stagger` seconds. The others are broken off. `more_tries` is awaited again and again meanwhile, for
-    others or for the same once more.
-
-    Raises the only try's own error, NoHostServes with everybody's, or at once what is no reason to
-    try elsewhere.
-    """
-    if len(tries) == 1 and more_tries is None:
-        (only,) = tries.values()
-        return await only()
-    return await _Race(tries, stagger, more_tries).run()
-
-
-class _Race:
-    """One run of `_first()`."""
-
-    def __init__(
-        self, tries: Tries, stagger: float, more_tries: Callable[[], Awaitable[Tries]] | None
-    ) -> None:
-        self._tries = dict(tries)
-        self._stagger = stagger
-        self._more_tries = more_tries
-        self._waiting = list(tries)
-        self._under_way: dict[asyncio.Task[asyncpg.Connection], str] = {}
-        self._looking: asyncio.Task[Tries] | None = None
-        self._reasons: dict[str, Exception] = {}
-        self._fatal: Exception | None = None
-        self._next_at = 0.0
-
-    async def run(self) -> asyncpg.Connection:
-        try:
-            while self._begin_next() or self._under_way:
-                await self._until_something_ends()
-                for task in [task for task in self._under_way if task.done()]:
-                    if (winner := self._result_of(task)) is not None:
-                        return winner
-                if self._looking is not None and self._looking.done():
-                    self._tries |= self._looking.result()
-                    self._waiting += self._looking.result()
-                    self._looking = None
-        finally:
-            if self._looking is not None:
-                self._looking.cancel()
-            await _break_off(tuple(self._under_way))
-        if self._fatal is None and len(self._reasons) == 1:
-            (self._fatal,) = self._reasons.values()
-        raise self._fatal or _joined(self._reasons, self._tries)
-
-    def _begin_next(self) -> bool:
-        if not self._waiting or self._fatal is not None:
-            return False
-        now = asyncio.get_running_loop().time()
-        if self._under_way and now < self._next_at:
-            return True
-        self._next_at = now + self._stagger
-        name = self._waiting.pop(0)
-        self._under_way[asyncio.ensure_future(_run(self._tries[name]))] = name
-        return True
-
-    async def _until_something_ends(self) -> None:
-        if self._more_tries is not None and self._looking is None:
-            self._looking = asyncio.ensure_future(_run(self._more_tries))
-        more = self._waiting and self._fatal is None
-        await asyncio.wait(
-            {*self._under_way, self._looking} if self._looking else self._under_way,
-            timeout=max(0.0, self._next_at - asyncio.get_running_loop().time()) if more else None,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-
-    def _result_of(self, task: asyncio.Task[asyncpg.Connection]) -> asyncpg.Connection | None:
-        """What it has opened; None if it failed, and why is known then."""
-        if task.cancelled():
-            raise asyncio.CancelledError
-        error = task.exception()
-        name = self._under_way.pop(task)
-        if error is None:
-            return task.result()
-        if not isinstance(error, Exception):
-            raise error
-        self._reasons[name] = error
-        self._next_at = 0.0
-        if self._fatal is None and not isinstance(error, _NEXT_HOST):
-            self._fatal = error
-        return None
-
-
-async def _run(work: Callable[[], Awaitable[T]]) -> T:
-    return await work()
-
-
-async def _break_off(tasks: Sequence[asyncio.Task[asyncpg.Connection]]) -> None:
-    """Cancel the losers, and cut what one of them has opened all the same."""
-    for task in tasks:
-        task.add_done_callback(_cut)
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=STAGGER)
-
-
-def _cut(task: asyncio.Task[asyncpg.Connection]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().terminate()
-
-
-def _joined(reasons: dict[str, Exception], order: Iterable[str]) -> NoHostServes:
-    """Everybody's reason in the order of the tries; those of a name's addresses stand for themselves."""
-    flat: dict[str, Exception] = {}
-    for name in order:
-        error = reasons[name]
-        flat |= error.reasons if isinstance(error, NoHostServes) else {name: error}
-    return NoHostServes(flat)
 
 
 def _check(

@@ -61,6 +61,11 @@ class PoolClosing(PoolError, asyncpg.InterfaceError):
     """The pool is draining, closed or was never opened (an InterfaceError, as asyncpg.Pool raises)."""
 
 
+class SessionStateRefused(asyncpg.InterfaceError):
+    """A statement would leave something in its session, and a pooler gives each transaction another one. It
+    was not sent; the message says what to do instead. Not a PoolError."""
+
+
 class StatementNotSent(asyncpg.ConnectionDoesNotExistError):
     """The session had ended before the statement was sent: nothing of it has happened.
 

@@ -25,6 +25,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "debug",
         "A connection was closed, for this `reason`.",
     ),
+    "pooler_found": (
+        "info, warning",
+        "The first connection has shown a pooler in between; `product`, `reason`. A warning when it keeps no "
+        "prepared statements, or its sessions lack settings: both cost round trips. See "
+        "docs/pool.md#pgbouncer-and-other-poolers. Again when it has changed.",
+    ),
     "open_failed": (
         "warning",
         "An attempt to connect failed for a reason that may pass; `error`, with the variable that helps "

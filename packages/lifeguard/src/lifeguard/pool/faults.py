@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -41,9 +42,11 @@ PARAMETER: Final = Fault(
     "the server or the pooler before it refuses a parameter of the session: leave it out",
     permanent=True,
 )
+POOLER: Final = Fault("pooler", "set pool_mode = transaction in the pooler, or session", permanent=True)
 CONFIGURATION: Final = Fault("configuration", "correct the arguments of the connection", permanent=True)
 TOO_MANY_CONNECTIONS: Final = Fault(
-    "too_many_connections", "make the pools smaller, or raise max_connections or the role's limit"
+    "too_many_connections",
+    "make the pools smaller, or raise max_connections, the role's limit, or a pooler's max_client_conn",
 )
 STARTING: Final = Fault("starting", "wait: the server starts, stops or recovers", absent=True)
 NO_WRITABLE_SERVER: Final = Fault(
@@ -65,6 +68,7 @@ FAULTS = (
     CERTIFICATE,
     TLS,
     PARAMETER,
+    POOLER,
     CONFIGURATION,
     TOO_MANY_CONNECTIONS,
     STARTING,
@@ -92,7 +96,6 @@ _BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
     (asyncpg.InvalidAuthorizationSpecificationError, AUTHENTICATION),  # 28*
     (asyncpg.InsufficientPrivilegeError, PERMISSION),  # 42501
     (asyncpg.InvalidCatalogNameError, UNKNOWN_DATABASE),  # 3D000
-    (asyncpg.ProtocolViolationError, PARAMETER),  # 08P01, PgBouncer's "unsupported startup parameter"
     (asyncpg.FeatureNotSupportedError, PARAMETER),  # 0A000
     (asyncpg.InvalidParameterValueError, PARAMETER),  # 22023
     (asyncpg.UndefinedObjectError, PARAMETER),  # 42704, "unrecognized configuration parameter"
@@ -108,6 +111,25 @@ _BY_TYPE: tuple[tuple[type[Exception], Fault], ...] = (
     (asyncpg.InternalClientError, UNREACHABLE),  # the session ended in the middle of the next step
     (OSError, UNREACHABLE),
 )
+
+
+# PgBouncer has one SQLSTATE, 08P01, for nearly all that it says itself. What is not among these is an outage:
+# `server login has been failing`, `client_login_timeout (server down)`, `query_wait_timeout`, `pooler is shut
+# down`, `server conn crashed?`.
+_POOLER_SAYS = (
+    (re.compile(r"unsupported (?:options )?startup parameter"), PARAMETER),
+    (re.compile(r"no more connections allowed|client connections exceeded"), TOO_MANY_CONNECTIONS),
+    (re.compile(r"authentication failed|no such user|login rejected"), AUTHENTICATION),
+    (re.compile(r"no such database"), UNKNOWN_DATABASE),
+)
+
+
+class StatementPooling(asyncpg.ProtocolViolationError):
+    """A pooler in between allows no transactions."""
+
+
+class UnsupportedOptions(asyncpg.ProtocolViolationError):
+    """A pooler in between drops settings that come as `options`."""
 
 
 class OtherServer(asyncpg.TargetServerAttributeNotMatched, ConnectionError):
@@ -133,13 +155,33 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, NoHostServes):
         faults = [fault_of(reason) for reason in error.reasons.values()]
         return min(faults, key=FAULTS.index)
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        return _said_by_pooler(error)
     if isinstance(error, ReadOnlyServer):
         return NO_WRITABLE_SERVER
+    if (fault := _of_tls(error)) is not None:
+        return fault
+    return next((fault for kind, fault in _BY_TYPE if isinstance(error, kind)), OTHER)
+
+
+def _of_tls(error: Exception) -> Fault | None:
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
         return CERTIFICATE  # the server refuses the client's
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return TLS
-    return next((fault for kind, fault in _BY_TYPE if isinstance(error, kind)), OTHER)
+    return None
+
+
+def _said_by_pooler(error: asyncpg.ProtocolViolationError) -> Fault:
+    if isinstance(error, StatementPooling):
+        return POOLER
+    said = str(error)
+    return next((fault for words, fault in _POOLER_SAYS if words.search(said)), UNREACHABLE)
+
+
+def refuses_startup_parameter(error: Exception) -> bool:
+    """Whether a pooler does not take a setting that came with the connect."""
+    return isinstance(error, asyncpg.ProtocolViolationError) and fault_of(error) is PARAMETER
 
 
 def stays(error: Exception) -> bool:

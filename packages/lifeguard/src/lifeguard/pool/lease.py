@@ -21,7 +21,7 @@ from lifeguard.pool.errors import PoolError
 from lifeguard.pool.lane_lending import Place
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.recovery import Attempt, ReadOnce, note_failure, readable, recover
-from lifeguard.pool.session_methods import SessionMethods, returned
+from lifeguard.pool.session_methods import SessionMethods, note_statement, returned
 
 T = TypeVar("T")
 
@@ -226,7 +226,7 @@ class Lease(SessionMethods):
         bore_traces = None
         if query not in known_clean:
             bore_traces = pooled.bears_traces
-            pooled.changed_by(effect_of(query))
+            note_statement(pooled, query)
         statement = driver.statement_at_hand(connection, query)
         if statement is None:
             return await self._run_the_long_way(query, args, timeout, part, bore_traces)
@@ -293,7 +293,7 @@ class Lease(SessionMethods):
             pooled.loosened()  # prepared and perhaps not run: see `note_failure`
         if bore_traces is not None:
             attempt.bore_traces = bore_traces
-        pooled.changed_by(effect_of(query))
+        note_statement(pooled, query)
         # Only what was asked for: the method of a `connection_class` may take less.
         given = {option: value for option, value in kwargs.items() if value is not None}
         return await self._call(lambda session: getattr(session, name)(query, *args, **given), attempt)

@@ -17,6 +17,7 @@ from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.events import Level, Reporter
 from lifeguard.pool.faults import fault_of, finds_standby, is_same, stays
+from lifeguard.pool.poolers import Pooler
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.tasks import OpenConnection, Tasks
 
@@ -82,6 +83,7 @@ class Opener:
         self._failing_since = 0.0
         self._stays = False
         self._retry: asyncio.TimerHandle | None = None
+        self._pooler_told: Pooler | None = None
         self._outdated: WeakSet[object] = WeakSet()
         """Attempts that began before the last `start_over()`."""
         self.stopped = False
@@ -209,9 +211,19 @@ class Opener:
         self._report("debug", "connection_opened", about=pooled, seconds=seconds)
         if (away := state.outage.over()) is not None:
             self._report("info", "outage_over", seconds=away, waiting=state.total.waiting)
+        self._tell_of_pooler()
         if self._closer.surplus():  # the maximum was higher when the attempt began
             pooled.retire("resized")
         self._when_opened(pooled, now)
+
+    def _tell_of_pooler(self) -> None:
+        """Say once what is in between, and again when that has changed."""
+        pooler = self._connector.pooler
+        if pooler is None or pooler == self._pooler_told:
+            return
+        self._pooler_told = pooler
+        level: Level = "info" if pooler.keeps_statements and not pooler.lacks else "warning"
+        self._report(level, "pooler_found", product=pooler.product, reason=str(pooler))
 
     def _fail(self, error: Exception, began_at: float) -> None:
         self._back_off(error)

@@ -14,7 +14,7 @@ from typing import Any, Self
 import asyncpg
 
 from lifeguard.pool.callsite import Caller
-from lifeguard.pool.config import Hook, PoolConfig, ResetPolicy, check_count, check_seconds
+from lifeguard.pool.config import Hook, PgBouncerMode, PoolConfig, ResetPolicy, check_count, check_seconds
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.errors import PoolUnavailable
 from lifeguard.pool.events import DrainReport, Listener, log_event
@@ -67,6 +67,7 @@ class Pool(QueryMethods, Snapshots):
         health_check_interval: float = PoolConfig.health_check_interval,
         validate_after: float = PoolConfig.validate_after,
         leak_threshold: float = PoolConfig.leak_threshold,
+        pgbouncer: PgBouncerMode = PoolConfig.pgbouncer,
         reset: ResetPolicy | Hook | None = PoolConfig.reset,
         init: Hook | None = PoolConfig.init,
         setup: Hook | None = PoolConfig.setup,
@@ -101,7 +102,12 @@ class Pool(QueryMethods, Snapshots):
         self, config: PoolConfig, dsn: str | None, on_event: Listener | None, connect_options: dict[str, Any]
     ) -> None:
         connector = Connector(
-            dsn, config.connect_timeout, config.init, connect_options, keepalive=config.keepalive
+            dsn,
+            config.connect_timeout,
+            config.init,
+            connect_options,
+            keepalive=config.keepalive,
+            pgbouncer=config.pgbouncer,
         )
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state

@@ -20,6 +20,7 @@ from lifeguard.pool.driver import Isolation, Transaction
 from lifeguard.pool.effects import Effect, effect_of
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.recovery import Attempt, schema_changed
+from lifeguard.pool.session_state import LISTEN, refuse_session_state, refused
 
 if TYPE_CHECKING:
     _Proxy = PoolConnectionProxy[asyncpg.Record]
@@ -38,6 +39,16 @@ def returned(name: str, caller: Caller | None) -> asyncpg.InterfaceError:
     return asyncpg.InterfaceError(
         f"cannot call Connection.{name}(): connection has been released back to the pool; {remedy}"
     )
+
+
+def note_statement(pooled: PooledConnection, query: str) -> None:
+    """Keep in mind what a statement does to the session. Raises SessionStateRefused where a pooler in between
+    would give that to others."""
+    effect = effect_of(query)
+    if effect is not Effect.NONE:
+        if driver.is_through_pooler(pooled.connection):
+            refuse_session_state(query)
+        pooled.changed_by(effect)
 
 
 class SessionMethods(_Proxy):
@@ -102,11 +113,24 @@ class SessionMethods(_Proxy):
     async def _begin(self, transaction: Transaction, prelude: str = "") -> None:
         pooled = self._lent("begin")
         if prelude and not all(part.startswith("SET LOCAL ") for part in prelude.split("; ")):
-            pooled.changed_by(effect_of(prelude))
+            note_statement(pooled, prelude)
         again = partial(driver.begin, begun=transaction, prelude=prelude)
         await self._call(again, self._attempt(pooled, None, harmless=True))
         pooled = self._pooled
         pooled.begun = Begun(again, driver.executed(pooled.connection))
+
+    def transaction_after(
+        self,
+        prelude: str,
+        *,
+        isolation: Isolation | None = None,
+        readonly: bool = False,
+        deferrable: bool = False,
+    ) -> Transaction:
+        """As `transaction()`, with `prelude` as in `begin()`; inside of one it is a savepoint without it."""
+        connection = self._lent("transaction").connection
+        begin = partial(self._begin, prelude=prelude)
+        return Transaction(connection, begin, isolation, readonly, deferrable)
 
     async def commit(self, transaction: AsyncpgTransaction, *, timeout: float) -> str:
         """Commit what `begin()` began within `timeout` seconds; `COMMIT`, or `ROLLBACK` if the server did
@@ -123,7 +147,7 @@ class SessionMethods(_Proxy):
         attempt = Attempt(query, pooled.bears_traces, repeatable=ended, sent=not ended)
         pooled.begun = None  # a COPY is not counted as executed
         if query is not None:
-            pooled.changed_by(effect_of(query))
+            note_statement(pooled, query)
 
         def call(session: driver.Session) -> Awaitable[Any]:
             return driver.copy(session, getattr(session, name)(*args, **kwargs))
@@ -158,7 +182,7 @@ class SessionMethods(_Proxy):
             pooled = self._lent("cursor")
             pooled.begun = None  # it may hold rows of the transaction
             pooled.loosened()
-            pooled.changed_by(effect_of(query))
+            note_statement(pooled, query)
             return self._con.cursor(query, *args, **kwargs)
 
         async def close(self, *, timeout=None):
@@ -173,6 +197,8 @@ class SessionMethods(_Proxy):
 
         async def add_listener(self, channel, callback):
             pooled = self._lent("add_listener")
+            if driver.is_through_pooler(pooled.connection):
+                raise refused(LISTEN)
             pooled.changed_by(Effect.DIRTY)
             pooled.undo_on_return(partial(driver.forget_listeners, self._con))
             await self._con.add_listener(channel, with_lease(self, callback))

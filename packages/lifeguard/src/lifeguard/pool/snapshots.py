@@ -8,6 +8,7 @@ from lifeguard.pool.connection import Status
 from lifeguard.pool.events import LeaseInfo
 from lifeguard.pool.leaks import lease_info
 from lifeguard.pool.lending import Lending
+from lifeguard.pool.poolers import Pooler
 from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.stats import PoolStats
 
@@ -32,6 +33,11 @@ class Snapshots:
         """Whether there is no connection and none could be opened, and borrowers wait all the same, because
         that has not been so for `outage_patience` yet."""
         return self._lending.waits_out_outage
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """What is between the pool and the server, if a connection has shown a pooler."""
+        return self._lending.connector.pooler
 
     def stats(self) -> PoolStats:
         """The numbers of this moment; no I/O."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import asyncpg
 
-from lifeguard.pool import cleanup
+from lifeguard.pool import cleanup, driver
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.effects import Effect
@@ -145,12 +145,15 @@ class CleanConnection(_WithConnection):
     async def _clean(self) -> bool:
         """Whether the server has answered in doing so."""
         pooled, config = self._pooled, self._state.config
+        never = config.reset == "never" or driver.is_through_pooler(
+            pooled.connection
+        )  # which resets by itself
         was_reset, answered = await cleanup.make_fit(
             pooled.connection,
-            effect=Effect.NONE if config.reset == "never" else pooled.effect,
+            effect=Effect.NONE if never else pooled.effect,
             loose=pooled.loose,
             hook=config.reset_hook,
-            resets=config.reset == "always",
+            resets=config.reset == "always" and not never,
         )
         if was_reset:
             self._state.tally.resets += 1

@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     pool_keepalive: Annotated[int, Field(ge=1, le=7200, json_schema_extra=_IN_SECONDS)] = 10
     """A silent TCP connection is probed after so many seconds, from this side and from the server's."""
     pool_pgbouncer: Annotated[Literal["auto", "on", "off"], BeforeValidator(_lower)] = "auto"
-    """`on` for a pooler that refuses startup parameters: sessions are set up by `SET` instead."""
+    """A pooler that gives each transaction another session: `auto` asks at the first connect, `off` never."""
     pool_idle_timeout: SecondsOrZero = 30.0
     """Connections above the minimum are closed after so many idle seconds; 0 keeps them."""
     pool_max_lifetime: SecondsOrZero = 1800.0

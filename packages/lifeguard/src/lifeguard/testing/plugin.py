@@ -4,6 +4,7 @@ postgres          one server for the whole run; whoever stops it starts it again
 database_url      a new, empty database on `postgres`
 server_factory    servers of a test's own, with their own parameters
 cluster           the directory of a cluster to copy further servers from
+pgbouncer         makes a PgBouncer before a server: `async with pgbouncer(url) as front`, `front.url(url)`
 proxy             with pytest-asyncio: a proxy before `postgres` that can be slow, silent or rude
 replication       with pytest-asyncio: a primary and its standby, with a `proxy` in between
 
@@ -13,11 +14,15 @@ migrated_database, service, client, database, saturated, database_down, slow_dat
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lifeguard.testing.databases import Databases, run
+from lifeguard.testing.pgbouncer import NoPgBouncer, PgBouncer, program
+from lifeguard.testing.pgbouncer import pgbouncer as pgbouncer_before
 from lifeguard.testing.servers import PostgresServer, copy_cluster, create_cluster, server_directory
 
 __all__ = ["ServerFactory", "run"]
@@ -70,6 +75,17 @@ def server_factory(cluster: Path) -> Iterator[ServerFactory]:
         finally:
             for server in servers:
                 server.close()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer() -> Callable[..., AbstractAsyncContextManager[PgBouncer]]:
+    """`async with pgbouncer(url) as front:` a real one before the server of that URL, in transaction mode;
+    `front.url(url)` goes through it. `settings` of it, and `path` of the program, as in
+    `lifeguard.testing.pgbouncer`. Skips the test where there is no such program."""
+    try:
+        return partial(pgbouncer_before, path=program())
+    except NoPgBouncer as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ one of them moves. Read for asyncpg 0.32.
 """
 
 from lifeguard.pool.driver.copying import copy
+from lifeguard.pool.driver.poolers import ThroughPooler, is_through_pooler, through_pooler
 from lifeguard.pool.driver.sessions import (
     NOT_SENT,
     Session,
@@ -52,6 +53,7 @@ __all__ = [
     "TCP_USER_TIMEOUT",
     "Isolation",
     "Session",
+    "ThroughPooler",
     "Transaction",
     "ask_parameters",
     "begin",
@@ -70,6 +72,7 @@ __all__ = [
     "is_cached",
     "is_cancelling",
     "is_in_transaction",
+    "is_through_pooler",
     "is_unresolved",
     "last_words",
     "left_open",
@@ -82,5 +85,6 @@ __all__ = [
     "settle",
     "statement_at_hand",
     "targets_of",
+    "through_pooler",
     "tune_socket",
 ]

@@ -7,9 +7,10 @@ from typing import Any
 
 import asyncpg
 
+from lifeguard.pool.driver.poolers import ThroughPooler
 from lifeguard.pool.driver.sessions import Session
 
-_PLAIN: Any = asyncpg.Connection
+_PLAIN: Any = frozenset((asyncpg.Connection, ThroughPooler))
 
 
 def statement_at_hand(connection: Session, query: str) -> Any:
@@ -20,7 +21,7 @@ def statement_at_hand(connection: Session, query: str) -> Any:
     yet to be prepared, the query is to be logged, or a `connection_class` may do things differently
     (`_stmt_cache`, `_query_loggers`).
     """
-    if connection._aborted or connection._query_loggers or connection.__class__ is not _PLAIN:
+    if connection._aborted or connection._query_loggers or connection.__class__ not in _PLAIN:
         return None
     return _cached(connection, query)
 
