@@ -16,7 +16,7 @@ from lifeguard.database.errors import (
 )
 from lifeguard.database.guard import Guard
 from lifeguard.database.lane_watch import LaneReport, Sessions
-from lifeguard.database.replica import ReplicaGuard
+from lifeguard.database.replica import Replica
 from lifeguard.database.retries import retry_idempotent
 from lifeguard.database.scope import CallScope, call_scope
 from lifeguard.database.transactions import confirm_reads
@@ -38,7 +38,7 @@ __all__ = [
     "MigrationError",
     "PoolOversized",
     "ReadConnection",
-    "ReplicaGuard",
+    "Replica",
     "SchemaChanged",
     "Sessions",
     "Transaction",

@@ -26,7 +26,7 @@ from lifeguard.database.deadlines import DeadlineConnection
 from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
 from lifeguard.database.guard import Guard
 from lifeguard.database.reading import ReadingConnection
-from lifeguard.database.replica import ReplicaGuard
+from lifeguard.database.replica import Replica
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
 from lifeguard.database.scope import call_scope, current_deadline, current_tag, time_left, within_deadline
 from lifeguard.database.sizing import fit
@@ -268,9 +268,9 @@ class Database:
     def _pools(self) -> list[Pool]:
         return [guard.pool for guard in self.guards]
 
-    def _guarded_replica(self) -> ReplicaGuard:
+    def _guarded_replica(self) -> Replica:
         make_pool = partial(self._make_pool, "replica")
-        return ReplicaGuard(make_pool, self._settings, self._on_event, primary=self._primary.pool)
+        return Replica(make_pool, self._settings, self._on_event, primary=self._primary.pool)
 
     def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
         settings = self._settings

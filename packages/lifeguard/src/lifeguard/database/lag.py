@@ -60,13 +60,22 @@ SELECT in_recovery,
        CASE WHEN in_recovery
             THEN (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
        END AS place,
+       {timeline} AS timeline,
        CASE WHEN in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END AS paused,
        EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL) AS receives,
        EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())::float8
            AS age
 FROM pg_catalog.pg_is_in_recovery() AS in_recovery
 """
-
+# What the receiver is at (seen by superusers and pg_read_all_stats only) and what the control file has, which
+# may be as old as the last restart point: a timeline below the true one, never above.
+_TIMELINE = """
+GREATEST((SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver),
+         (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
+         (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))
+"""
+# The second is for who may not see the control file.
+_QUESTIONS = (_REPLICA.format(timeline=_TIMELINE), _REPLICA.format(timeline="0"))
 _log = structlog.get_logger("lifeguard.database")
 
 
@@ -142,6 +151,9 @@ class LagWatch:
         """None while it is not known."""
         self.reason = ""
         """Why the replica is not read; empty while it is, and while it is `unknown`."""
+        self.replayed_lsn = -1
+        self.timeline = 0
+        self._question = _QUESTIONS[0]
 
     @property
     def allows_reading(self) -> bool:
@@ -225,7 +237,7 @@ class LagWatch:
 
     async def _look_at_replica(self) -> None:
         try:
-            answer = await self._replica.ask(_REPLICA)
+            answer = await self._ask_replica()
         except PoolError as error:
             _log.debug("lag_not_asked", pool="replica", reason=str(error))
         except _CANNOT_TELL:
@@ -238,10 +250,21 @@ class LagWatch:
         else:
             self._judge_answer(answer)
 
+    async def _ask_replica(self) -> asyncpg.Record:
+        try:
+            return await self._replica.ask(self._question)
+        except _CANNOT_TELL:
+            if self._question == _QUESTIONS[1]:
+                raise
+            self._question = _QUESTIONS[1]
+            return await self._replica.ask(self._question)
+
     # -- judging -----------------------------------------------------------------------------------
 
     def _judge_answer(self, answer: asyncpg.Record) -> None:
         self._is_standby = answer["place"] is not None
+        self.replayed_lsn = answer["place"] if self._is_standby else -1
+        self.timeline = answer["timeline"] if self._is_standby else 0
         if not self._is_standby or not self._primary_tells:
             self._judge("unmeasured")
             return

@@ -1,19 +1,20 @@
-"""The replica's pool, which serves while the replica is not too far behind."""
+"""One replica's pool, which serves while the replica is not too far behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
 
 from typing_extensions import override
 
 from lifeguard.database.guard import Guard, PoolMaker
 from lifeguard.database.lag import LagWatch
-from lifeguard.pool import Pool, PoolEvent
+from lifeguard.pool import Lease, Pool, PoolEvent, Priority
 from lifeguard.settings import Settings
 
 
-class ReplicaGuard(Guard):
-    """Lends connections to the replica, and knows whether it is to be read."""
+class Replica(Guard):
+    """Lends connections to one replica, and knows whether it is to be read."""
 
     def __init__(
         self,
@@ -25,11 +26,24 @@ class ReplicaGuard(Guard):
     ) -> None:
         super().__init__(make_pool, settings, on_event)
         self.lag = LagWatch(settings, primary=primary, replica=self.pool)
+        self.loans = 0
+        """How many borrow from it now, those that wait for a connection included."""
 
     @property
     @override
     def serves(self) -> bool:
         return super().serves and self.lag.allows_reading
+
+    @property
+    def replayed_lsn(self) -> int:
+        """Where in the WAL its replay was when it was last asked, in bytes since the WAL's beginning; -1 while that
+        is not known. Replay does not go back."""
+        return self.lag.replayed_lsn
+
+    @property
+    def timeline(self) -> int:
+        """The timeline of the WAL that it replays; 0 while that is not known."""
+        return self.lag.timeline
 
     @property
     def obstacle(self) -> str:
@@ -39,6 +53,18 @@ class ReplicaGuard(Guard):
             return self.lag.reason
         nothing_is_known = self.lag.standing == "unknown" and self.pool.stats().last_error is None
         return "" if nothing_is_known else "there is no connection to it"
+
+    @override
+    @asynccontextmanager
+    async def lend(
+        self, timeout: float | None, lane: Hashable | None = None, priority: Priority = "normal"
+    ) -> AsyncIterator[Lease]:
+        self.loans += 1
+        try:
+            async with super().lend(timeout, lane, priority) as lease:
+                yield lease
+        finally:
+            self.loans -= 1
 
     @override
     async def stop(self) -> None:

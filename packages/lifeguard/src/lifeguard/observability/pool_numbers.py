@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
-from lifeguard.database import Breaker, BreakerState, Database, Guard, LaneReport, ReplicaGuard
+from lifeguard.database import Breaker, BreakerState, Database, Guard, LaneReport, Replica
 from lifeguard.observability.lane_names import shown_name, with_shown_names
 from lifeguard.observability.scrub import Scrubber
 from lifeguard.pool import PoolStats
@@ -43,7 +43,7 @@ class ReplicaNumbers:
     lag_bytes: int | None = None
 
     @classmethod
-    def of(cls, guard: ReplicaGuard) -> ReplicaNumbers:
+    def of(cls, guard: Replica) -> ReplicaNumbers:
         lag, standing = guard.lag.lag, guard.lag.standing
         if lag is None:
             return cls(guard.serves, standing)
@@ -86,7 +86,7 @@ def _hanging_lane(guard: Guard, scrub: Scrubber) -> LaneReport | None:
 
 
 def _replica(guard: Guard) -> ReplicaNumbers | None:
-    return ReplicaNumbers.of(guard) if isinstance(guard, ReplicaGuard) else None
+    return ReplicaNumbers.of(guard) if isinstance(guard, Replica) else None
 
 
 def rounded(value: Any, digits: int) -> Any:  # Any: whatever JSON may hold
