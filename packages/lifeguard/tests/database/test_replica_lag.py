@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lifeguard.database import Database
-from lifeguard.database.lag import Lag, Places
 from lifeguard.database.replica import Replica
+from lifeguard.database.wal import Lag, Places
 from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.standby import Replication, replication

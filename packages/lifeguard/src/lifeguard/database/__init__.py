@@ -15,6 +15,7 @@ from lifeguard.database.errors import (
     WriteRefused,
 )
 from lifeguard.database.guard import Guard
+from lifeguard.database.lag import Standing
 from lifeguard.database.lane_watch import LaneReport, Sessions
 from lifeguard.database.replica import Replica
 from lifeguard.database.retries import retry_idempotent
@@ -41,6 +42,7 @@ __all__ = [
     "Replica",
     "SchemaChanged",
     "Sessions",
+    "Standing",
     "Transaction",
     "TransactionAborted",
     "WriteRefused",

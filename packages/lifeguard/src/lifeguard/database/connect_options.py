@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote_plus, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import asyncpg
 from pydantic import SecretStr
@@ -22,8 +22,8 @@ from lifeguard.settings.environment import read_secret
 Role = Literal["primary", "replica"]
 
 # Which server to choose when a URL does not say: writes need the primary, also behind one name that moves at
-# a failover; of several hosts, reads prefer a standby.
-_WANTED = {"primary": "read-write", "replica": "prefer-standby"}
+# a failover.
+_WANTED = "read-write"
 
 # Milliseconds. A busy backend looks this often whether its client is still there, so that a killed
 # service does not keep its locks until the statement ends.
@@ -36,12 +36,20 @@ _REMEDY = "a pooler is in between: POOL_PGBOUNCER=on sends nothing that it refus
 
 
 def dsn(settings: Settings, role: Role = "primary") -> str:
-    """The URL of a database, as the driver is to get it. Raises SettingsError when it is not set."""
+    """The URL of a database, as the driver is to get it; of a replica with the settings that `each_replica()`
+    gives. Raises SettingsError when it is not set."""
     secret: SecretStr | None = getattr(settings, _variable(role).lower())
     if secret is None:
         raise SettingsError(f"{_variable(role)}: required here")
     url = secret.get_secret_value()
     return without_server_settings(url) if settings.pool_pgbouncer == "on" else url
+
+
+def each_replica(settings: Settings) -> list[Settings]:
+    """The settings for each replica: `DATABASE_REPLICA_URL` is the URL of that one and names one host."""
+    return [
+        settings.model_copy(update={"database_replica_url": SecretStr(url)}) for url in settings.replica_urls
+    ]
 
 
 def check(settings: Settings) -> None:
@@ -51,8 +59,8 @@ def check(settings: Settings) -> None:
     elsewhere (`PG*` variables, service and password files, HOME).
     """
     faults = list(_faults_of(settings, "primary"))
-    if settings.database_replica_url is not None:
-        faults += _faults_of(settings, "replica")
+    for one in each_replica(settings):
+        faults += _faults_of(one, "replica")
     if faults:
         raise SettingsError("\n".join(dict.fromkeys(faults)))
 
@@ -102,8 +110,8 @@ def connect_options(
     if (context := tls.context(ConnInfo(dsn(settings, role), _variable(role)))) is not None:
         options["ssl"] = context
     url = dsn(settings, role)
-    if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
-        options["target_session_attrs"] = _WANTED[role]
+    if role == "primary" and not _names_a_role(url):
+        options["target_session_attrs"] = _WANTED
     if settings.database_password_file is not None:
         # Called at every connect, so that a rotated password is picked up.
         options["password"] = partial(read_secret, settings.database_password_file)
@@ -214,8 +222,3 @@ def _names_a_role(url: str) -> bool:
     """Whether the URL says which servers it accepts, or that sessions are read-only."""
     query = unquote_plus(urlsplit(url).query)
     return "target_session_attrs=" in query or "default_transaction_read_only=" in query
-
-
-def _names_several_hosts(url: str) -> bool:
-    parts = urlsplit(url)
-    return "," in (parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", [""])[-1])

@@ -4,6 +4,7 @@ from lifeguard.pool.callsite import Caller, borrows_for_the_endpoint, look_throu
 from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.driver import Isolation
+from lifeguard.pool.effects import changes_session
 from lifeguard.pool.errors import (
     PoolClosing,
     PoolError,
@@ -56,6 +57,7 @@ __all__ = [
     "Priority",
     "StatementNotSent",
     "borrows_for_the_endpoint",
+    "changes_session",
     "fault_of",
     "known_reads",
     "look_through",

@@ -60,6 +60,13 @@ def _usable_dsn(value: SecretStr) -> SecretStr:
     return value
 
 
+def _usable_dsns(value: SecretStr) -> SecretStr:
+    urls = dsn.several(value.get_secret_value())
+    if problems := [problem for url in urls for problem in dsn.faults(url)]:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    return value
+
+
 def _readable_file(path: Path) -> Path:
     if environment.unreadable(path):
         raise ValueError("must be a file that this process can read")
@@ -85,6 +92,7 @@ def _seconds_before_stopping(known: Mapping[str, Any]) -> float:
 
 
 Dsn = Annotated[SecretStr, AfterValidator(_usable_dsn)]
+Dsns = Annotated[SecretStr, AfterValidator(_usable_dsns)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Connections = Annotated[int, Field(ge=1, le=10_000)]
@@ -135,10 +143,13 @@ class Settings(BaseSettings):
 
     database_url: Dsn | None = None
     """libpq URL of the database, several hosts allowed; without it development embeds a server."""
-    database_replica_url: Dsn | None = None
-    """libpq URL of the read pool; without it reads go to the primary pool."""
+    database_replica_url: Dsns | None = None
+    """libpq URLs of the replicas, with spaces or commas between them, and a read pool for each of their
+    hosts."""
     replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400, json_schema_extra=_IN_SECONDS)] = 5.0
     """A replica that is further behind the primary, in seconds, is not read."""
+    replica_max_lag_bytes: Annotated[int, Field(ge=1024, json_schema_extra=_IN_BYTES)] | None = None
+    """Nor is one that has so many bytes of WAL less than the primary, if that is said."""
     database_password_file: ReadableFile | None = None
     """File with the database password, read at every connect; it wins over a password in a URL."""
 
@@ -290,13 +301,14 @@ class Settings(BaseSettings):
             f"{name.upper()}: sslmode is not set, so the connection may silently go without TLS;"
             " say verify-full, or disable if that is meant"
             for name in ("database_url", "database_replica_url")
-            if self.in_production and dsn.may_fall_back_to_plaintext(self._dsn(name))
+            if self.in_production and any(map(dsn.may_fall_back_to_plaintext, self._dsns(name)))
         ]
         return (*self._typos, *plaintext)
 
     def secret_values(self) -> frozenset[str]:
         """Everything that must never be shown, as it would be found in a text."""
-        found = dsn.secrets(self._dsn("database_url")) | dsn.secrets(self._dsn("database_replica_url"))
+        urls = (*self._dsns("database_url"), *self._dsns("database_replica_url"))
+        found = frozenset[str]().union(*map(dsn.secrets, urls))
         # A whole URL is no secret: its hosts and names are in every other line.
         for name in type(self).model_fields.keys() - {"database_url", "database_replica_url", "otel"}:
             found |= frozenset(secrets_in(getattr(self, name)))
@@ -305,9 +317,15 @@ class Settings(BaseSettings):
         found |= {value for name, value in self.otel.items() if name.endswith("_HEADERS")}
         return found - {""}
 
-    def _dsn(self, name: str) -> str:
+    @property
+    def replica_urls(self) -> tuple[str, ...]:
+        """A URL for each host that `DATABASE_REPLICA_URL` names, in its order."""
+        urls = self._dsns("database_replica_url")
+        return tuple(dict.fromkeys(one for url in urls for one in dsn.each_host(url)))
+
+    def _dsns(self, name: str) -> list[str]:
         secret: SecretStr | None = getattr(self, name)
-        return secret.get_secret_value() if secret else "postgresql://"
+        return dsn.several(secret.get_secret_value()) if secret else []
 
     @model_validator(mode="after")
     def _values_agree(self) -> Self:
