@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self, TypeVar, cast
 
 import structlog
@@ -151,7 +151,8 @@ class Database:
             async def to_primary(error: Exception) -> ReadConnection:
                 nonlocal lease
                 assert replica is not None
-                await at_replica.aclose()
+                with suppress(DatabaseUnavailable):  # which its breaker has to know
+                    await at_replica.__aexit__(type(error), error, error.__traceback__)
                 self._replicas.note_repeated(replica, error)
                 lease = await self._lend_instead(stack, lane, priority)
                 await self._tag(lease)
@@ -161,7 +162,7 @@ class Database:
                 if replica is None:
                     yield ReadingConnection(self._bounded(lease))
                 else:
-                    yield ReplicaReading(self._bounded(lease), to_primary)
+                    yield ReplicaReading(self._bounded(lease), replica, to_primary)
             except ReadOnlySQLTransactionError as error:
                 if lease.was_refused_to_write:  # and not another one that was used meanwhile
                     raise WriteRefused(f"a ReadConnection only reads: {error}") from error

@@ -46,6 +46,9 @@ _QUESTIONS_WITHIN_LIMIT = 4
 _BACK_AT = 0.5
 # Seconds. Who asked so lately, and was answered, need not be asked again.
 _FRESH = 0.1
+# Questions without an answer, the second on a new session, after which nothing is expected any more of what
+# the server was asked before.
+_SILENCES_OF_FROZEN = 2
 # Seconds between two sessions with one that was promoted: its name may lead to another server by then.
 _LOOK_ELSEWHERE = 5.0
 
@@ -104,7 +107,8 @@ class LagWatch:
         self._session = Aside(pool, session_name(settings), _QUESTIONS)
         self._primary = primary
         self._is_one_of_several = is_one_of_several
-        self._was_standby = False
+        self.was_standby = False
+        """Whether it has been one: nothing could be written there."""
         self._look_elsewhere_at = 0.0
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -112,7 +116,10 @@ class LagWatch:
         """When the question was asked that was answered last."""
         self._looked: asyncio.Future[None] | None = None
         """Done with the look that is under way, if somebody waits for that."""
+        self._unanswered = 0
+        """How many questions in a row."""
         self._on_look: Callable[[], None] = lambda: None
+        self._on_frozen: Callable[[], None] = lambda: None
         self.standing: Standing = "unknown"
         self.lag: Lag | None = None
         """None while it is not known."""
@@ -127,16 +134,22 @@ class LagWatch:
 
     @property
     def needs_primary(self) -> bool:
-        return self._is_awake() and (self._was_standby or self._is_one_of_several)
+        return self._is_awake() and (self.was_standby or self._is_one_of_several)
 
     @property
     def is_fresh(self) -> bool:
         """Whether it has answered just now."""
         return asyncio.get_running_loop().time() - self._answered_at <= _FRESH
 
-    def start(self, on_look: Callable[[], None]) -> None:
-        """Begin to ask; `on_look` is called after each look, whether or not there was an answer."""
-        self._on_look = on_look
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the server has neither answered on a session that stood nor made a new one."""
+        return self._unanswered >= _SILENCES_OF_FROZEN
+
+    def start(self, on_look: Callable[[], None], on_frozen: Callable[[], None]) -> None:
+        """Begin to ask. `on_look` is called after each look, whether or not there was an answer, `on_frozen`
+        after each that finds the server frozen."""
+        self._on_look, self._on_frozen = on_look, on_frozen
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name=f"{self._pool.name} lag", context=Context()
         )
@@ -204,14 +217,21 @@ class LagWatch:
             _log.debug("lag_not_asked", pool=self._pool.name, reason=str(error))
         except CANNOT_TELL:
             self._answered_at = asked_at
+            self._unanswered = 0
             self._judge("unmeasured")
         except NO_ANSWER as error:
             if self.standing == "unknown" and isinstance(error, StillOpening):
                 return
+            self._unanswered += 1
             self._judge("silent", "it does not answer")
             self._pool.refuse_waiting()  # others will do
+            if self.is_frozen:
+                self._on_frozen()
+            else:
+                self.hurry()
         else:
             self._answered_at = asked_at
+            self._unanswered = 0
             if self.standing == "promoted" and answer["place"] is not None:
                 await self._pool.expire_connections()  # another server may have its name by now
             self._judge_answer(answer)
@@ -224,7 +244,7 @@ class LagWatch:
             self._judge_other(answer)
             return
         self.replayed_lsn, self.timeline = answer["place"], answer["timeline"] or 0
-        self._was_standby = True
+        self.was_standby = True
         if not self._primary.tells:
             self._judge("unmeasured")
             return
@@ -242,7 +262,7 @@ class LagWatch:
     def _judge_other(self, answer: asyncpg.Record) -> None:
         """It is no standby."""
         primary = self._primary
-        if self._was_standby and primary.is_heard:
+        if self.was_standby and primary.is_heard:
             self._judge("promoted", "it is no standby any more")
             now = asyncio.get_running_loop().time()
             if now >= self._look_elsewhere_at:

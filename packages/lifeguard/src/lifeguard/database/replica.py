@@ -36,7 +36,9 @@ class Replica(Guard):
         self.chosen_at = 0.0
         """When it was last borrowed from, in seconds of the monotonic clock."""
         self.repeated = 0
-        """How many reads it has cancelled (recovery conflicts) that the primary answered instead."""
+        """How many reads it has cancelled (recovery conflicts), or left unanswered, that the primary
+        answered."""
+        self._lent: set[Lease] = set()
 
     @property
     @override
@@ -64,6 +66,12 @@ class Replica(Guard):
         nothing_is_known = self.lag.standing == "unknown" and self.pool.stats().last_error is None
         return "" if nothing_is_known else "there is no connection to it"
 
+    @property
+    def may_be_left(self) -> bool:
+        """Whether who reads there has to go elsewhere, and can: it is frozen, and nothing was written
+        there."""
+        return self.lag.is_frozen and self.lag.was_standby
+
     async def answers(self) -> bool:
         """Whether it answers, as far as the current call has time to find out."""
         try:
@@ -89,9 +97,18 @@ class Replica(Guard):
         self.chosen_at = monotonic()
         try:
             async with super().lend(timeout, lane, priority) as lease:
-                yield lease
+                self._lent.add(lease)
+                try:
+                    yield lease
+                finally:
+                    self._lent.discard(lease)
         finally:
             self.loans -= 1
+
+    def cut_off(self) -> None:
+        """End the sessions that are lent: a server that is frozen will not answer them in time."""
+        for lease in tuple(self._lent):
+            lease.terminate()
 
     @override
     async def stop(self) -> None:

@@ -43,7 +43,7 @@ class Replicas:
         if self.all:
             self._watch.start(replica.lag for replica in self.all)
         for replica in self.all:
-            replica.lag.start(partial(self.note, replica))
+            replica.lag.start(partial(self.note, replica), replica.cut_off)
 
     async def stop(self) -> None:
         """End the questions to the primary; each replica ends its own."""
@@ -94,7 +94,8 @@ class Replicas:
                 self.note(replica)
 
     def note_repeated(self, replica: Replica, error: Exception) -> None:
-        """Count and tell that the primary answers a read that this replica has cancelled."""
+        """Count and tell that the primary answers a read that this replica has cancelled, or left
+        unanswered."""
         replica.repeated += 1
         _log.info("read_repeated", replica=replica.pool.name, sqlstate=getattr(error, "sqlstate", None))
 
