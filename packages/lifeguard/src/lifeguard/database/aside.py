@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 
@@ -66,8 +67,7 @@ class Aside:
             self._opening = asyncio.create_task(self._open(), name=f"{self._pool.name} lag: open")
             self._opening.add_done_callback(self._cut_unless_wanted)
         opening = self._opening
-        await asyncio.wait({opening}, timeout=PATIENCE)
-        if not opening.done():
+        if not await _is_done_in_time(opening):
             raise StillOpening("no session yet")
         self._opening = None
         opening.remove_done_callback(self._cut_unless_wanted)  # it may be still to come
@@ -110,21 +110,28 @@ NO_ANSWER = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) 
 
 async def _answer(connection: asyncpg.Connection, question: str) -> asyncpg.Record:
     """Raises TimeoutError, and has cut the session then: a cancel request would not be heard either."""
-    loop = asyncio.get_running_loop()
-    asking = loop.create_task(connection.fetchrow(question))
+    asking = asyncio.create_task(connection.fetchrow(question))
     try:
-        due = loop.time()
-        while not asking.done():
-            due += PATIENCE
-            await asyncio.wait({asking}, timeout=PATIENCE)
-            if not asking.done() and loop.time() - due < _STOPPED_FOR:
-                raise TimeoutError(f"no answer within {PATIENCE:g} s")
+        if not await _is_done_in_time(asking):
+            raise TimeoutError(f"no answer within {PATIENCE:g} s")
         return _only(asking.result())
     finally:
         if not asking.done():
             connection.terminate()
             await asyncio.wait({asking})
             asking.exception()
+
+
+async def _is_done_in_time(task: asyncio.Task[Any]) -> bool:
+    """Wait for `PATIENCE` seconds in which this process runs."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while not task.done():
+        due += PATIENCE
+        await asyncio.wait({task}, timeout=PATIENCE)
+        if not task.done() and loop.time() - due < _STOPPED_FOR:
+            return False
+    return True
 
 
 def _only(row: asyncpg.Record | None) -> asyncpg.Record:

@@ -46,9 +46,9 @@ _QUESTIONS_WITHIN_LIMIT = 4
 _BACK_AT = 0.5
 # Seconds. Who asked so lately, and was answered, need not be asked again.
 _FRESH = 0.1
-# Questions without an answer, the second on a new session, after which nothing is expected any more of what
-# the server was asked before.
-_SILENCES_OF_FROZEN = 2
+# Questions in a row without an answer, all but the first on a new session, after which nothing is expected
+# any more of what the server was asked before: two seconds.
+_SILENCES_OF_FROZEN = 3
 # Seconds between two sessions with one that was promoted: its name may lead to another server by then.
 _LOOK_ELSEWHERE = 5.0
 
