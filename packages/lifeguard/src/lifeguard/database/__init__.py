@@ -8,6 +8,7 @@ from lifeguard.database.errors import (
     CommitUnknown,
     DatabaseUnavailable,
     DeadlineExceeded,
+    InvalidToken,
     MigrationError,
     PoolOversized,
     SchemaChanged,
@@ -17,6 +18,7 @@ from lifeguard.database.errors import (
 from lifeguard.database.guard import Guard
 from lifeguard.database.lag import Standing
 from lifeguard.database.lane_watch import LaneReport, Sessions
+from lifeguard.database.position import Position
 from lifeguard.database.replica import Replica
 from lifeguard.database.retries import retry_idempotent
 from lifeguard.database.scope import CallScope, call_scope
@@ -34,10 +36,12 @@ __all__ = [
     "DatabaseUnavailable",
     "DeadlineExceeded",
     "Guard",
+    "InvalidToken",
     "Isolation",
     "LaneReport",
     "MigrationError",
     "PoolOversized",
+    "Position",
     "ReadConnection",
     "Replica",
     "SchemaChanged",

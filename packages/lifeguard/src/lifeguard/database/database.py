@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 import structlog
@@ -13,10 +14,12 @@ from asyncpg import ReadOnlySQLTransactionError, Record
 
 from lifeguard.database.breaker import Breaker
 from lifeguard.database.connect_options import quoted, session_limits
+from lifeguard.database.consistency import Consistency, Elsewhere, Lend
 from lifeguard.database.deadlines import DeadlineConnection
 from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
 from lifeguard.database.guard import Guard
 from lifeguard.database.pools import primary_maker, replica_makers
+from lifeguard.database.position import Position
 from lifeguard.database.reading import ReadingConnection, ReplicaReading
 from lifeguard.database.replicas import Replica, Replicas, lane_instead
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
@@ -84,6 +87,7 @@ class Database:
         self._primary = Guard(primary_maker(settings, name), settings, on_event)
         self.primary = self._primary.pool
         self._replicas = Replicas(settings, self.primary, replica_makers(settings, name), on_event)
+        self.consistency = Consistency(settings, name, self._replicas)
         self.replica = self._replicas.all[0].pool if self._replicas.all else None
         """The first one's."""
         self.reads: Counter[str] = Counter()
@@ -130,22 +134,25 @@ class Database:
 
     @asynccontextmanager
     async def read(
-        self, *, lane: Hashable | None = None, priority: Priority | None = None
+        self, *, after: str | None = None, lane: Hashable | None = None, priority: Priority | None = None
     ) -> AsyncIterator[ReadConnection]:
         """A connection to read from.
 
-        With a replica, what was just written may not be there yet: read it where it was written, in
-        `connection()` or in the transaction. Without one that serves, the primary is read. A statement that
-        a replica cancels (a recovery conflict) is repeated on the primary, where the rest of the block goes,
-        too.
+        With a replica, what others have just written may not be there yet; what this call has written is, and
+        what its client's token or `after` stands for (docs/read-your-writes.md). Without one that serves, the
+        primary is read. A statement that a replica cancels (a recovery conflict) is repeated on the primary,
+        where the rest of the block goes, too.
 
-        Raises WriteRefused for a statement that writes, before it is sent; what a function
-        of one's own writes inside is seen by a replica only.
+        Raises WriteRefused for a statement that writes, before it is sent; what a function of one's own
+        writes inside is seen by a replica only. Raises InvalidToken for an `after` that is no token.
         """
         async with AsyncExitStack() as stack, AsyncExitStack() as at_replica:
-            replica, lease = await self._lend_by_replica(at_replica, lane, priority)
-            if lease is None:
+            lend = partial(self._lend, lane=lane, priority=priority)
+            replica, lease = await self._lend_by_replica(at_replica, lend, self.consistency.latest(after))
+            if replica is None or lease is None:
                 lease = await self._lend_instead(stack, lane, priority)
+            else:
+                self.reads[replica.pool.name] += 1
             await self._tag(lease)
 
             async def to_primary(error: Exception) -> ReadConnection:
@@ -175,7 +182,12 @@ class Database:
         """A connection to the primary; every statement commits by itself."""
         async with self._lend(self._primary, lane, priority) as lease:
             await self._tag(lease)
-            yield self._bounded(lease)
+            try:
+                yield self._bounded(lease)
+            except Exception:
+                await self.consistency.note_written(lease)  # what came before the error has committed
+                raise
+            await self.consistency.note_written(lease)
 
     @asynccontextmanager
     async def transaction(
@@ -192,18 +204,18 @@ class Database:
         `isolation` None is the server's default, read committed. Raises CommitUnknown when the answer
         to COMMIT is lost, TransactionAborted when the block swallowed an error of the server.
         """
-        async with (
-            self._lend(self._primary, lane, priority) as lease,
-            transaction(
+        async with self._lend(self._primary, lane, priority) as lease:
+            async with transaction(
                 lease,
                 prelude=prelude(self._settings.service_name, self._limits),
                 command_timeout=self._settings.command_timeout,
                 isolation=isolation,
                 read_only=read_only,
                 deferrable=deferrable,
-            ),
-        ):
-            yield self._bounded(lease)
+            ):
+                yield self._bounded(lease)
+            if not read_only:
+                await self.consistency.note_written(lease)
 
     async def run_in_transaction(
         self,
@@ -254,6 +266,11 @@ class Database:
 
     def _any(self, *, read: bool) -> AbstractAsyncContextManager[ReadConnection]:
         return self.read() if read else self.connection()
+
+    def token(self) -> str | None:
+        """That of what this call (`call_scope`) has written last, for `read(after=...)` in any process. None
+        if it has written nothing, and without replicas."""
+        return self.consistency.token(call_scope.get())
 
     @property
     def guards(self) -> tuple[Guard, ...]:
@@ -311,17 +328,21 @@ class Database:
         return guard.lend(timeout, lane_instead(lane) if replaces else lane, priority or self._priority)
 
     async def _lend_by_replica(
-        self, stack: AsyncExitStack, lane: Hashable | None, priority: Priority | None
+        self, stack: AsyncExitStack, lend: Lend, position: Position | None
     ) -> tuple[Replica | None, Lease | None]:
         """By one that is not out of service, too far behind or asleep, if there is one: no read waits for a
-        replica that is known not to serve."""
+        replica that is known not to serve. With a `position` by one that has replayed it."""
+        if position is not None:
+            found = await self.consistency.lend(stack, position, lend)
+            if found is not Elsewhere.ANYWHERE:
+                return found or (None, None)
         tried: list[Replica] = []
         while (replica := self._replicas.choose(but=tried)) is not None:
             tried.append(replica)
             if replica.loans:
                 self._replicas.wake()  # those that sleep may serve those who come later
             try:
-                lease = await stack.enter_async_context(self._lend(replica, lane, priority))
+                lease = await stack.enter_async_context(lend(replica))
             except (PoolUnavailable, DatabaseUnavailable) as error:
                 self._replicas.note(replica, str(error))
             except (PoolSaturated, PoolTimeout):
@@ -329,7 +350,6 @@ class Database:
                     raise  # it is busy, and its load would be too much for the others, too
                 self._replicas.note(replica)
             else:
-                self.reads[replica.pool.name] += 1
                 return replica, lease
         self._replicas.note_all()
         self._replicas.wake()

@@ -26,6 +26,7 @@ import asyncpg
 import structlog
 
 from lifeguard.database.aside import CANNOT_TELL, NO_ANSWER, Aside, StillOpening
+from lifeguard.database.replay import ReplayWaiters
 from lifeguard.database.wal import SYSTEM, Lag, PrimaryWatch
 from lifeguard.pool import Pool, PoolError
 from lifeguard.settings import Settings
@@ -39,6 +40,8 @@ READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 # Seconds between two questions. With the time for the answer to one it is less than the second after which
 # reads are to have left a replica that is frozen.
 _INTERVAL = 0.3
+# The same while somebody waits for its replay.
+_INTERVAL_AWAITED = 0.01
 # At least so many questions within REPLICA_MAX_LAG, where that is short.
 _QUESTIONS_WITHIN_LIMIT = 4
 # A replica that was left is read again once it is no further behind than this part of REPLICA_MAX_LAG: one
@@ -127,6 +130,7 @@ class LagWatch:
         """Why the replica is not read; empty while it is, and while it is `unknown`."""
         self.replayed_lsn = -1
         self.timeline = 0
+        self.waiters = ReplayWaiters()
 
     @property
     def allows_reading(self) -> bool:
@@ -174,6 +178,13 @@ class LagWatch:
         await asyncio.shield(self._looked)
         return self.standing != "silent"
 
+    def replayed(self, lsn: int) -> asyncio.Future[None]:
+        """Done once the replica has said that it has replayed `lsn`. While anybody waits for that, it is
+        asked often, once for all; whoever waits no longer cancels the future."""
+        if not self.waiters:
+            self.hurry()
+        return self.waiters.add(lsn)
+
     # -- asking ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -186,6 +197,7 @@ class LagWatch:
                     self._judge("unknown")
                 self._end_look()
                 self._on_look()
+                self.waiters.note(self.replayed_lsn)
                 await self._until_due()
         finally:
             self._session.close()
@@ -198,7 +210,7 @@ class LagWatch:
 
     async def _until_due(self) -> None:
         try:
-            async with asyncio.timeout(self._interval):
+            async with asyncio.timeout(_INTERVAL_AWAITED if self.waiters else self._interval):
                 await self._hurry.wait()
         except TimeoutError:
             pass

@@ -7,22 +7,28 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import Context
 from typing import NamedTuple, Protocol
 
 import structlog
 
-from lifeguard.database.aside import CANNOT_TELL, NO_ANSWER, Aside
+from lifeguard.database.aside import CANNOT_TELL, NO_ANSWER, PATIENCE, Aside
 from lifeguard.pool import Pool
 
 # How many places of the primary are remembered: ten minutes.
 _MOST_PLACES = 2000
+# Seconds between two questions, however many wait for an answer.
+_INTERVAL_AWAITED = 0.01
 
 # What was flushed, for a standby gets no more than that. The name of a WAL file begins with its timeline.
 _PRIMARY = """
 SELECT CASE WHEN NOT in_recovery
             THEN (pg_catalog.pg_current_wal_flush_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
        END AS place,
+       CASE WHEN NOT in_recovery
+            THEN (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
+       END AS written,
        {timeline} AS timeline,
        {system} AS system
 FROM pg_catalog.pg_is_in_recovery() AS in_recovery
@@ -93,6 +99,15 @@ class Places:
         return Lag(latest - (began + (ended - began) * (place - start) / (end - start)), size)
 
 
+class Written(NamedTuple):
+    """How far the primary has written its WAL."""
+
+    timeline: int | None
+    """None where it does not say."""
+    lsn: int
+    """Bytes since its beginning, those that are not flushed yet included."""
+
+
 class Follower(Protocol):
     """Who is measured by the primary."""
 
@@ -124,6 +139,10 @@ class PrimaryWatch:
         """None while it is not known."""
         self.system: int | None = None
         """Its cluster's identifier; standbys have the same. None while it is not known."""
+        self.written: Written | None = None
+        """None while it is not known."""
+        self._hurry_up = asyncio.Event()
+        self._awaited: list[asyncio.Future[Written | None]] = []
 
     def start(self, followers: Iterable[Follower]) -> None:
         self._followers = tuple(followers)
@@ -136,18 +155,37 @@ class PrimaryWatch:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    async def written_now(self) -> Written | None:
+        """How far it has written, asked after this call has begun; None if it does not say. One answer serves
+        all that wait for the question to be sent."""
+        answer: asyncio.Future[Written | None] = asyncio.get_running_loop().create_future()
+        self._awaited.append(answer)
+        self._hurry_up.set()
+        await asyncio.wait({answer}, timeout=PATIENCE)
+        return answer.result() if answer.done() else None
+
     async def _run(self) -> None:
         try:
             while True:
+                awaited, self._awaited = self._awaited, []
                 if any(follower.needs_primary for follower in self._followers):
                     await self._look()
                 else:
                     self._session.close()
                     self.places = Places()
                     self.is_heard = False
-                await asyncio.sleep(self._interval)
+                for answer in awaited:
+                    answer.set_result(self.written if self.is_heard else None)
+                await self._until_due()
         finally:
             self._session.close()
+
+    async def _until_due(self) -> None:
+        await asyncio.sleep(_INTERVAL_AWAITED)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval - _INTERVAL_AWAITED):
+                await self._hurry_up.wait()
+        self._hurry_up.clear()
 
     async def _look(self) -> None:
         try:
@@ -166,6 +204,7 @@ class PrimaryWatch:
             self._session.close()  # it is not a primary any more
             return
         self.timeline, self.system = answer["timeline"], answer["system"]
+        self.written = Written(self.timeline, answer["written"])
         if not self.places.known:
             self._hurry()
         self.places.note(asyncio.get_running_loop().time(), answer["place"])

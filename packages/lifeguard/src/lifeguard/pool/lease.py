@@ -38,7 +38,7 @@ class Lease(SessionMethods):
     If it is dropped without being returned, the connection is reclaimed and that is reported.
     """
 
-    __slots__ = ("_caller", "_place", "_spent", "_timeout")
+    __slots__ = ("_caller", "_pinned", "_place", "_spent", "_timeout")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Lease(SessionMethods):
         self._caller = caller
         self._place = place
         self._spent = False
+        self._pinned = False
         self._con = None
 
     # -- borrowing and returning; these lines run for every request ---------------------------------
@@ -113,6 +114,11 @@ class Lease(SessionMethods):
             self._con = None
             self._lending.take_back(self._pooled)
 
+    def pin(self) -> None:
+        """Have it keep to its connection: what is known of this session may not hold for another one. Where
+        it would go on with the next connection, because this one has ended, StatementNotSent is raised."""
+        self._pinned = True
+
     def belongs_to(self, lending: Lending) -> bool:
         return self._lending is lending
 
@@ -141,8 +147,11 @@ class Lease(SessionMethods):
         """Go on with the next connection that is free, in place of one that had ended before it was used.
         Waits for `timeout` seconds, `acquire_timeout` at most.
 
-        Raises PoolError, InterfaceError if the lease was returned meanwhile, and what `setup` raises.
+        Raises PoolError, InterfaceError if the lease is pinned or was returned meanwhile, and what `setup`
+        raises.
         """
+        if self._pinned:
+            raise asyncpg.InterfaceError("the lease keeps to its connection")
         lending = self._lending
         queue, waiter = lending.line_up_again(dead, timeout, self._place)
         try:
