@@ -1,16 +1,13 @@
 """A read with a write's token sees that write, and replicas serve it wherever they can."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from time import time
 
 import pytest
 from lifeguard.database import CallScope, Database, Position, call_scope
 from lifeguard.database.replica import Replica
-from lifeguard.testing import standby
-from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.standby import Replication
 from lifeguard.testing.waiting import eventually
 
@@ -22,34 +19,17 @@ FAR = 2**40
 """Bytes of WAL that nobody has written."""
 
 
-@pytest.fixture(scope="module")
-async def servers(cluster: Path) -> AsyncIterator[Replication]:
-    async with standby.replication(cluster) as pair:
-        await make_table(pair)
-        yield pair
-
-
 @pytest.fixture
-async def pair(servers: Replication) -> AsyncIterator[Replication]:
-    yield servers
-    await replay(servers.standby, paused=False)
+async def database(replicated: Replication, make_database: MakeDatabase) -> Database:
+    return await reading(replicated, make_database)
 
 
-async def make_table(pair: Replication) -> None:
-    async with pair.primary.connect() as admin:
-        await admin.execute("CREATE TABLE things (id bigserial PRIMARY KEY, n int NOT NULL)")
-    await pair.caught_up()
-
-
-@pytest.fixture
-async def database(pair: Replication, make_database: MakeDatabase) -> Database:
-    return await reading(pair, make_database)
-
-
-async def reading(pair: Replication, make_database: MakeDatabase, **values: object) -> Database:
+async def reading(replicated: Replication, make_database: MakeDatabase, **values: object) -> Database:
     """One that reads from the standby, however far that is behind."""
     values = {"replica_max_lag": 1000, "consistency_wait": LONG, **values}
-    database = await make_database(pair.primary.dsn(), database_replica_url=pair.standby.dsn(), **values)
+    database = await make_database(
+        replicated.primary.dsn(), database_replica_url=replicated.standby.dsn(), **values
+    )
     await eventually(lambda: replica_of(database).serves)
     return database
 
@@ -90,69 +70,62 @@ async def seen(database: Database, number: int, after: str | Position) -> tuple[
     return row[0], row[1]
 
 
-async def replay(server: PostgresServer, *, paused: bool) -> None:
-    async with server.connect() as admin:
-        await admin.execute(f"SELECT pg_wal_replay_{'pause' if paused else 'resume'}()")
-        state = "paused" if paused else "not paused"
-
-        async def is_so() -> bool:
-            return bool(await admin.fetchval("SELECT pg_get_wal_replay_pause_state()") == state)
-
-        await eventually(is_so, 15)
-
-
-async def test_a_replica_that_has_the_write_serves_its_reader(pair: Replication, database: Database) -> None:
+async def test_a_replica_that_has_the_write_serves_its_reader(
+    replicated: Replication, database: Database
+) -> None:
     number, token = await write(database)
-    await pair.caught_up()
-    assert await seen(database, number, token) == (True, pair.standby.port)
+    await replicated.caught_up()
+    assert await seen(database, number, token) == (True, replicated.standby.port)
 
 
-async def test_a_read_waits_for_a_replica_that_is_on_its_way(pair: Replication, database: Database) -> None:
-    await replay(pair.standby, paused=True)
+async def test_a_read_waits_for_a_replica_that_is_on_its_way(
+    replicated: Replication, database: Database
+) -> None:
+    await replicated.replay(paused=True)
     number, token = await write(database)
     read = asyncio.create_task(seen(database, number, token))
     await eventually(lambda: bool(replica_of(database).lag.waiters))
-    await replay(pair.standby, paused=False)
-    assert await read == (True, pair.standby.port)
-    assert database.consistency.reads == {"replica after a wait": 1}
+    await replicated.replay(paused=False)
+    assert await read == (True, replicated.standby.port)
+    assert database.consistency.reads == {"waited": 1}
 
 
-async def test_one_question_serves_all_that_wait(pair: Replication, database: Database) -> None:
-    await replay(pair.standby, paused=True)
+async def test_one_question_serves_all_that_wait(replicated: Replication, database: Database) -> None:
+    await replicated.replay(paused=True)
     written = [await write(database) for _ in range(3)]
     async with asyncio.TaskGroup() as tasks:
         reads = [tasks.create_task(seen(database, *one)) for one in written * 20]
         await eventually(lambda: len(replica_of(database).lag.waiters) == len(reads))
         assert replica_of(database).pool.stats().used == 0  # nobody keeps a connection while it waits
-        await replay(pair.standby, paused=False)
-    assert {read.result() for read in reads} == {(True, pair.standby.port)}
+        await replicated.replay(paused=False)
+    assert {read.result() for read in reads} == {(True, replicated.standby.port)}
 
 
 async def test_the_primary_serves_whom_no_replica_can_in_time(
-    pair: Replication, make_database: MakeDatabase
+    replicated: Replication, make_database: MakeDatabase
 ) -> None:
-    database = await reading(pair, make_database, consistency_wait=0.01)
-    await replay(pair.standby, paused=True)
+    database = await reading(replicated, make_database, consistency_wait=0.01)
+    await replicated.replay(paused=True)
     number, token = await write(database)
-    assert await seen(database, number, token) == (True, pair.primary.port)
+    assert await seen(database, number, token) == (True, replicated.primary.port)
     assert (await seen(database, number, (await write(database))[1]))[0]
     async with database.read() as connection:  # who has no token does not mind
-        assert await connection.fetchval(PORT) == pair.standby.port
+        assert await connection.fetchval(PORT) == replicated.standby.port
 
 
-async def test_a_call_sees_its_own_writes(pair: Replication, make_database: MakeDatabase) -> None:
-    database = await reading(pair, make_database, consistency_wait=0)
-    await replay(pair.standby, paused=True)
+async def test_a_call_sees_its_own_writes(replicated: Replication, make_database: MakeDatabase) -> None:
+    database = await reading(replicated, make_database, consistency_wait=0)
+    await replicated.replay(paused=True)
     with a_call():
         await database.execute("INSERT INTO things (n) VALUES (7)")
         assert await database.fetchval("SELECT count(*) FROM things WHERE n = 7", read=True) == 1
 
 
 async def test_what_was_committed_before_an_error_is_seen_too(
-    pair: Replication, make_database: MakeDatabase
+    replicated: Replication, make_database: MakeDatabase
 ) -> None:
-    database = await reading(pair, make_database, consistency_wait=0)
-    await replay(pair.standby, paused=True)
+    database = await reading(replicated, make_database, consistency_wait=0)
+    await replicated.replay(paused=True)
     with a_call():
         with suppress(LookupError):
             async with database.connection() as connection:
@@ -161,7 +134,7 @@ async def test_what_was_committed_before_an_error_is_seen_too(
         assert await database.fetchval("SELECT count(*) FROM things WHERE n = 8", read=True) == 1
 
 
-async def test_only_what_may_have_written_has_a_token(pair: Replication, database: Database) -> None:
+async def test_only_what_may_have_written_has_a_token(replicated: Replication, database: Database) -> None:
     with a_call():
         async with database.transaction(read_only=True) as transaction:
             await transaction.fetchval("SELECT 1")
@@ -177,32 +150,32 @@ async def test_only_what_may_have_written_has_a_token(pair: Replication, databas
 
 
 async def test_a_position_that_the_primary_has_not_reached_neither_waits_nor_asks_it_to_serve(
-    pair: Replication, database: Database
+    replicated: Replication, database: Database
 ) -> None:
     """Of what was lost, or of a database that was restored: nothing will ever come of it."""
     number, token = await write(database)
-    await pair.caught_up()
+    await replicated.caught_up()
     written = database.consistency.position(token)
     assert written is not None
     lost = written._replace(lsn=written.lsn + FAR)
     with a_call(after=lost):
-        assert await database.fetchval(PORT, read=True) == pair.standby.port
-    assert database.consistency.reads == {"not exist": 1}
+        assert await database.fetchval(PORT, read=True) == replicated.standby.port
+    assert database.consistency.reads == {"lost": 1}
     assert number
 
 
 async def test_a_position_of_a_later_timeline_is_not_compared_by_its_number(
-    pair: Replication, database: Database
+    replicated: Replication, database: Database
 ) -> None:
     number, _ = await write(database)
-    await pair.caught_up()
+    await replicated.caught_up()
     for read in (Position(2, 1, time()), Position(0, 0, time())):
-        assert await seen(database, number, read) == (True, pair.primary.port)
+        assert await seen(database, number, read) == (True, replicated.primary.port)
 
 
-async def test_an_old_token_is_ignored(pair: Replication, make_database: MakeDatabase) -> None:
-    database = await reading(pair, make_database, consistency_wait=0)
-    await replay(pair.standby, paused=True)
+async def test_an_old_token_is_ignored(replicated: Replication, make_database: MakeDatabase) -> None:
+    database = await reading(replicated, make_database, consistency_wait=0)
+    await replicated.replay(paused=True)
     with a_call() as call:
         await database.execute("INSERT INTO things (n) VALUES (1)")
         assert call.written is not None
@@ -210,10 +183,10 @@ async def test_an_old_token_is_ignored(pair: Replication, make_database: MakeDat
         token = database.token()
     assert token is not None
     async with database.read(after=token) as connection:
-        assert await connection.fetchval(PORT) == pair.standby.port
+        assert await connection.fetchval(PORT) == replicated.standby.port
 
 
-async def test_a_write_that_is_not_flushed_yet_is_seen(pair: Replication, database: Database) -> None:
+async def test_a_write_that_is_not_flushed_yet_is_seen(replicated: Replication, database: Database) -> None:
     for _ in range(3):
         with a_call():
             async with database.transaction() as transaction:
@@ -225,10 +198,10 @@ async def test_a_write_that_is_not_flushed_yet_is_seen(pair: Replication, databa
 
 
 async def test_another_instance_reads_the_token_without_any_setting(
-    pair: Replication, make_database: MakeDatabase, database: Database
+    replicated: Replication, make_database: MakeDatabase, database: Database
 ) -> None:
     number, token = await write(database)
-    other = await reading(pair, make_database)
+    other = await reading(replicated, make_database)
     assert (await seen(other, number, token))[0]
 
 
@@ -236,7 +209,9 @@ async def test_another_instance_reads_the_token_without_any_setting(
 async def test_a_token_outlives_a_failover(replication: Replication, make_database: MakeDatabase) -> None:
     """The write was replayed before: the new primary has it, at the same place, on a later timeline."""
     pair = replication
-    await make_table(pair)
+    async with pair.primary.connect() as admin:
+        await admin.execute("CREATE TABLE things (id bigserial PRIMARY KEY, n int NOT NULL)")
+    await pair.caught_up()
     hosts = f"127.0.0.1:{pair.primary.port},127.0.0.1:{pair.standby.port}"
     url = pair.primary.dsn().replace(f"127.0.0.1:{pair.primary.port}", hosts)
     database = await make_database(
@@ -267,11 +242,13 @@ async def test_a_token_outlives_a_failover(replication: Replication, make_databa
     assert (await seen(database, number, token))[0]
 
 
-async def test_without_replicas_nothing_is_asked(make_database: MakeDatabase, pair: Replication) -> None:
-    database = await make_database(pair.primary.dsn())
+async def test_without_replicas_nothing_is_asked(
+    make_database: MakeDatabase, replicated: Replication
+) -> None:
+    database = await make_database(replicated.primary.dsn())
     with a_call() as call:
         await database.execute("INSERT INTO things (n) VALUES (1)")
         assert call.written is None
         assert database.token() is None
         async with database.read(after="whatever") as connection:
-            assert await connection.fetchval(PORT) == pair.primary.port
+            assert await connection.fetchval(PORT) == replicated.primary.port

@@ -38,6 +38,17 @@ class Replication:
 
                 await eventually(has_replayed, 10)
 
+    async def replay(self, *, paused: bool) -> None:
+        """Have the standby replay nothing until it is resumed; it goes on to receive, and to serve reads."""
+        async with self.standby.connect() as admin:
+            await admin.execute(f"SELECT pg_wal_replay_{'pause' if paused else 'resume'}()")
+            wanted = "paused" if paused else "not paused"
+
+            async def is_so() -> bool:
+                return bool(await admin.fetchval("SELECT pg_get_wal_replay_pause_state()") == wanted)
+
+            await eventually(is_so, 15)
+
     async def wait_for_standby(self, *, wait: bool = True) -> None:
         """Have every COMMIT on the primary wait for a standby, or none."""
         async with self.primary.connect() as admin:
