@@ -168,6 +168,10 @@ class Consistency:
         position: Position,
         lend: Lend,
     ) -> tuple[tuple[Replica, Lease] | Elsewhere | None, str]:
+        if self._replicas.choose() is None:
+            self._replicas.note_all()
+            self._replicas.wake()  # they may serve those who come later
+            return None, "primary"
         if not position.is_known:
             return None, "primary"
         replica = self._known_to_have(position)
