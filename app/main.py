@@ -28,7 +28,8 @@ _DESCRIPTION = """\
 Every answer carries `X-Request-ID`; a valid one of the request is kept. `X-Request-Timeout: <seconds>`
 (0.01 or more, else 400) says how long its client will wait: its wait for the database and its statements
 end by then, and nothing else does. `X-Request-Priority` (`critical`, `normal` or `background`, else 400)
-lowers its priority where requests have to wait. Errors are problems (RFC 9457).
+lowers its priority where requests have to wait. Where reads may come from a replica, a write's answer carries
+`X-Consistency-Token`: a read that sends it back sees that write. Errors are problems (RFC 9457).
 """
 
 

@@ -1,7 +1,7 @@
 """The ledger over HTTP.
 
-Reads may come from a replica, which can lag behind: a client that has just written something takes
-it from the answer to the write.
+Reads may come from a replica, which can lag behind: a client that is to see what it has just written sends
+the `X-Consistency-Token` of the answer.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 from collections.abc import Iterator
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from prometheus_client import REGISTRY
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from docs.cookbook import background_work
+from docs.cookbook import background_work, read_your_writes
 from tests.cookbook.conftest import OWN_METRICS, Shop
 
 
@@ -161,3 +162,22 @@ async def test_a_second_database_is_another_one(shop: Shop) -> None:
     answer: httpx.Response = await shop.client.get("/report")
     assert answer.json()["lines"] == 7
     assert answer.json()["database"] != await shop.database.fetchval("SELECT current_database()")
+
+
+async def test_a_session_remembers_its_last_write(shop: Shop) -> None:
+    ada, bob = ({"X-Session": str(uuid4())} for _ in range(2))
+    created = await shop.client.post("/sessions/orders", json={"item": "tea"}, headers=ada)
+    assert created.status_code == 201
+    assert (await shop.client.get("/sessions/orders", headers=ada)).json() == [created.json()]
+    assert (await shop.client.get("/sessions/orders", headers=bob)).json() == []
+
+
+def test_sessions_that_wrote_longest_ago_are_forgotten() -> None:
+    sessions = read_your_writes.Sessions()
+    first, second = uuid4(), uuid4()
+    sessions.note(first, "a")
+    sessions.note(second, "b")
+    sessions.note(first, "c")
+    for _ in range(read_your_writes.MOST_SESSIONS - 1):
+        sessions.note(uuid4(), "d")
+    assert (sessions.written(first), sessions.written(second)) == ("c", None)

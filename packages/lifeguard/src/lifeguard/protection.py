@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from lifeguard.operations.state import State
 from lifeguard.web.body_limit import BodyLimit
+from lifeguard.web.consistency import ConsistencyTokens
 from lifeguard.web.gate import GateMiddleware
 from lifeguard.web.hangup import HangupMiddleware
 from lifeguard.web.head_as_get import HeadAsGet
@@ -49,7 +50,11 @@ def head_as_get(parts: State) -> Middleware:
 def sockets(parts: State) -> Middleware:
     """Count WebSockets, and end them with the drain."""
     return Middleware(
-        SocketMiddleware, drain=parts["drain"], metrics=parts["metrics"], lanes=parts["gate"].lanes
+        SocketMiddleware,
+        drain=parts["drain"],
+        metrics=parts["metrics"],
+        lanes=parts["gate"].lanes,
+        tokens=ConsistencyTokens(parts["database"], parts["settings"]),
     )
 
 
@@ -62,6 +67,7 @@ def requests(parts: State) -> Middleware:
         drain=parts["drain"],
         metrics=parts["metrics"],
         lanes=parts["gate"].lanes,
+        tokens=ConsistencyTokens(parts["database"], parts["settings"]),
     )
 
 

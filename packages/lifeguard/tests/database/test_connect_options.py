@@ -10,6 +10,7 @@ from lifeguard.database import Database, DatabaseUnavailable
 from lifeguard.database.connect_options import (
     connect_options,
     dsn,
+    each_replica,
     looking_after_client,
     milliseconds,
     pool_config,
@@ -196,9 +197,17 @@ def test_the_primary_is_wanted_writable_unless_the_url_says_otherwise(url: str, 
     assert connect_options(settings_for(url)).get("target_session_attrs") == role
 
 
-def test_of_several_replicas_a_standby_is_preferred() -> None:
-    settings = settings_for("postgresql://a/x", database_replica_url="postgresql://b,c/x")
-    assert connect_options(settings, "replica")["target_session_attrs"] == "prefer-standby"
+def test_each_host_of_a_replica_is_a_replica_and_any_server_will_do() -> None:
+    settings = settings_for(
+        "postgresql://a/x", database_replica_url="postgresql://b,c:1/x?sslmode=disable, postgresql://d/x"
+    )
+    each = each_replica(settings)
+    assert [dsn(one, "replica") for one in each] == [
+        "postgresql://b/x?sslmode=disable",
+        "postgresql://c:1/x?sslmode=disable",
+        "postgresql://d/x",
+    ]
+    assert not any("target_session_attrs" in connect_options(one, "replica") for one in each)
 
 
 def test_a_database_without_a_url_is_a_fault_of_the_settings() -> None:

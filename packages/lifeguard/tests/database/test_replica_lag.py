@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lifeguard.database import Database
-from lifeguard.database.lag import Lag, Places
-from lifeguard.database.replica import ReplicaGuard
+from lifeguard.database.replica import Replica
+from lifeguard.database.wal import Lag, Places
 from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.standby import Replication, replication
@@ -88,8 +88,8 @@ async def write(server: PostgresServer) -> None:
         await admin.execute("SELECT pg_logical_emit_message(false, 'test', 'written', true)")
 
 
-def guard_of(database: Database) -> ReplicaGuard:
-    return cast("ReplicaGuard", database.guards[1])
+def guard_of(database: Database) -> Replica:
+    return cast("Replica", database.guards[1])
 
 
 async def port_of_reads(database: Database) -> int:

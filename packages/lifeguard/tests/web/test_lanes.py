@@ -409,6 +409,10 @@ class TestLimits:
             (pool, *limits)
             for pool in ("primary", "replica")
             for limits in (("own", 2, 1, 2.0), ("GET /t/own/limits", 3, 0, 1.0), ("group", 4, 0, 1.0))
+        } | {  # and of their reads that no replica serves
+            ("primary", "for a replica: own", 2, 0, 2.0),
+            ("primary", "for a replica: GET /t/own/limits", 3, 0, 1.0),
+            ("primary", "for a replica: group", 4, 0, 1.0),
         }
 
     async def test_of_a_route_that_is_added_late_count_too(
@@ -423,7 +427,7 @@ class TestLimits:
             serving.app.add_api_route(path, read, dependencies=dependencies)
             assert (await serving.client.get(path)).is_success
         assert borrowed == [("late", "normal")] * 2
-        assert {lane for _, lane, limits in told if limits["at_most"] == 1} == {"late"}
+        assert {lane for _, lane, limits in told if limits["at_most"] == 1} == {"late", "for a replica: late"}
         assert [line["route"] for line in log() if line["event"] == "lane_not_limited"] == ["/late/2"]
 
     async def test_that_contradict_each_other_stop_the_start_in_a_line(self, database_url: str) -> None:

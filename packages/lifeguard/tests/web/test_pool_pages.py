@@ -68,6 +68,8 @@ class TestPool:
                     "standing": "unmeasured",
                     "lag_seconds": None,
                     "lag_bytes": None,
+                    "obstacle": "",
+                    "repeated": 0,
                 }
                 return primary["replica"] is None and replica["replica"] == unmeasured
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from lifeguard.database import ReplicaGuard
+from lifeguard.database import Replica
 from lifeguard.operations import readiness
 from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.serving import Service, until_ready
@@ -33,7 +33,7 @@ class Sleeper:
 
     def is_asleep(self) -> bool:
         pools = [guard.pool for guard in self.running.state["database"].guards]
-        watches = [g.lag for g in self.running.state["database"].guards if isinstance(g, ReplicaGuard)]
+        watches = [g.lag for g in self.running.state["database"].guards if isinstance(g, Replica)]
         return (
             not any(pool.get_size() for pool in pools)
             and not (self.primary.links + self.replica.links)

@@ -8,6 +8,7 @@ from lifeguard.database.errors import (
     CommitUnknown,
     DatabaseUnavailable,
     DeadlineExceeded,
+    InvalidToken,
     MigrationError,
     PoolOversized,
     SchemaChanged,
@@ -15,9 +16,11 @@ from lifeguard.database.errors import (
     WriteRefused,
 )
 from lifeguard.database.guard import Guard
+from lifeguard.database.lag import Standing
 from lifeguard.database.lane_watch import LaneReport, Sessions
 from lifeguard.database.passwords import PasswordHook
-from lifeguard.database.replica import ReplicaGuard
+from lifeguard.database.position import Position
+from lifeguard.database.replica import Replica
 from lifeguard.database.retries import retry_idempotent
 from lifeguard.database.scope import CallScope, call_scope
 from lifeguard.database.transactions import confirm_reads
@@ -34,15 +37,18 @@ __all__ = [
     "DatabaseUnavailable",
     "DeadlineExceeded",
     "Guard",
+    "InvalidToken",
     "Isolation",
     "LaneReport",
     "MigrationError",
     "PasswordHook",
     "PoolOversized",
+    "Position",
     "ReadConnection",
-    "ReplicaGuard",
+    "Replica",
     "SchemaChanged",
     "Sessions",
+    "Standing",
     "Transaction",
     "TransactionAborted",
     "WriteRefused",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote_plus, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import asyncpg
 from pydantic import SecretStr
@@ -21,8 +21,8 @@ from lifeguard.settings.dsn import server_settings, without_server_settings
 Role = Literal["primary", "replica"]
 
 # Which server to choose when a URL does not say: writes need the primary, also behind one name that moves at
-# a failover; of several hosts, reads prefer a standby.
-_WANTED = {"primary": "read-write", "replica": "prefer-standby"}
+# a failover.
+_WANTED = "read-write"
 
 # Milliseconds. A busy backend looks this often whether its client is still there, so that a killed
 # service does not keep its locks until the statement ends.
@@ -36,7 +36,8 @@ _REMEDY = "a pooler is in between: POOL_PGBOUNCER=auto leaves out what it refuse
 
 def dsn(settings: Settings, role: Role = "primary") -> str:
     """The URL of a database, as the driver is to get it: settings of the session in it are among the
-    `connect_options()`. Raises SettingsError when it is not set."""
+    `connect_options()`; of a replica with the settings that `each_replica()` gives. Raises SettingsError when
+    it is not set."""
     return without_server_settings(_url(settings, role))
 
 
@@ -47,6 +48,13 @@ def _url(settings: Settings, role: Role) -> str:
     return secret.get_secret_value()
 
 
+def each_replica(settings: Settings) -> list[Settings]:
+    """The settings for each replica: `DATABASE_REPLICA_URL` is the URL of that one and names one host."""
+    return [
+        settings.model_copy(update={"database_replica_url": SecretStr(url)}) for url in settings.replica_urls
+    ]
+
+
 def check(settings: Settings) -> None:
     """Raise SettingsError, a line for each fault, if no connection could ever be made with them.
 
@@ -54,8 +62,8 @@ def check(settings: Settings) -> None:
     elsewhere (`PG*` variables, service and password files, HOME).
     """
     faults = list(_faults_of(settings, "primary"))
-    if settings.database_replica_url is not None:
-        faults += _faults_of(settings, "replica")
+    for one in each_replica(settings):
+        faults += _faults_of(one, "replica")
     if faults:
         raise SettingsError("\n".join(dict.fromkeys(faults)))
 
@@ -85,7 +93,7 @@ def _variable(role: Role) -> str:
     return "DATABASE_URL" if role == "primary" else "DATABASE_REPLICA_URL"
 
 
-def settings_in_url(settings: Settings, role: Role) -> dict[str, str]:
+def settings_in_url(settings: Settings, role: Role = "primary") -> dict[str, str]:
     """The settings of the session that the URL of a database has, such as search_path."""
     return server_settings(_url(settings, role))
 
@@ -111,8 +119,8 @@ def connect_options(
     if (context := tls.context(conninfo)) is not None:
         options["ssl"] = context
     url = _url(settings, role)
-    if not _names_a_role(url) and (role == "primary" or _names_several_hosts(url)):
-        options["target_session_attrs"] = _WANTED[role]
+    if role == "primary" and not _names_a_role(url):
+        options["target_session_attrs"] = _WANTED
     source = passwords or PasswordSource(settings)
     is_told = conninfo.get("password") is not None
     if (password := source.of(conninfo.user, is_told=is_told)) is not None:
@@ -215,8 +223,3 @@ def _names_a_role(url: str) -> bool:
     """Whether the URL says which servers it accepts, or that sessions are read-only."""
     query = unquote_plus(urlsplit(url).query)
     return "target_session_attrs=" in query or "default_transaction_read_only=" in query
-
-
-def _names_several_hosts(url: str) -> bool:
-    parts = urlsplit(url)
-    return "," in (parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", [""])[-1])

@@ -1,12 +1,11 @@
-"""This service's databases: a pool on the primary and, where there is one, a pool on a replica."""
+"""This service's databases: a pool on the primary and, where there are some, one on each replica."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeVar, cast
 
@@ -14,28 +13,33 @@ import structlog
 from asyncpg import ReadOnlySQLTransactionError, Record
 
 from lifeguard.database.breaker import Breaker
-from lifeguard.database.connect_options import (
-    Role,
-    connect_options,
-    dsn,
-    pool_config,
-    quoted,
-    session_limits,
-    settings_in_url,
-)
+from lifeguard.database.connect_options import each_replica, quoted, session_limits, settings_in_url
+from lifeguard.database.consistency import Consistency, Elsewhere, Lend
 from lifeguard.database.deadlines import DeadlineConnection
 from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
 from lifeguard.database.guard import Guard
 from lifeguard.database.passwords import PasswordHook, PasswordSource
-from lifeguard.database.reading import ReadingConnection
-from lifeguard.database.replica import ReplicaGuard
+from lifeguard.database.pools import primary_maker, replica_makers
+from lifeguard.database.position import Position
+from lifeguard.database.reading import ReadingConnection, ReplicaReading
+from lifeguard.database.replicas import Replica, Replicas, lane_instead
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
 from lifeguard.database.scope import call_scope, current_deadline, current_tag, time_left, within_deadline
 from lifeguard.database.single import SingleStatements
 from lifeguard.database.sizing import fit
 from lifeguard.database.transactions import application_name, prelude, transaction
 from lifeguard.database.types import Connection, Isolation, ReadConnection, Transaction
-from lifeguard.pool import DrainReport, Lease, Pool, PoolClosing, PoolEvent, PoolUnavailable, Priority
+from lifeguard.pool import (
+    DrainReport,
+    Lease,
+    Pool,
+    PoolClosing,
+    PoolEvent,
+    PoolSaturated,
+    PoolTimeout,
+    PoolUnavailable,
+    Priority,
+)
 from lifeguard.settings import Settings
 
 T = TypeVar("T")
@@ -73,23 +77,29 @@ class Database:
         password: PasswordHook | None = None,
     ) -> None:
         """`name`: of a database besides the service's own, to tell their pools apart in the log. With
-        `reports` they are `reports` and `reports-replica`, not `primary` and `replica`.
+        `reports` they are `reports` and `reports-replica`, not `primary` and `replica`. Of several replicas
+        the pools are numbered: `replica-1`, `replica-2`.
 
         `lane` and `priority` are those of what belongs to no call, or to one that names none. `password` is
         asked for the passwords of this database in place of `Settings.password_for()`, variables and URL.
         """
         self._settings = settings
-        self._name = name
         self._lane = lane
         self._priority = priority
         self._on_event = on_event
         self._limits = session_limits(settings)
-        self._passwords = PasswordSource(settings, password)
-        self._primary = Guard(partial(self._make_pool, "primary"), settings, on_event)
-        self._replica = self._guarded_replica() if settings.database_replica_url else None
+        passwords = PasswordSource(settings, password)
+        self._primary = Guard(primary_maker(settings, name, passwords), settings, on_event)
         self.primary = self._primary.pool
-        self.replica = self._replica.pool if self._replica else None
-        self._replica_serves = True
+        self._replicas = Replicas(settings, self.primary, replica_makers(settings, name, passwords), on_event)
+        self.consistency = Consistency(settings, name, self._replicas)
+        self.replica = self._replicas.all[0].pool if self._replicas.all else None
+        """The first one's."""
+        self._in_urls = {self._primary: settings_in_url(settings)} | {
+            replica: settings_in_url(of_one, "replica")
+            for replica, of_one in zip(self._replicas.all, each_replica(settings), strict=True)
+        }
+        """The settings of the session that the URL of each has."""
         self.reads: Counter[str] = Counter()
         """How many reads each pool has served, by its name."""
         self._sizing: asyncio.Task[None] | None = None
@@ -105,8 +115,7 @@ class Database:
         for guard in self.guards:
             await guard.pool.open()
             guard.lane_watch.start()
-        if self._replica:
-            self._replica.lag.start(self._note_replica)
+        self._replicas.start()
         self._sizing = asyncio.create_task(self._size_pools(), name="pool sizing")
         await asyncio.wait({self._sizing}, timeout=_SIZING_PATIENCE)
         if self.oversized:
@@ -135,23 +144,45 @@ class Database:
 
     @asynccontextmanager
     async def read(
-        self, *, lane: Hashable | None = None, priority: Priority | None = None
+        self, *, after: str | None = None, lane: Hashable | None = None, priority: Priority | None = None
     ) -> AsyncIterator[ReadConnection]:
         """A connection to read from.
 
-        With a replica, what was just written may not be there yet: read it where it was written, in
-        `connection()` or in the transaction. Without one that serves, the primary is read.
+        With a replica, what others have just written may not be there yet; what this call has written is, and
+        what its client's token or `after` stands for (docs/read-your-writes.md). Without one that serves, the
+        primary is read. A statement that a replica cancels (a recovery conflict) is repeated on the primary,
+        where the rest of the block goes, too.
 
-        Raises WriteRefused for a statement that writes, before it is sent; what a function
-        of one's own writes inside is seen by a replica only.
+        Raises WriteRefused for a statement that writes, before it is sent; what a function of one's own
+        writes inside is seen by a replica only. Raises InvalidToken for an `after` that is no token.
         """
-        async with AsyncExitStack() as stack:
-            guard, lease = await self._lend_for_reading(stack, lane, priority)
-            self.reads[guard.pool.name] += 1
-            await self._tag(lease, guard)
+        async with AsyncExitStack() as stack, AsyncExitStack() as at_replica:
+            lend = partial(self._lend, lane=lane, priority=priority)
+            replica, lease = await self._lend_by_replica(at_replica, lend, self.consistency.latest(after))
+            if replica is None or lease is None:
+                lease = await self._lend_instead(stack, lane, priority)
+            else:
+                self.reads[replica.pool.name] += 1
+            await self._tag(lease, self._primary if replica is None else replica)
             lease.promise_to_read()
+
+            async def to_primary(error: Exception) -> ReadConnection:
+                nonlocal lease
+                assert replica is not None
+                with suppress(DatabaseUnavailable):  # which its breaker has to know
+                    await at_replica.__aexit__(type(error), error, error.__traceback__)
+                self._replicas.note_repeated(replica, error)
+                lease = await self._lend_instead(stack, lane, priority)
+                await self._tag(lease, self._primary)
+                lease.promise_to_read()
+                return self._bounded(self._single(lease, self._primary))
+
             try:
-                yield ReadingConnection(self._bounded(self._single(lease, guard)))
+                if replica is None:
+                    yield ReadingConnection(self._bounded(self._single(lease, self._primary)))
+                else:
+                    session = self._bounded(self._single(lease, replica))
+                    yield ReplicaReading(session, replica, to_primary)
             except ReadOnlySQLTransactionError as error:
                 if lease.was_refused_to_write:  # and not another one that was used meanwhile
                     raise WriteRefused(f"a ReadConnection only reads: {error}") from error
@@ -164,7 +195,12 @@ class Database:
         """A connection to the primary; every statement commits by itself."""
         async with self._lend(self._primary, lane, priority) as lease:
             await self._tag(lease, self._primary)
-            yield self._bounded(self._single(lease, self._primary))
+            try:
+                yield self._bounded(self._single(lease, self._primary))
+            except Exception:
+                await self.consistency.note_written(lease)  # what came before the error has committed
+                raise
+            await self.consistency.note_written(lease)
 
     @asynccontextmanager
     async def transaction(
@@ -181,18 +217,18 @@ class Database:
         `isolation` None is the server's default, read committed. Raises CommitUnknown when the answer
         to COMMIT is lost, TransactionAborted when the block swallowed an error of the server.
         """
-        async with (
-            self._lend(self._primary, lane, priority) as lease,
-            transaction(
+        async with self._lend(self._primary, lane, priority) as lease:
+            async with transaction(
                 lease,
                 prelude=self._prelude(self._primary),
                 command_timeout=self._settings.command_timeout,
                 isolation=isolation,
                 read_only=read_only,
                 deferrable=deferrable,
-            ),
-        ):
-            yield self._bounded(lease)
+            ):
+                yield self._bounded(lease)
+            if not read_only:
+                await self.consistency.note_written(lease)
 
     async def run_in_transaction(
         self,
@@ -245,10 +281,15 @@ class Database:
     def _any(self, *, read: bool) -> AbstractAsyncContextManager[ReadConnection]:
         return self.read() if read else self.connection()
 
+    def token(self) -> str | None:
+        """That of what this call (`call_scope`) has written last, for `read(after=...)` in any process. None
+        if it has written nothing, and without replicas."""
+        return self.consistency.token(call_scope.get())
+
     @property
     def guards(self) -> tuple[Guard, ...]:
         """Each pool with its breaker, the primary first."""
-        return (self._primary, self._replica) if self._replica else (self._primary,)
+        return (self._primary, *self._replicas.all)
 
     @property
     def breaker(self) -> Breaker:
@@ -256,46 +297,39 @@ class Database:
         return self._primary.breaker
 
     @property
-    def replica_obstacle(self) -> str:
-        """Why reads go to the primary although there is a replica, without any numbers; else empty."""
-        return self._replica.obstacle if self._replica else ""
+    def replica_obstacles(self) -> dict[str, str]:
+        """Why a replica is not read, without any numbers, for each that is not, by the name of its pool."""
+        return self._replicas.obstacles
 
     def set_lane(
         self, lane: Hashable, *, at_most: int | None = None, at_least: int = 0, weight: float = 1.0
     ) -> None:
-        """Limit a lane, in each pool for itself: `Pool.set_lane()`, which says what it raises."""
+        """Limit a lane, in each pool for itself: `Pool.set_lane()`, which says what it raises.
+
+        Its reads that no replica serves are a lane of the primary's pool with the same limits, but that
+        nothing is kept for them.
+        """
         for guard in self.guards:
             guard.pool.set_lane(lane, at_most=at_most, at_least=at_least, weight=weight)
+        if self._replicas.all and lane is not None:
+            self.primary.set_lane(lane_instead(lane), at_most=at_most, at_least=0, weight=weight)
 
     def guard_of(self, *, reads_only: bool) -> Guard:
         """The one that a call will most likely need."""
-        if reads_only and self._replica and self._replica.serves:
-            return self._replica
-        return self._primary
+        return (reads_only and self._replicas.choose()) or self._primary
+
+    def lane_at(self, guard: Guard, lane: Hashable | None, *, reads_only: bool) -> Hashable | None:
+        """The lane in which such a call of `lane` borrows there."""
+        reads_instead = reads_only and self._replicas.all and guard is self._primary
+        return lane_instead(lane) if reads_instead else lane
 
     def _pools(self) -> list[Pool]:
         return [guard.pool for guard in self.guards]
 
-    def _guarded_replica(self) -> ReplicaGuard:
-        make_pool = partial(self._make_pool, "replica")
-        return ReplicaGuard(make_pool, self._settings, self._on_event, primary=self._primary.pool)
-
-    def _make_pool(self, role: Role, on_event: Callable[[PoolEvent], None]) -> Pool:
-        settings = self._settings
-        config = pool_config(settings, role)
-        if self._name:
-            config = replace(config, name=self._name if role == "primary" else f"{self._name}-{role}")
-        return Pool.from_config(
-            config,
-            dsn(settings, role),
-            on_event=on_event,
-            **connect_options(settings, role, passwords=self._passwords),
-        )
-
     def _lend(
-        self, guard: Guard, lane: Hashable | None, priority: Priority | None
+        self, guard: Guard, lane: Hashable | None, priority: Priority | None, *, replaces: bool = False
     ) -> AbstractAsyncContextManager[Lease]:
-        """The one place where this service borrows connections."""
+        """The one place where this service borrows connections. `replaces`: a replica's, by the primary's."""
         deadline = None
         if (call := call_scope.get()) is not None:
             deadline = call.deadline
@@ -304,43 +338,45 @@ class Database:
         timeout = self._settings.pool_acquire_timeout
         if deadline is not None:
             timeout = min(timeout, time_left(deadline))
-        return guard.lend(timeout, self._lane if lane is None else lane, priority or self._priority)
+        lane = self._lane if lane is None else lane
+        return guard.lend(timeout, lane_instead(lane) if replaces else lane, priority or self._priority)
 
-    async def _lend_for_reading(
-        self, stack: AsyncExitStack, lane: Hashable | None, priority: Priority | None
-    ) -> tuple[Guard, Lease]:
-        """From the replica unless it is out of service, too far behind or asleep: no read waits for a
-        replica that is known not to serve."""
-        replica = self._replica
-        if replica is not None and replica.serves:
+    async def _lend_by_replica(
+        self, stack: AsyncExitStack, lend: Lend, position: Position | None
+    ) -> tuple[Replica | None, Lease | None]:
+        """By one that is not out of service, too far behind or asleep, if there is one: no read waits for a
+        replica that is known not to serve. With a `position` by one that has replayed it."""
+        if position is not None:
+            found = await self.consistency.lend(stack, position, lend)
+            if found is not Elsewhere.ANYWHERE:
+                return found or (None, None)
+        tried: list[Replica] = []
+        while (replica := self._replicas.choose(but=tried)) is not None:
+            tried.append(replica)
+            if replica.loans:
+                self._replicas.wake()  # those that sleep may serve those who come later
             try:
-                lease = await stack.enter_async_context(self._lend(replica, lane, priority))
+                lease = await stack.enter_async_context(lend(replica))
             except (PoolUnavailable, DatabaseUnavailable) as error:
-                self._note_replica(str(error))
+                self._replicas.note(replica, str(error))
+            except (PoolSaturated, PoolTimeout):
+                if await replica.answers():
+                    raise  # it is busy, and its load would be too much for the others, too
+                self._replicas.note(replica)
             else:
-                self._note_replica()
                 return replica, lease
-        elif replica is not None:
-            self._note_replica()
-            replica.wake()  # it may serve those who come later
-        return self._primary, await stack.enter_async_context(self._lend(self._primary, lane, priority))
+        self._replicas.note_all()
+        self._replicas.wake()
+        return None, None
 
-    def _note_replica(self, reason: str = "") -> None:
-        """Tell once that the replica serves no more, or again."""
-        assert self._replica is not None
-        reason = self._replica.obstacle or reason
-        if reason and self._replica_serves:
-            self._replica_serves = False
-            _log.warning("replica_out_of_service", reason=reason, reads="primary", **self._replica_lag())
-        elif not self._replica_serves and self._replica.serves and not reason:
-            self._replica_serves = True
-            _log.info("replica_serves_again")
-
-    def _replica_lag(self) -> dict[str, float]:
-        """What the log says of it: seconds and bytes."""
-        assert self._replica is not None
-        lag = self._replica.lag.lag
-        return {} if lag is None else {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
+    async def _lend_instead(
+        self, stack: AsyncExitStack, lane: Hashable | None, priority: Priority | None
+    ) -> Lease:
+        """By the primary; where there are replicas in a lane of its own."""
+        replaces = bool(self._replicas.all)
+        lease = await stack.enter_async_context(self._lend(self._primary, lane, priority, replaces=replaces))
+        self.reads[self.primary.name] += 1
+        return lease
 
     async def _tag(self, lease: Lease, guard: Guard) -> None:
         """Let the server show whose statements come now, if TAG_STATEMENTS is on. The pool sees the SET and
@@ -351,9 +387,7 @@ class Database:
 
     def _prelude(self, guard: Guard) -> str:
         """What comes with BEGIN; behind a pooler also what the session would have of the URL."""
-        others: dict[str, str] = {}
-        if guard.pool.pooler is not None:
-            others = settings_in_url(self._settings, "replica" if guard is self._replica else "primary")
+        others = self._in_urls[guard] if guard.pool.pooler is not None else {}
         return prelude(self._settings.service_name, self._limits, others)
 
     def _single(self, lease: Lease, guard: Guard) -> Lease | SingleStatements:
@@ -373,9 +407,11 @@ class Database:
         return cast("Transaction", bounded)
 
     async def _size_pools(self) -> None:
+        await asyncio.gather(*map(self._size_pool, self._pools()))
+
+    async def _size_pool(self, pool: Pool) -> None:
         try:
-            for pool in self._pools():
-                await fit(pool, self._settings)
+            await fit(pool, self._settings)
         except PoolOversized as error:
             self.oversized = error
             _log.error("pool_oversized", reason=str(error))
@@ -383,6 +419,7 @@ class Database:
             return
 
     async def _stop_watching(self) -> None:
+        await self._replicas.stop()
         for guard in self.guards:
             await guard.stop()
         if self._sizing is not None:

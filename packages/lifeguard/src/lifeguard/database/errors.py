@@ -43,6 +43,10 @@ class WriteRefused(Exception):
     with it, and trying again does not help."""
 
 
+class InvalidToken(ValueError):
+    """A consistency token that this service has not made, or with a secret that it has no more."""
+
+
 class SchemaChanged(DatabaseUnavailable):
     """The schema changed while the work was under way, and a statement no longer fits what its session
     knew of it. The transaction was rolled back; the same work may succeed at once."""

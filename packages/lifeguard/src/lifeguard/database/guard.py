@@ -67,6 +67,10 @@ class Guard:
         nothing_kept = pool.get_min_size() == 0 == pool.get_size()
         return nothing_kept and self.breaker.state is BreakerState.CLOSED and pool.stats().last_error is None
 
+    def may_shed(self) -> bool:
+        """Whether a request may be turned away for its queue's sake before it has asked for a connection."""
+        return True
+
     def wake(self) -> None:
         """Have a pool that keeps no connections, and has none, open one in the background."""
         if self.pool.get_min_size() == 0 == self.pool.get_size() and self._waking is None:

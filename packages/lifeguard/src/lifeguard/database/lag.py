@@ -10,209 +10,207 @@ behind, and depends on two clocks. It grows only while the primary is heard: a p
 nothing, and what its standby has is the newest there is.
 
 A server that is not a standby (a primary, a logical subscriber), or does not tell its position in the WAL,
-cannot be measured. It is read while it answers.
+cannot be measured. It is read while it answers. One that was a standby and has been promoted is not read
+while there is a primary: it may be another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import asyncpg
 import structlog
 
-from lifeguard.database.connect_options import quoted
-from lifeguard.pool import Pool, PoolError, is_through_pooler
+from lifeguard.database.aside import CANNOT_TELL, NO_ANSWER, Aside, StillOpening
+from lifeguard.database.replay import ReplayWaiters
+from lifeguard.database.wal import SYSTEM, Lag, PrimaryWatch
+from lifeguard.pool import Pool, PoolError
 from lifeguard.settings import Settings
 
-Standing = Literal["unknown", "current", "unmeasured", "behind", "silent"]
-"""unknown: not asked yet, or its pool has no connection; unmeasured: not known; silent: no answer."""
+Standing = Literal["unknown", "current", "unmeasured", "behind", "silent", "promoted", "primary"]
+"""unknown: not asked yet, or its pool has no connection; unmeasured: not known; silent: no answer; promoted:
+it was a standby; primary: of several one that is the primary itself."""
 
 READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 
-# Seconds between two questions, and for the answer to one: together less than the second after which reads
-# are to have left a replica that is frozen.
+# Seconds between two questions. With the time for the answer to one it is less than the second after which
+# reads are to have left a replica that is frozen.
 _INTERVAL = 0.3
-_PATIENCE = 0.6
+# The same while somebody waits for its replay.
+_INTERVAL_AWAITED = 0.01
 # At least so many questions within REPLICA_MAX_LAG, where that is short.
 _QUESTIONS_WITHIN_LIMIT = 4
 # A replica that was left is read again once it is no further behind than this part of REPLICA_MAX_LAG: one
 # that is just about as far behind as it may be does not come and go.
 _BACK_AT = 0.5
-# Seconds. A timer that fires so late says that this process was stopped; it says nothing about the server.
-_STOPPED_FOR = 0.3
-# How many places of the primary are remembered: ten minutes.
-_MOST_PLACES = 2000
+# Seconds. Who asked so lately, and was answered, need not be asked again.
+_FRESH = 0.1
+# Questions in a row without an answer, all but the first on a new session, after which nothing is expected
+# any more of what the server was asked before: two seconds.
+_SILENCES_OF_FROZEN = 3
+# Seconds between two sessions with one that was promoted: its name may lead to another server by then.
+_LOOK_ELSEWHERE = 5.0
 
-# What was flushed, for a standby gets no more than that.
-_PRIMARY = """
-SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-       THEN (pg_catalog.pg_current_wal_flush_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8 END AS place
-"""
-# Whether there is a receiver may be seen by anybody, what it does may not.
+# Whether there is a receiver may be seen by anybody, what it does by superusers and pg_read_all_stats only.
 _REPLICA = """
 SELECT in_recovery,
        CASE WHEN in_recovery
             THEN (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
        END AS place,
+       receiver.received_tli AS received_timeline,
+       {timeline} AS timeline,
+       {system} AS system,
        CASE WHEN in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END AS paused,
-       EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL) AS receives,
+       receiver.pid IS NOT NULL AS receives,
        EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())::float8
            AS age
-FROM pg_catalog.pg_is_in_recovery() AS in_recovery
+FROM pg_catalog.pg_is_in_recovery() AS in_recovery LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON
+true
 """
+# The control file may be as old as the last restart point: it has the timeline or an earlier one, no later
+# one.
+_TIMELINE = """
+GREATEST(receiver.received_tli,
+         (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
+         (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))
+"""
+# The second is for who may not see the control file, or where there is none.
+_QUESTIONS = (
+    _REPLICA.format(timeline=_TIMELINE, system=SYSTEM),
+    _REPLICA.format(timeline="receiver.received_tli", system="NULL::pg_catalog.int8"),
+)
 
 _log = structlog.get_logger("lifeguard.database")
 
 
-class Lag(NamedTuple):
-    seconds: float
-    """Infinite where nobody can say."""
-    size: int
-    """Bytes of WAL."""
+def interval(settings: Settings) -> float:
+    """Seconds between two questions."""
+    return min(_INTERVAL, settings.replica_max_lag / _QUESTIONS_WITHIN_LIMIT)
 
 
-class Places:
-    """The primary's recent positions in the WAL, in bytes since its beginning, and their times."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=_MOST_PLACES)
-        self._places: deque[int] = deque(maxlen=_MOST_PLACES)
-
-    @property
-    def known(self) -> bool:
-        return bool(self._places)
-
-    def note(self, time: float, place: int) -> None:
-        if (
-            self._places and place < self._places[-1]
-        ):  # another server, promoted without what was written last
-            self._times.clear()
-            self._places.clear()
-        if self._places and place == self._places[-1]:
-            self._times[-1] = time
-            return
-        self._times.append(time)
-        self._places.append(place)
-
-    def behind(self, place: int, age: float | None) -> Lag | None:
-        """How far a server at `place` is behind; None while nothing is known of the primary. `age` is that of
-        the last transaction there, in seconds: all there is to go by before the first place that is known.
-
-        Between two places the primary is taken to have written evenly.
-        """
-        if not self._places:
-            return None
-        latest = self._times[-1]
-        size = max(0, self._places[-1] - place)
-        if not size:
-            return Lag(0.0, 0)
-        after = bisect_right(self._places, place)
-        if not after:
-            return Lag(max(latest - self._times[0], math.inf if age is None else age), size)
-        start, end = self._places[after - 1], self._places[after]
-        began, ended = self._times[after - 1], self._times[after]
-        return Lag(latest - (began + (ended - began) * (place - start) / (end - start)), size)
+def session_name(settings: Settings) -> str:
+    """The `application_name` of the sessions that ask."""
+    return f"{settings.service_name}: replica lag"
 
 
 class LagWatch:
     """Asks until it is stopped, and knows whether the replica may be read."""
 
-    def __init__(self, settings: Settings, *, primary: Pool, replica: Pool) -> None:
-        self._limit = settings.replica_max_lag
-        self._interval = min(_INTERVAL, self._limit / _QUESTIONS_WITHIN_LIMIT)
-        name = f"{settings.service_name}: replica lag"
-        self._pool = replica
-        self._primary = _Aside(primary, name)
-        self._replica = _Aside(replica, name)
-        self._places = Places()
-        self._primary_tells = True
-        self._is_standby = False
-        """As far as its last answer says; else the primary need not be asked."""
+    def __init__(
+        self, settings: Settings, pool: Pool, primary: PrimaryWatch, *, is_one_of_several: bool
+    ) -> None:
+        self._most_seconds = settings.replica_max_lag
+        self._most_bytes = settings.replica_max_lag_bytes or math.inf
+        self._interval = interval(settings)
+        self._pool = pool
+        self._session = Aside(pool, session_name(settings), _QUESTIONS)
+        self._primary = primary
+        self._is_one_of_several = is_one_of_several
+        self.was_standby = False
+        """Whether it has been one: nothing could be written there."""
+        self._look_elsewhere_at = 0.0
         self._hurry = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._answered_at = float("-inf")
+        """When the question was asked that was answered last."""
+        self._looked: asyncio.Future[None] | None = None
+        """Done with the look that is under way, if somebody waits for that."""
+        self._unanswered = 0
+        """How many questions in a row."""
         self._on_look: Callable[[], None] = lambda: None
+        self._on_frozen: Callable[[], None] = lambda: None
         self.standing: Standing = "unknown"
         self.lag: Lag | None = None
         """None while it is not known."""
         self.reason = ""
         """Why the replica is not read; empty while it is, and while it is `unknown`."""
+        self.replayed_lsn = -1
+        self.timeline = 0
+        self.waiters = ReplayWaiters()
 
     @property
     def allows_reading(self) -> bool:
         return self.standing in READABLE
 
-    def start(self, on_look: Callable[[], None]) -> None:
-        """Begin to ask; `on_look` is called after each look, whether or not there was an answer."""
-        self._on_look = on_look
-        loop = asyncio.get_running_loop()
-        for run, name in ((self._follow_primary, "primary"), (self._follow_replica, "replica")):
-            self._tasks.append(loop.create_task(run(), name=f"replica lag: {name}", context=Context()))
+    @property
+    def needs_primary(self) -> bool:
+        return self._is_awake() and (self.was_standby or self._is_one_of_several)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it has answered just now."""
+        return asyncio.get_running_loop().time() - self._answered_at <= _FRESH
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the server has neither answered on a session that stood nor made a new one."""
+        return self._unanswered >= _SILENCES_OF_FROZEN
+
+    def start(self, on_look: Callable[[], None], on_frozen: Callable[[], None]) -> None:
+        """Begin to ask. `on_look` is called after each look, whether or not there was an answer, `on_frozen`
+        after each that finds the server frozen."""
+        self._on_look, self._on_frozen = on_look, on_frozen
+        self._task = asyncio.get_running_loop().create_task(
+            self._run(), name=f"{self._pool.name} lag", context=Context()
+        )
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
-    def look_soon(self) -> None:
-        """The replica has been reached: find out at once whether it may be read."""
-        if self.standing not in READABLE:
-            self._hurry.set()
+    def hurry(self) -> None:
+        """Look at once."""
+        self._hurry.set()
+
+    async def answers(self) -> bool:
+        """Whether the replica answers: it is asked at once, unless it has answered just now. Takes no longer
+        than the patience for one question."""
+        if self._task is None or self._task.done() or self.is_fresh:
+            return self.standing != "silent"
+        if self._looked is None:
+            self._looked = asyncio.get_running_loop().create_future()
+        self.hurry()
+        await asyncio.shield(self._looked)
+        return self.standing != "silent"
+
+    def replayed(self, lsn: int) -> asyncio.Future[None]:
+        """Done once the replica has said that it has replayed `lsn`. While anybody waits for that, it is
+        asked often, once for all; whoever waits no longer cancels the future."""
+        if not self.waiters:
+            self.hurry()
+        return self.waiters.add(lsn)
 
     # -- asking ------------------------------------------------------------------------------------
 
-    async def _follow_primary(self) -> None:
-        try:
-            while True:
-                if self._is_awake() and self._is_standby:
-                    await self._look_at_primary()
-                else:
-                    self._primary.close()
-                    self._places = Places()
-                await asyncio.sleep(self._interval)
-        finally:
-            self._primary.close()
-
-    async def _look_at_primary(self) -> None:
-        try:
-            place = (await self._primary.ask(_PRIMARY))["place"]
-        except _CANNOT_TELL:
-            self._primary_tells = False
-            self._hurry.set()
-            return
-        except _NO_ANSWER as error:
-            _log.debug("lag_not_asked", pool="primary", reason=str(error))
-            return
-        self._primary_tells = True
-        if place is None:
-            self._primary.close()  # it is not a primary any more
-            return
-        if not self._places.known:
-            self._hurry.set()
-        self._places.note(asyncio.get_running_loop().time(), place)
-
-    async def _follow_replica(self) -> None:
+    async def _run(self) -> None:
         try:
             while True:
                 if self._is_awake():
-                    await self._look_at_replica()
+                    await self._look()
                 else:
-                    self._replica.close()
+                    self._session.close()
                     self._judge("unknown")
+                self._end_look()
                 self._on_look()
+                self.waiters.note(self.replayed_lsn)
                 await self._until_due()
         finally:
-            self._replica.close()
+            self._session.close()
+            self._end_look()
+
+    def _end_look(self) -> None:
+        looked, self._looked = self._looked, None
+        if looked is not None:
+            looked.set_result(None)
 
     async def _until_due(self) -> None:
         try:
-            async with asyncio.timeout(self._interval):
+            async with asyncio.timeout(_INTERVAL_AWAITED if self.waiters else self._interval):
                 await self._hurry.wait()
         except TimeoutError:
             pass
@@ -223,43 +221,95 @@ class LagWatch:
         session for them, and one that may sleep (POOL_MIN_SIZE=0) is left asleep."""
         return self._pool.get_size() > 0
 
-    async def _look_at_replica(self) -> None:
+    async def _look(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
         try:
-            answer = await self._replica.ask(_REPLICA)
+            answer = await self._session.ask()
         except PoolError as error:
-            _log.debug("lag_not_asked", pool="replica", reason=str(error))
-        except _CANNOT_TELL:
+            _log.debug("lag_not_asked", pool=self._pool.name, reason=str(error))
+        except CANNOT_TELL:
+            self._answered_at = asked_at
+            self._unanswered = 0
             self._judge("unmeasured")
-        except _NO_ANSWER as error:
-            if self.standing == "unknown" and isinstance(error, _StillOpening):
+        except NO_ANSWER as error:
+            if self.standing == "unknown" and isinstance(error, StillOpening):
                 return
+            self._unanswered += 1
             self._judge("silent", "it does not answer")
-            self._pool.refuse_waiting()  # the primary will do
+            self._pool.refuse_waiting()  # others will do
+            if self.is_frozen:
+                self._on_frozen()
+            else:
+                self.hurry()
         else:
+            self._answered_at = asked_at
+            self._unanswered = 0
+            if self.standing == "promoted" and answer["place"] is not None:
+                await self._pool.expire_connections()  # another server may have its name by now
             self._judge_answer(answer)
 
     # -- judging -----------------------------------------------------------------------------------
 
     def _judge_answer(self, answer: asyncpg.Record) -> None:
-        self._is_standby = answer["place"] is not None
-        if not self._is_standby or not self._primary_tells:
+        if answer["place"] is None:
+            self.replayed_lsn, self.timeline = -1, 0
+            self._judge_other(answer)
+            return
+        self.replayed_lsn, self.timeline = answer["place"], answer["timeline"] or 0
+        self.was_standby = True
+        if not self._primary.tells:
             self._judge("unmeasured")
             return
-        lag = self._places.behind(answer["place"], answer["age"])
+        lag = self._primary.places.behind(answer["place"], answer["age"])
         if lag is None:  # the primary has not been heard yet
             if self.standing == "unmeasured":
                 self._judge("unknown")
-            return
-        limit = self._limit if self.standing in READABLE | {"unknown"} else self._limit * _BACK_AT
-        if lag.seconds <= limit:
-            self._judge("current", lag=lag)
-        else:
+        elif self._follows_another(answer):
+            self._judge("behind", "it is behind: it follows another timeline", lag)
+        elif self._is_too_far(lag):
             self._judge("behind", _cause(answer), lag)
+        else:
+            self._judge("current", lag=lag)
+
+    def _judge_other(self, answer: asyncpg.Record) -> None:
+        """It is no standby."""
+        primary = self._primary
+        if self.was_standby and primary.is_heard:
+            self._judge("promoted", "it is no standby any more")
+            now = asyncio.get_running_loop().time()
+            if now >= self._look_elsewhere_at:
+                self._look_elsewhere_at = now + _LOOK_ELSEWHERE
+                self._session.close()
+        elif not self._is_one_of_several or not primary.tells or answer["system"] is None:
+            self._judge("unmeasured")
+        elif primary.system is None:
+            self._judge("unknown")  # the primary has not been heard yet
+        elif primary.system == answer["system"]:
+            self._judge("primary", "it is the primary")
+        else:
+            self._judge("unmeasured")
+
+    def _follows_another(self, answer: asyncpg.Record) -> bool:
+        """Whether what it replays is not what the primary writes, however far both are.
+
+        After a failover a standby may go on with the old primary, or with nothing.
+        """
+        if self._primary.timeline is None or not self.timeline:
+            return False
+        if answer["received_timeline"] is not None:
+            return bool(answer["received_timeline"] != self._primary.timeline)
+        return not answer["receives"] and self.timeline != self._primary.timeline
+
+    def _is_too_far(self, lag: Lag) -> bool:
+        part = 1.0 if self.standing in READABLE | {"unknown"} else _BACK_AT
+        return lag.seconds > self._most_seconds * part or lag.size > self._most_bytes * part
 
     def _judge(self, standing: Standing, reason: str = "", lag: Lag | None = None) -> None:
         if standing == "unmeasured" != self.standing:
             _log.info(
-                "replica_lag_not_measured", reason="it is no standby, or a server does not say where it is"
+                "replica_lag_not_measured",
+                replica=self._pool.name,
+                reason="it is no standby, or a server does not say where it is",
             )
         self.standing = standing
         self.reason = reason
@@ -270,108 +320,3 @@ def _cause(answer: asyncpg.Record) -> str:
     if answer["paused"]:
         return "it is behind: replay is paused"
     return "it is behind" if answer["receives"] else "it is behind: it receives nothing"
-
-
-class _Aside:
-    """One session beside a pool, made as the pool makes its own and kept between the questions."""
-
-    def __init__(self, pool: Pool, name: str) -> None:
-        self._pool = pool
-        self._name = name
-        self._connection: asyncpg.Connection | None = None
-        self._opening: asyncio.Task[asyncpg.Connection] | None = None
-
-    async def ask(self, question: str) -> asyncpg.Record:
-        """The one row that answers. A session that has ended is replaced.
-
-        Raises TimeoutError when no answer comes in time, what says that there is no server, and the pool's
-        errors: a server that lets nobody else in is asked over the pool.
-        """
-        if (connection := self._connection) is not None:
-            try:
-                return await _answer(connection, question)
-            except TimeoutError:
-                self.close()
-                raise
-            except _SESSION_GONE:
-                self.close()
-        try:
-            self._connection = connection = await self._opened()
-        except asyncpg.OperatorInterventionError:  # it starts, or stops
-            raise
-        except asyncpg.PostgresError:
-            async with self._pool.acquire(timeout=_PATIENCE) as lease:
-                return _only(await lease.fetchrow(question, timeout=_PATIENCE))
-        return await _answer(connection, question)
-
-    async def _opened(self) -> asyncpg.Connection:
-        """A new session. What takes longer than the patience for one question goes on until the next."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open(), name=f"{self._pool.name} lag: open")
-            self._opening.add_done_callback(self._cut_unless_wanted)
-        opening = self._opening
-        await asyncio.wait({opening}, timeout=_PATIENCE)
-        if not opening.done():
-            raise _StillOpening("no session yet")
-        self._opening = None
-        opening.remove_done_callback(self._cut_unless_wanted)  # it may be still to come
-        return opening.result()
-
-    async def _open(self) -> asyncpg.Connection:
-        connection = await self._pool.connect_aside()
-        try:
-            if not is_through_pooler(connection):
-                await connection.execute(f"SET application_name = {quoted(self._name)}", timeout=_PATIENCE)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
-    def _cut_unless_wanted(self, opening: asyncio.Task[asyncpg.Connection]) -> None:
-        if opening is not self._opening and not opening.cancelled() and opening.exception() is None:
-            opening.result().terminate()
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        opening, self._opening = self._opening, None
-        if opening is not None and opening.done():
-            self._cut_unless_wanted(opening)
-        elif opening is not None:
-            opening.cancel()
-        if connection is not None:
-            connection.terminate()
-
-
-class _StillOpening(TimeoutError):
-    """It takes longer than the patience for one question."""
-
-
-_SESSION_GONE = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
-# What resembles PostgreSQL may have other functions, or allow them to nobody.
-_CANNOT_TELL = (asyncpg.SyntaxOrAccessError, asyncpg.FeatureNotSupportedError)
-_NO_ANSWER = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)  # a TimeoutError is one
-
-
-async def _answer(connection: asyncpg.Connection, question: str) -> asyncpg.Record:
-    """Raises TimeoutError, and has cut the session then: a cancel request would not be heard either."""
-    loop = asyncio.get_running_loop()
-    asking = loop.create_task(connection.fetchrow(question))
-    try:
-        due = loop.time()
-        while not asking.done():
-            due += _PATIENCE
-            await asyncio.wait({asking}, timeout=_PATIENCE)
-            if not asking.done() and loop.time() - due < _STOPPED_FOR:
-                raise TimeoutError(f"no answer within {_PATIENCE:g} s")
-        return _only(asking.result())
-    finally:
-        if not asking.done():
-            connection.terminate()
-            await asyncio.wait({asking})
-            asking.exception()
-
-
-def _only(row: asyncpg.Record | None) -> asyncpg.Record:
-    if row is None:
-        raise AssertionError("a SELECT without WHERE gives a row")
-    return row

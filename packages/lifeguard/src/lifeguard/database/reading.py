@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import asyncpg
 from asyncpg import Record
+from typing_extensions import override
 
 from lifeguard.database.errors import WriteRefused
+from lifeguard.database.replica import Replica
 from lifeguard.database.types import ReadConnection
-from lifeguard.pool import known_reads, what_writes
+from lifeguard.pool import changes_session, known_reads, what_writes
 
 
 class ReadingConnection:
@@ -41,6 +44,67 @@ class ReadingConnection:
 
     def is_closed(self) -> bool:
         return self._connection.is_closed()
+
+
+# 40001 and, where both wait for each other, 40P01: replay had to go on, and took away what the statement
+# read.
+_CANCELLED_BY_REPLAY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# What a statement raises whose session is ended on this side.
+_CUT_OFF = (asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError)
+
+
+class ReplicaReading(ReadingConnection):
+    """It reads from a replica, and from the primary once the replica has cancelled a statement (a recovery
+    conflict) or is frozen: that statement is repeated there, and what follows goes there too.
+
+    Nothing of its answer was passed on, nothing was written, and the primary has all that was read before.
+    Only what a statement did to the session is not there: who has changed that gets the error.
+    """
+
+    __slots__ = ("_changed_session", "_moved", "_replica", "_to_primary")
+
+    def __init__(
+        self,
+        connection: ReadConnection,
+        replica: Replica,
+        to_primary: Callable[[Exception], Awaitable[ReadConnection]],
+    ) -> None:
+        """`to_primary` returns the replica's connection, and gives one to the primary."""
+        super().__init__(connection)
+        self._replica = replica
+        self._to_primary = to_primary
+        self._moved = False
+        self._changed_session = False
+
+    # Any: passed on.
+    @override
+    async def fetch(self, query: str, /, *args: object, **options: Any) -> list[Record]:
+        rows: list[Record] = await self._read("fetch", query, args, options)
+        return rows
+
+    @override
+    async def fetchrow(self, query: str, /, *args: object, **options: Any) -> Record | None:
+        row: Record | None = await self._read("fetchrow", query, args, options)
+        return row
+
+    @override
+    async def fetchval(self, query: str, /, *args: object, **options: Any) -> Any:
+        return await self._read("fetchval", query, args, options)
+
+    async def _read(self, method: str, query: str, args: tuple[object, ...], options: dict[str, Any]) -> Any:
+        if query not in known_reads:
+            _refuse_to_write(query)
+        if not self._moved:
+            self._changed_session = self._changed_session or changes_session(query)
+            try:
+                return await getattr(self._connection, method)(query, *args, **options)
+            except (*_CANCELLED_BY_REPLAY, *_CUT_OFF) as error:
+                is_cut_off = isinstance(error, _CUT_OFF)
+                if self._changed_session or (is_cut_off and not self._replica.may_be_left):
+                    raise
+                self._connection = await self._to_primary(error)
+                self._moved = True
+        return await getattr(self._connection, method)(query, *args, **options)
 
 
 def _refuse_to_write(query: str) -> None:

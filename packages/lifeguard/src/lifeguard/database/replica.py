@@ -1,19 +1,24 @@
-"""The replica's pool, which serves while the replica is not too far behind."""
+"""One replica's pool, which serves while the replica is not too far behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from time import monotonic
 
 from typing_extensions import override
 
+from lifeguard.database.errors import DeadlineExceeded
 from lifeguard.database.guard import Guard, PoolMaker
 from lifeguard.database.lag import LagWatch
-from lifeguard.pool import Pool, PoolEvent
+from lifeguard.database.scope import within_deadline
+from lifeguard.database.wal import PrimaryWatch
+from lifeguard.pool import Lease, PoolEvent, Priority
 from lifeguard.settings import Settings
 
 
-class ReplicaGuard(Guard):
-    """Lends connections to the replica, and knows whether it is to be read."""
+class Replica(Guard):
+    """Lends connections to one replica, and knows whether it is to be read."""
 
     def __init__(
         self,
@@ -21,15 +26,36 @@ class ReplicaGuard(Guard):
         settings: Settings,
         on_event: Callable[[PoolEvent], None] | None,
         *,
-        primary: Pool,
+        primary: PrimaryWatch,
+        is_one_of_several: bool = False,
     ) -> None:
         super().__init__(make_pool, settings, on_event)
-        self.lag = LagWatch(settings, primary=primary, replica=self.pool)
+        self.lag = LagWatch(settings, self.pool, primary, is_one_of_several=is_one_of_several)
+        self.loans = 0
+        """How many borrow from it now, those that wait for a connection included."""
+        self.chosen_at = 0.0
+        """When it was last borrowed from, in seconds of the monotonic clock."""
+        self.repeated = 0
+        """How many reads it has cancelled (recovery conflicts), or left unanswered, that the primary
+        answered."""
+        self._lent: set[Lease] = set()
 
     @property
     @override
     def serves(self) -> bool:
         return super().serves and self.lag.allows_reading
+
+    @property
+    def replayed_lsn(self) -> int:
+        """Where in the WAL its replay was when it was last asked, in bytes since the WAL's beginning; -1
+        while that is not known. Replay does not go back."""
+        return self.lag.replayed_lsn
+
+    @property
+    def timeline(self) -> int:
+        """The timeline of the WAL that it replays, or an earlier one: for up to a checkpoint's time after a
+        failover, where its role may not see what the receiver does (`pg_read_all_stats`). 0: not known."""
+        return self.lag.timeline
 
     @property
     def obstacle(self) -> str:
@@ -40,6 +66,50 @@ class ReplicaGuard(Guard):
         nothing_is_known = self.lag.standing == "unknown" and self.pool.stats().last_error is None
         return "" if nothing_is_known else "there is no connection to it"
 
+    @property
+    def may_be_left(self) -> bool:
+        """Whether who reads there has to go elsewhere, and can: it is frozen, and nothing was written
+        there."""
+        return self.lag.is_frozen and self.lag.was_standby
+
+    async def answers(self) -> bool:
+        """Whether it answers, as far as the current call has time to find out."""
+        try:
+            return await within_deadline(self.lag.answers())
+        except DeadlineExceeded:
+            return True
+
+    @override
+    def may_shed(self) -> bool:
+        """Not while it may be frozen: all its connections are in use, and it has not answered for a moment.
+        Then it is asked at once."""
+        if self.loans < self.pool.get_max_size() or self.lag.is_fresh:
+            return True
+        self.lag.hurry()
+        return False
+
+    @override
+    @asynccontextmanager
+    async def lend(
+        self, timeout: float | None, lane: Hashable | None = None, priority: Priority = "normal"
+    ) -> AsyncIterator[Lease]:
+        self.loans += 1
+        self.chosen_at = monotonic()
+        try:
+            async with super().lend(timeout, lane, priority) as lease:
+                self._lent.add(lease)
+                try:
+                    yield lease
+                finally:
+                    self._lent.discard(lease)
+        finally:
+            self.loans -= 1
+
+    def cut_off(self) -> None:
+        """End the sessions that are lent: a server that is frozen will not answer them in time."""
+        for lease in tuple(self._lent):
+            lease.terminate()
+
     @override
     async def stop(self) -> None:
         await self.lag.stop()
@@ -48,5 +118,5 @@ class ReplicaGuard(Guard):
     @override
     def _hear(self, event: PoolEvent) -> None:
         super()._hear(event)
-        if event.name == "connection_opened":
-            self.lag.look_soon()
+        if event.name == "connection_opened" and not self.lag.allows_reading:
+            self.lag.hurry()  # find out at once whether it may be read

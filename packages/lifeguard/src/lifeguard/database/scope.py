@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lifeguard.database.errors import DeadlineExceeded
+from lifeguard.database.position import Position
 from lifeguard.pool import Caller, Priority
 
 T = TypeVar("T")
@@ -35,6 +36,13 @@ class CallScope:
     """In which it borrows from the pools; None is that of what belongs to no call, see `Database`."""
     priority: Priority | None = None
     """In the queue of its lane, and where somebody has to be turned away; None as with the lane."""
+    notes_writes: bool = True
+    """Whether it is noted where its writes are in the WAL, which takes a round trip after each COMMIT where
+    there are replicas."""
+    written: Position | None = None
+    """The last of them."""
+    after: Position | None = None
+    """Where a write is that its reads have to see, from its client's token."""
 
 
 call_scope: ContextVar[CallScope | None] = ContextVar("call_scope", default=None)

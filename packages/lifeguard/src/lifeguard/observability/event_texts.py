@@ -89,6 +89,25 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "info",
         "They are back.",
     ),
+    "consistency_position_lost": (
+        "warning",
+        "A read came with a token of a place in the WAL that the primary has not reached: of a write that a "
+        "failover or a restored backup has lost. It was served without. Once a minute at most.",
+    ),
+    "consistency_not_measured": (
+        "warning",
+        "The primary does not say where a write is in its WAL (`reason`), so reads with its token go to the "
+        "primary. Once a minute at most.",
+    ),
+    "consistency_tokens_unsigned": (
+        "warning",
+        "There is no `CONSISTENCY_SECRET`, and the server does not tell its `system_identifier` (`reason`): "
+        "tokens are signed with the name of the service only. Set the variable.",
+    ),
+    "consistency_not_asked": (
+        "debug",
+        "No answer this time about a place in the WAL: `reason`. The primary serves the read.",
+    ),
     "replica_lag_not_measured": (
         "info",
         "The replica is no standby, or does not say where it is in the WAL: it is read however far behind "

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lifeguard.observability.lane_metrics import LaneMetrics
-from lifeguard.observability.pool_numbers import BREAKER_STATES, PoolNumbers
+from lifeguard.observability.pool_numbers import BREAKER_STATES, STANDINGS, PoolNumbers
 from lifeguard.pool import HistogramSnapshot, PoolMetric, pool_metrics
 
 _POOL = "db_client_connection_pool_name"
@@ -98,18 +98,35 @@ def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
         "db_reads", "Connections borrowed to read, by the pool that lent them.", labels=["to"]
     )
     serves = GaugeMetricFamily("db_replica_serves", "1 while reads go to the replica.", labels=[_POOL])
+    standing = GaugeMetricFamily(
+        "db_replica_standing", "1 for what the replica was last found to be.", labels=[_POOL, "standing"]
+    )
+    repeated = CounterMetricFamily(
+        "db_reads_repeated",
+        "Reads that the replica has cancelled (recovery conflicts) and the primary has answered.",
+        labels=[_POOL],
+    )
     lag = GaugeMetricFamily(
         "db_replica_lag_seconds",
         "How far the replica is behind the primary; absent while that is not known.",
+        labels=[_POOL],
+    )
+    size = GaugeMetricFamily(
+        "db_replica_lag_bytes",
+        "How much WAL the replica has less than the primary; absent while that is not known.",
         labels=[_POOL],
     )
     for pool in pools:
         reads.add_metric([pool.stats.name], pool.reads)
         if pool.replica is None:
             continue
-        serves.add_metric([pool.stats.name], pool.replica.serves)
+        name = pool.stats.name
+        serves.add_metric([name], pool.replica.serves)
+        repeated.add_metric([name], pool.replica.repeated)
+        for one in STANDINGS:
+            standing.add_metric([name, one], pool.replica.standing == one)
         if pool.replica.lag_seconds is not None:
-            lag.add_metric([pool.stats.name], pool.replica.lag_seconds)
-    yield reads
-    yield serves
-    yield lag
+            lag.add_metric([name], pool.replica.lag_seconds)
+        if pool.replica.lag_bytes is not None:
+            size.add_metric([name], pool.replica.lag_bytes)
+    yield from (reads, repeated, serves, standing, lag, size)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
-from lifeguard.database import Breaker, BreakerState, Database, Guard, LaneReport, ReplicaGuard
+from lifeguard.database import Breaker, BreakerState, Database, Guard, LaneReport, Replica, Standing
 from lifeguard.observability.lane_names import shown_name, with_shown_names
 from lifeguard.observability.scrub import Scrubber
 from lifeguard.pool import PoolStats
 
 BREAKER_STATES = tuple(state.label for state in BreakerState)
 """In the order of the metric's numbers: 0, 1, 2."""
+
+
+STANDINGS: tuple[str, ...] = get_args(Standing)
+"""What a replica can be found to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,23 @@ class ReplicaNumbers:
     lag_seconds: float | None = None
     """How far it is behind the primary; None while that is not known."""
     lag_bytes: int | None = None
+    obstacle: str = ""
+    """Why it is not read; empty while it is, and while nothing is known."""
+    repeated: int = 0
+    """How many reads it has cancelled that the primary answered instead."""
 
     @classmethod
-    def of(cls, guard: ReplicaGuard) -> ReplicaNumbers:
-        lag, standing = guard.lag.lag, guard.lag.standing
-        if lag is None:
-            return cls(guard.serves, standing)
-        return cls(guard.serves, standing, lag.seconds if isfinite(lag.seconds) else None, lag.size)
+    def of(cls, replica: Replica) -> ReplicaNumbers:
+        lag = replica.lag.lag
+        seconds = lag.seconds if lag is not None and isfinite(lag.seconds) else None
+        return cls(
+            serves=replica.serves,
+            standing=replica.lag.standing,
+            lag_seconds=seconds,
+            lag_bytes=None if lag is None else lag.size,
+            obstacle=replica.obstacle,
+            repeated=replica.repeated,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,7 @@ class PoolNumbers:
 
 
 def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
-    """Yield the numbers of the primary pool and, where there is one, of the replica's.
+    """Yield the numbers of the primary pool and of each replica's.
 
     Names of lanes are as they may be shown.
     """
@@ -86,7 +100,7 @@ def _hanging_lane(guard: Guard, scrub: Scrubber) -> LaneReport | None:
 
 
 def _replica(guard: Guard) -> ReplicaNumbers | None:
-    return ReplicaNumbers.of(guard) if isinstance(guard, ReplicaGuard) else None
+    return ReplicaNumbers.of(guard) if isinstance(guard, Replica) else None
 
 
 def rounded(value: Any, digits: int) -> Any:  # Any: whatever JSON may hold

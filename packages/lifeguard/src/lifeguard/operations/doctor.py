@@ -11,7 +11,7 @@ from typing import Literal
 import asyncpg
 
 from lifeguard.database import MigrationError, PoolOversized
-from lifeguard.database.connect_options import Role, check, connect_options, dsn, with_remedy
+from lifeguard.database.connect_options import Role, check, connect_options, dsn, each_replica, with_remedy
 from lifeguard.database.schema import FOREIGN, schema_state
 from lifeguard.database.sizing import read_capacity, size_pool
 from lifeguard.pool import Connector, Fault, Pooler, fault_of
@@ -63,10 +63,12 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     if not settings.warnings:
         yield Finding("settings", "ok", f"APP_ENV={settings.app_env}")
     yield _operators(settings)
-    async for finding in _examine_database(settings, "primary"):
+    async for finding in _examine_database(settings, "primary", "primary"):
         yield finding
-    if settings.database_replica_url:
-        async for finding in _examine_database(settings, "replica"):
+    replicas = each_replica(settings)
+    for number, one in enumerate(replicas, 1):
+        topic = "replica" if len(replicas) == 1 else f"replica-{number}"
+        async for finding in _examine_database(one, "replica", topic):
             yield finding
 
 
@@ -98,20 +100,20 @@ async def sizing_report(settings: Settings) -> str:
     )
 
 
-async def _examine_database(settings: Settings, role: Role) -> AsyncIterator[Finding]:
+async def _examine_database(settings: Settings, role: Role, topic: str) -> AsyncIterator[Finding]:
     start = time.perf_counter()
     try:
         connection, pooler, wanted = await _connect_anyway(settings, role)
     except Unreachable as error:
-        yield Finding(role, "FAIL", str(error))
+        yield Finding(topic, "FAIL", str(error))
         return
     connect_time = time.perf_counter() - start
     try:
-        yield await _server(connection, role, wanted)
+        yield await _server(connection, role, topic, wanted)
         if pooler is not None:
-            yield _pooler(pooler, role)
-        yield await _latency(connection, role, connect_time)
-        yield await _clock(connection, role)
+            yield _pooler(pooler, topic)
+        yield await _latency(connection, topic, connect_time)
+        yield await _clock(connection, topic)
         if role == "primary":
             yield await _schema(connection, settings)
             yield await _sizing(connection, settings, pooler)
@@ -149,26 +151,26 @@ async def _connect_anyway(settings: Settings, role: Role) -> tuple[asyncpg.Conne
         return *await _connect(settings, role, target_session_attrs="any"), False
 
 
-async def _server(connection: asyncpg.Connection, role: Role, wanted: bool) -> Finding:
+async def _server(connection: asyncpg.Connection, role: Role, topic: str, wanted: bool) -> Finding:
     row = await connection.fetchrow(_SERVER)
     if row is None:
         raise AssertionError("a SELECT without FROM gives a row")
     kind = "standby" if row["standby"] else "read-only" if row["read_only"] else "read-write"
     text = f"PostgreSQL {row['version']}, {kind}, {row['address']}, {row['tls'] or 'no TLS'}"
     if wanted and (role == "replica" or kind == "read-write"):
-        return Finding(role, "ok", text)
-    return Finding(role, "FAIL", f"{text}: no {'writable' if role == 'primary' else 'matching'} server")
+        return Finding(topic, "ok", text)
+    return Finding(topic, "FAIL", f"{text}: no {'writable' if role == 'primary' else 'matching'} server")
 
 
-def _pooler(pooler: Pooler, role: Role) -> Finding:
+def _pooler(pooler: Pooler, topic: str) -> Finding:
     """It costs round trips where it keeps no statements, or its sessions have not the service's timeouts."""
     if not pooler.lacks:
-        return Finding(f"{role} pooler", "ok" if pooler.keeps_statements else "warn", str(pooler))
+        return Finding(f"{topic} pooler", "ok" if pooler.keeps_statements else "warn", str(pooler))
     remedy = "single statements get them in transactions of their own; ALTER ROLE ... SET spares that"
-    return Finding(f"{role} pooler", "warn", f"{pooler}: {remedy}")
+    return Finding(f"{topic} pooler", "warn", f"{pooler}: {remedy}")
 
 
-async def _latency(connection: asyncpg.Connection, role: Role, connect_time: float) -> Finding:
+async def _latency(connection: asyncpg.Connection, topic: str, connect_time: float) -> Finding:
     round_trips = []
     for _ in range(ROUND_TRIPS):
         start = time.perf_counter()
@@ -178,17 +180,17 @@ async def _latency(connection: asyncpg.Connection, role: Role, connect_time: flo
         f"connecting {connect_time * 1000:.1f} ms,"
         f" a round trip {statistics.median(round_trips) * 1000:.2f} ms (median of {ROUND_TRIPS})"
     )
-    return Finding(f"{role} latency", "ok", text)
+    return Finding(f"{topic} latency", "ok", text)
 
 
-async def _clock(connection: asyncpg.Connection, role: Role) -> Finding:
+async def _clock(connection: asyncpg.Connection, topic: str) -> Finding:
     """The difference is known to half a round trip."""
     before = time.time()
     there = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
     ahead = there - (before + time.time()) / 2
     verdict: Verdict = "ok" if abs(ahead) < LARGEST_CLOCK_DIFFERENCE else "warn"
     direction = "ahead of" if ahead > 0 else "behind"
-    return Finding(f"{role} clock", verdict, f"{abs(ahead) * 1000:.0f} ms {direction} this machine's")
+    return Finding(f"{topic} clock", verdict, f"{abs(ahead) * 1000:.0f} ms {direction} this machine's")
 
 
 async def _schema(connection: asyncpg.Connection, settings: Settings) -> Finding:

@@ -56,6 +56,8 @@ class PoolSample(TypedDict):
     """What the replica was found to be; empty while it serves, and of the primary."""
     lag: float
     """How far the replica is behind the primary; 0 where that is not known."""
+    reads: float
+    """Per second."""
     lanes: list[LaneSample]
     """The busiest ones, and all others as `other`; none while nobody names lanes."""
     hanging_lane: str
@@ -82,6 +84,7 @@ class History:
         self._samples: deque[Sample] = deque(maxlen=LENGTH)
         self._taken = 0
         self._before: dict[str, PoolStats] = {}
+        self._reads_before: dict[str, int] = {}
         self._taken_at = time.monotonic()
 
     async def run(self, drain: Drain) -> None:
@@ -108,7 +111,8 @@ class History:
     def _sample(self, numbers: PoolNumbers, seconds: float) -> PoolSample:
         now, replica = numbers.stats, numbers.replica
         before = self._before.get(now.name, now)
-        self._before[now.name] = now
+        reads = numbers.reads - self._reads_before.get(now.name, numbers.reads)
+        self._before[now.name], self._reads_before[now.name] = now, numbers.reads
         waits = [late - early for early, late in zip(before.wait.counts, now.wait.counts, strict=True)]
         return {
             "name": now.name,
@@ -129,6 +133,7 @@ class History:
             "fault": now.fault or "",
             "replica": "" if replica is None or replica.serves else replica.standing,
             "lag": (replica and replica.lag_seconds) or 0.0,
+            "reads": reads / seconds,
             "lanes": [_lane(lane, now, before, seconds) for lane in now.lanes],
             "hanging_lane": numbers.hanging_lane.summary(tables=False) if numbers.hanging_lane else "",
         }

@@ -29,6 +29,7 @@ from lifeguard.settings import Settings
 from lifeguard.web import problems
 from lifeguard.web.app import App
 from lifeguard.web.body_limit import BodyLimit
+from lifeguard.web.consistency import ConsistencyTokens
 from lifeguard.web.head_as_get import HeadAsGet
 from lifeguard.web.middleware import RequestMiddleware
 from lifeguard.web.routes import Routing
@@ -61,6 +62,7 @@ class OperatorsService(App):
             buffered=state["buffered"],
             drain=state["drain"],
             metrics=state["metrics"],
+            tokens=ConsistencyTokens(state["database"], settings),
         )
         for kind in problems.handled():
             self.add_exception_handler(kind, problems.answer)

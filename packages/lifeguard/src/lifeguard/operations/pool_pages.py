@@ -32,13 +32,16 @@ class Breaker(BaseModel):
 
 class Replica(BaseModel):
     """`serves` is whether reads go there; `standing` what it was found to be when it was last asked:
-    `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is) or `unknown` (not asked yet, or
-    asleep)."""
+    `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is), `promoted`, `primary` (one of
+    several that is the primary itself) or `unknown` (not asked yet, or asleep). `obstacle` is why it is not
+    read, `repeated` how many reads it has cancelled that the primary answered."""
 
     serves: bool
     standing: str
     lag_seconds: float | None
     lag_bytes: int | None
+    obstacle: str
+    repeated: int
 
 
 class HangingLane(BaseModel):

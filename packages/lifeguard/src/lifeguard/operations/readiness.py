@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ _PATIENCE = 5.0
 _NOT_REACHED = "the database has not been reached yet"
 _OVERSIZED = "the pools may ask for more sessions than the server has"
 _REPLICA_NOT_READ = "reads go to the primary, not to the replica"
+_NO_REPLICA_READ = "reads go to the primary, not to a replica"
 
 _log = structlog.get_logger("lifeguard.readiness")
 
@@ -108,8 +110,17 @@ class ReadinessWatch:
         if trouble:
             return Readiness("degraded", (self._scrubbed(trouble),))
         # The primary answers the reads: nobody goes without, so it is no reason to leave the balancer.
-        obstacle = self._database.replica_obstacle
-        return Readiness("ready", (Reason(f"{_REPLICA_NOT_READ}: {obstacle}"),) if obstacle else ())
+        return Readiness("ready", tuple(self._replicas_not_read()))
+
+    def _replicas_not_read(self) -> Iterator[Reason]:
+        obstacles = self._database.replica_obstacles
+        replicas = len(self._database.guards) - 1
+        if 1 < replicas == len(obstacles):
+            yield Reason(_NO_REPLICA_READ)
+        for name, obstacle in obstacles.items():
+            yield Reason(
+                f"{name} is not read: {obstacle}" if replicas > 1 else f"{_REPLICA_NOT_READ}: {obstacle}"
+            )
 
     def _scrubbed(self, reason: Reason) -> Reason:
         return replace(reason, said=self._scrub(reason.said))

@@ -4,6 +4,7 @@ from lifeguard.pool.callsite import Caller, borrows_for_the_endpoint, look_throu
 from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.connector import Connector
 from lifeguard.pool.driver import Isolation, is_through_pooler
+from lifeguard.pool.effects import changes_session
 from lifeguard.pool.errors import (
     PoolClosing,
     PoolError,
@@ -67,6 +68,7 @@ __all__ = [
     "SessionStateRefused",
     "StatementNotSent",
     "borrows_for_the_endpoint",
+    "changes_session",
     "fault_of",
     "is_through_pooler",
     "known_reads",

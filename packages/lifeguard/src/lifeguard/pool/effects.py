@@ -207,6 +207,11 @@ def effect_of(statement: str) -> Effect:
     return effect
 
 
+def changes_session(statement: str) -> bool:
+    """Whether running `statement` leaves something behind in its session."""
+    return effect_of(statement) is not Effect.NONE
+
+
 def _effect_of_text(text: str, pieces: re.Pattern[str]) -> Effect:
     if _is_harmless_but_for_its_verb(text):
         head = list(islice(dropwhile("(".__eq__, _tokens(text, pieces)), _LONGEST_VERB))

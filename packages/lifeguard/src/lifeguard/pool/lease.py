@@ -38,7 +38,7 @@ class Lease(SessionMethods):
     If it is dropped without being returned, the connection is reclaimed and that is reported.
     """
 
-    __slots__ = ("_caller", "_only_reads", "_place", "_spent", "_timeout")
+    __slots__ = ("_caller", "_only_reads", "_pinned", "_place", "_spent", "_timeout")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Lease(SessionMethods):
         self._place = place
         self._spent = False
         self._only_reads = False
+        self._pinned = False
         self._con = None
 
     # -- borrowing and returning; these lines run for every request ---------------------------------
@@ -120,6 +121,11 @@ class Lease(SessionMethods):
         somebody may have ended its session for that."""
         self._only_reads = True
 
+    def pin(self) -> None:
+        """Have it keep to its connection: what is known of this session may not hold for another one. Where
+        it would go on with the next connection, because this one has ended, StatementNotSent is raised."""
+        self._pinned = True
+
     def belongs_to(self, lending: Lending) -> bool:
         return self._lending is lending
 
@@ -148,8 +154,11 @@ class Lease(SessionMethods):
         """Go on with the next connection that is free, in place of one that had ended before it was used.
         Waits for `timeout` seconds, `acquire_timeout` at most.
 
-        Raises PoolError, InterfaceError if the lease was returned meanwhile, and what `setup` raises.
+        Raises PoolError, InterfaceError if the lease is pinned or was returned meanwhile, and what `setup`
+        raises.
         """
+        if self._pinned:
+            raise asyncpg.InterfaceError("the lease keeps to its connection")
         lending = self._lending
         queue, waiter = lending.line_up_again(dead, timeout, self._place)
         try:
@@ -236,7 +245,9 @@ class Lease(SessionMethods):
         except BaseException as error:
             if bore_traces is None:
                 bore_traces = pooled.bears_traces
-            attempt = Attempt(query, bore_traces, cached=True, timeout=timeout, read=self._only_reads)
+            attempt = Attempt(
+                query, bore_traces, cached=True, timeout=timeout, read=self._only_reads and not self._pinned
+            )
             if not await self._may_repeat(pooled, error, attempt):
                 raise
         else:
@@ -286,7 +297,7 @@ class Lease(SessionMethods):
         repeatable = not (repeated or (args and isinstance(args[0], ReadOnce)))
         attempt = self._attempt(pooled, query, repeatable=repeatable)
         attempt.timeout = kwargs.get("timeout")
-        attempt.read = self._only_reads
+        attempt.read = self._only_reads and not self._pinned
         attempt.many = name in _TAKING_MANY
         attempt.cached = bool(args or name != "execute") and driver.is_cached(pooled.connection, query)
         if attempt.many and not (isinstance(args[0], (list, tuple)) and args[0]):

@@ -35,7 +35,7 @@ from lifeguard.protection import Protection
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.signals import StopSignals
 from lifeguard.settings import Settings, SettingsError
-from lifeguard.web import body_limit, dependencies, problems
+from lifeguard.web import body_limit, consistency, dependencies, problems
 from lifeguard.web.app import App
 from lifeguard.web.buffered import Buffered
 from lifeguard.web.drain import Drain
@@ -88,6 +88,15 @@ class Service(App):
         for protection in protections:
             middleware = protection(self.parts)
             self.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        is_new = self.openapi_schema is None
+        schema = super().openapi()
+        if is_new:
+            served = self.parts["gate"].routing.all_served()
+            consistency.document(schema["paths"], served, dependencies.NEEDING_DATABASE)
+        return schema
 
     @override
     def build_middleware_stack(self) -> ASGIApp:

@@ -17,6 +17,41 @@ from lifeguard.settings import parameters
 _WRITE_AS_HEX = "must write '@', '#', '/', '?' and '%' inside the password as %XX"
 _SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
 _HIGHEST_PORT = 65535
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+:]*://)")
+
+
+def several(dsns: str) -> list[str]:
+    """The URLs in a text that has several, with spaces, line ends or commas between them.
+
+    >>> several("postgresql://a,b/ledger, postgresql://c/ledger")
+    ['postgresql://a,b/ledger', 'postgresql://c/ledger']
+    """
+    return _BETWEEN_URLS.split(dsns.strip(" \t\r\n,"))
+
+
+def each_host(dsn: str) -> list[str]:
+    """`dsn` for each of its hosts alone.
+
+    >>> each_host("postgresql://app@a:1,b/ledger")
+    ['postgresql://app@a:1/ledger', 'postgresql://app@b/ledger']
+    """
+    url = urlsplit(dsn)
+    login, at, hosts = url.netloc.rpartition("@")
+    if hosts:
+        return [dsn.replace(f"//{url.netloc}", f"//{login}{at}{host}", 1) for host in hosts.split(",")]
+    front, _, query = dsn.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    named = dict(given)
+    if "," not in named.get("host", ""):
+        return [dsn]
+    names = named["host"].split(",")
+    ports = named.get("port", "").split(",")
+    found = []
+    for number, host in enumerate(names):
+        own = {"host": host, "port": ports[number] if len(ports) > 1 else ports[0]}
+        pairs = [(name, own.get(name, value)) for name, value in given]
+        found.append(f"{front}?{urlencode(pairs, safe='/:', quote_via=quote)}")
+    return found
 
 
 def fault(dsn: str) -> str | None:

@@ -35,7 +35,7 @@ from lifeguard.settings.environment import Fault
 from lifeguard.settings.hidden import secrets_in
 
 MOUNTED_SECRETS = Path("/run/secrets")
-SHORTEST_OPS_TOKEN = 16
+SHORTEST_OPS_TOKEN = SHORTEST_SECRET = 16
 LARGEST_BODY = 6 * 2**20
 """Bytes: the most that `MAX_BODY_BYTES` and a route's `max_body()` allow. Read as a whole, twice that."""
 _EXAMPLE_HEADER = """\
@@ -58,6 +58,19 @@ def _lower(value: object) -> object:
 def _usable_dsn(value: SecretStr) -> SecretStr:
     if problems := dsn.faults(value.get_secret_value()):
         raise ValueError("\n".join(problems))
+    return value
+
+
+def _usable_dsns(value: SecretStr) -> SecretStr:
+    urls = dsn.several(value.get_secret_value())
+    if problems := [problem for url in urls for problem in dsn.faults(url)]:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    return value
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if not all(len(one) >= SHORTEST_SECRET for one in value.get_secret_value().split() or [""]):
+        raise ValueError(f"each must be {SHORTEST_SECRET} characters or longer")
     return value
 
 
@@ -86,6 +99,7 @@ def _seconds_before_stopping(known: Mapping[str, Any]) -> float:
 
 
 Dsn = Annotated[SecretStr, AfterValidator(_usable_dsn)]
+Dsns = Annotated[SecretStr, AfterValidator(_usable_dsns)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 CommandLine = Annotated[str, AfterValidator(environment.usable_command)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -137,10 +151,22 @@ class Settings(BaseSettings):
 
     database_url: Dsn | None = None
     """libpq URL of the database, several hosts allowed; without it development embeds a server."""
-    database_replica_url: Dsn | None = None
-    """libpq URL of the read pool; without it reads go to the primary pool."""
+    database_replica_url: Dsns | None = None
+    """libpq URLs of the replicas, with spaces or commas between them, and a read pool for each of their
+    hosts."""
     replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400, json_schema_extra=_IN_SECONDS)] = 5.0
     """A replica that is further behind the primary, in seconds, is not read."""
+    replica_max_lag_bytes: Annotated[int, Field(ge=1024, json_schema_extra=_IN_BYTES)] | None = None
+    """Nor is one that has so many bytes of WAL less than the primary, if that is said."""
+    consistency_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
+    """Signs consistency tokens, the same for all instances; of several with spaces the first signs, and all
+    are accepted. Without it the cluster's `system_identifier` signs."""
+    consistency_wait: Annotated[float, Field(ge=0, le=10, json_schema_extra=_IN_SECONDS)] = 0.25
+    """Longest wait in seconds of a read with a token for a replica that has the write, before the primary."""
+    consistency_ttl: Annotated[float, Field(ge=1, le=86_400, json_schema_extra=_IN_SECONDS)] = 3600.0
+    """A token is ignored after so many seconds: the replicas that are read have the write by then."""
+    consistency_cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """Name of a cookie that keeps a browser's token; without it tokens are in `X-Consistency-Token` only."""
     database_password_file: ReadableFile | None = None
     """File with the database password, read at every connect; it wins over a password in a URL."""
     database_password_command: CommandLine | None = None
@@ -311,24 +337,36 @@ class Settings(BaseSettings):
             f"{name.upper()}: sslmode is not set, so the connection may silently go without TLS;"
             " say verify-full, or disable if that is meant"
             for name in ("database_url", "database_replica_url")
-            if self.in_production and dsn.may_fall_back_to_plaintext(self._dsn(name))
+            if self.in_production and any(map(dsn.may_fall_back_to_plaintext, self._dsns(name)))
         ]
         return (*self._typos, *plaintext)
 
+    @property
+    def consistency_secrets(self) -> tuple[str, ...]:
+        return tuple(self.consistency_secret.get_secret_value().split()) if self.consistency_secret else ()
+
     def secret_values(self) -> frozenset[str]:
         """Everything that must never be shown, as it would be found in a text."""
-        found = dsn.secrets(self._dsn("database_url")) | dsn.secrets(self._dsn("database_replica_url"))
+        urls = (*self._dsns("database_url"), *self._dsns("database_replica_url"))
+        found = frozenset[str]().union(*map(dsn.secrets, urls))
         # A whole URL is no secret: its hosts and names are in every other line.
         for name in type(self).model_fields.keys() - {"database_url", "database_replica_url", "otel"}:
             found |= frozenset(secrets_in(getattr(self, name)))
+        found |= frozenset(self.consistency_secrets)
         if self.database_password_file:
             found |= {environment.read_secret(self.database_password_file)}
         found |= {value for name, value in self.otel.items() if name.endswith("_HEADERS")}
         return found - {""}
 
-    def _dsn(self, name: str) -> str:
+    @property
+    def replica_urls(self) -> tuple[str, ...]:
+        """A URL for each host that `DATABASE_REPLICA_URL` names, in its order."""
+        urls = self._dsns("database_replica_url")
+        return tuple(dict.fromkeys(one for url in urls for one in dsn.each_host(url)))
+
+    def _dsns(self, name: str) -> list[str]:
         secret: SecretStr | None = getattr(self, name)
-        return secret.get_secret_value() if secret else "postgresql://"
+        return dsn.several(secret.get_secret_value()) if secret else []
 
     @model_validator(mode="after")
     def _values_agree(self) -> Self:
@@ -349,25 +387,31 @@ class Settings(BaseSettings):
             yield self._misordered("lock_timeout", "must not exceed", "statement_timeout")
         if self.statement_timeout >= self.command_timeout:
             yield self._misordered("statement_timeout", "must be below", "command_timeout")
+        if self.consistency_ttl <= self.replica_max_lag:
+            yield self._misordered("consistency_ttl", "must be above", "replica_max_lag")
         if self.max_body_bytes > self.max_buffered_bytes:
             yield self._misordered("max_body_bytes", "must not exceed", "max_buffered_bytes")
         if self.ops_port is not None and self.ops_port == self.port:
             line = f"OPS_PORT={self.ops_port}: must differ from PORT={self.port}"
             yield Fault(frozenset({"ops_port", "port"}), line)
-        yield from self._conflicts_about_secrets()
+        yield from self._conflicts_about_passwords()
+        if self.in_production:
+            yield from self._conflicts_in_production()
 
-    def _conflicts_about_secrets(self) -> Iterator[Fault]:
+    def _conflicts_about_passwords(self) -> Iterator[Fault]:
         if self.database_password_command and self.database_password_file:
             yield Fault(
                 frozenset({"database_password_command", "database_password_file"}),
                 "DATABASE_PASSWORD_COMMAND: set either it or DATABASE_PASSWORD_FILE, not both",
             )
-        if self.in_production and self.database_url is None:
+
+    def _conflicts_in_production(self) -> Iterator[Fault]:
+        if self.database_url is None:
             yield Fault(
                 frozenset({"app_env", "database_url"}),
                 "DATABASE_URL: required when APP_ENV=production",
             )
-        if self.in_production and self.ops_token and len(self.ops_token) < SHORTEST_OPS_TOKEN:
+        if self.ops_token and len(self.ops_token) < SHORTEST_OPS_TOKEN:
             yield Fault(
                 frozenset({"app_env", "ops_token"}),
                 f"OPS_TOKEN: must be {SHORTEST_OPS_TOKEN} characters or longer in production",

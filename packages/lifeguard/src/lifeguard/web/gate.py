@@ -131,7 +131,8 @@ class Gate:
         served = routing.find(scope)
         if served is None or not self._is_for(served) or (method == "GET" and may_be_stale(served)):
             return None
-        guard = self._database.guard_of(reads_only=method in _READING)
+        reads_only = method in _READING
+        guard = self._database.guard_of(reads_only=reads_only)
         if self.lanes.has_tenants(served, method) and guard.serves and guard.pool.get_idle_size():
             return None  # nobody is refused now, and its tenant is asked for once the request has begun
 
@@ -149,7 +150,8 @@ class Gate:
             }
 
         place = self.lanes.place(served, method, priority, known)
-        refusal = self._judge(guard, served, budget, place.lane, place.priority, on_arrival=True)
+        lane = self._database.lane_at(guard, place.lane, reads_only=reads_only)
+        refusal = self._judge(guard, served, budget, lane, place.priority, on_arrival=True)
         return self._noted(client, refusal)
 
     def refusal_of(
@@ -168,7 +170,9 @@ class Gate:
         """
         if served is None or not self._is_for(served):
             return None
-        guard = self._database.guard_of(reads_only=method in _READING)
+        reads_only = method in _READING
+        guard = self._database.guard_of(reads_only=reads_only)
+        lane = self._database.lane_at(guard, lane, reads_only=reads_only)
         return self._noted(client, self._judge(guard, served, budget, lane, priority, on_arrival=False))
 
     def _is_for(self, served: Served) -> bool:
@@ -194,6 +198,8 @@ class Gate:
         template = served.template
         if guard.breaker.state is not BreakerState.CLOSED:
             return self._refuse(template, self._unavailable, guard.breaker.retry_after())
+        if not guard.may_shed():
+            return None
         same = (guard, lane, priority)
         pool = guard.pool
         shed_for = pool.try_shed(budget, ahead=self._on_their_way[same], lane=lane, priority=priority)

@@ -26,6 +26,7 @@ from lifeguard.web.answer_headers import complete
 from lifeguard.web.body_limit import BodyLimit
 from lifeguard.web.buffered import Buffered, Share
 from lifeguard.web.client import client_of
+from lifeguard.web.consistency import SAFE_METHODS, ConsistencyTokens
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
@@ -65,10 +66,12 @@ class RequestMiddleware:
         drain: Drain,
         metrics: Metrics,
         lanes: Lanes | None = None,
+        tokens: ConsistencyTokens,
     ) -> None:
         """Without `lanes` all requests borrow in one."""
         self.app = app
         self.lanes = lanes
+        self.tokens = tokens
         self.body_limit = body_limit
         self.buffered = buffered
         self.drain = drain
@@ -134,7 +137,9 @@ class RequestExchange:
         self._refusal: Exception | None = None
         self.share = Share(middleware.buffered)
         """Of the bytes that the bodies of all requests hold."""
-        self.call = CallScope(tag="", caller=RequestCaller(scope))
+        self.call = CallScope(
+            tag="", caller=RequestCaller(scope), notes_writes=scope["method"] not in SAFE_METHODS
+        )
         headers, cookies, priority = scope["headers"], 0, None
         for name, value in headers:
             if name == b"content-length":
@@ -152,6 +157,7 @@ class RequestExchange:
             elif name == b"cookie":
                 cookies += request_head.cookies_in(value)
         self._refusal = problems.excess(scope, cookies) or self._refusal
+        self._refusal = self._refusal or middleware.tokens.note(headers, self.call)
         self.call.tag = self.call.tag or request_head.new_id()
         self._later: Hashable | None = None
         if middleware.lanes is not None and not self._refusal:
@@ -265,6 +271,8 @@ class RequestExchange:
         if message["type"] == "http.response.start":
             headers = complete(message.get("headers", ()), self.call.tag)
             self._status = message["status"]
+            if self.call.written is not None:
+                headers += self._middleware.tokens.headers(self.call)
             if self._middleware.drain.draining:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}

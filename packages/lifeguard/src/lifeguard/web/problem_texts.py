@@ -33,6 +33,10 @@ WHEN: Mapping[str, tuple[str, str]] = {
         "COMMIT was sent and not confirmed. The write has happened, or it has not.",
         "only what is recognised as a repetition, as by an `Idempotency-Key`",
     ),
+    "invalid-consistency-token": (
+        "`X-Consistency-Token` was not made by this service, or `CONSISTENCY_SECRET` has changed since.",
+        "without the token",
+    ),
     "overloaded": (
         "The bodies of all requests under way together exceed `MAX_BUFFERED_BYTES`, or more connections are "
         "open than this process can have.",

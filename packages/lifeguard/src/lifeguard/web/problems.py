@@ -26,7 +26,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from lifeguard.database import CommitUnknown, DatabaseUnavailable, DeadlineExceeded, SchemaChanged, call_scope
+from lifeguard.database import (
+    CommitUnknown,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    InvalidToken,
+    SchemaChanged,
+    call_scope,
+)
 from lifeguard.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
 from lifeguard.web import refused_values, request_head, validation
 from lifeguard.web.fitting import fitted
@@ -70,6 +77,10 @@ class Overloaded(StatusProblem):
 
 class BadRequest(StatusProblem):
     type_, title, status = "bad-request", "The request cannot be read", 400
+
+
+class InvalidConsistencyToken(StatusProblem):
+    type_, title, status = "invalid-consistency-token", "The consistency token cannot be used here", 400
 
 
 class Invalid(StatusProblem):
@@ -132,7 +143,7 @@ class BodyTurnedAway(HTTPException):
         super().__init__(Overloaded.status)
 
 
-ANY = (BadRequest, PayloadTooLarge, Internal)
+ANY = (BadRequest, InvalidConsistencyToken, PayloadTooLarge, Internal)
 """What every endpoint may answer."""
 DATABASE = (Saturated, QueueTimeout, Unavailable, ShuttingDown, StatementTimeout)
 """What every endpoint that uses the database may answer."""
@@ -269,6 +280,10 @@ def _conflicting(_: Exception) -> Problem:
     )
 
 
+def _invalid_token(error: InvalidToken) -> Problem:
+    return InvalidConsistencyToken(f"{error} Repeat the request without it.")
+
+
 def _overloaded(_: BodyTurnedAway) -> Problem:
     return Overloaded(headers={"Connection": "close"})  # what is left of the body is no request
 
@@ -371,6 +386,7 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     SchemaChanged: _schema_changed,
     CommitUnknown: _outcome_unknown,
     DeadlineExceeded: _statement_timeout,
+    InvalidToken: _invalid_token,
     TimeoutError: _timed_out,
     asyncpg.QueryCanceledError: _statement_timeout,
     asyncpg.LockNotAvailableError: _lock_timeout,

@@ -24,7 +24,7 @@ MOST_COOKIES = 300
 SINGLE = frozenset(
     (
         *(b"authorization", b"content-type", b"idempotency-key", b"origin"),
-        *(b"x-request-priority", b"x-request-timeout"),
+        *(b"x-consistency-token", b"x-request-priority", b"x-request-timeout"),
     )
 )
 """Fields of one value that decide what a request does: of two, one reader takes the first, one the last."""

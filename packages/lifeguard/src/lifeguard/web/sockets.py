@@ -27,6 +27,7 @@ from lifeguard.observability import Metrics
 from lifeguard.web import origins, problems, request_head
 from lifeguard.web.answer_headers import answer_types, complete
 from lifeguard.web.client import client_of
+from lifeguard.web.consistency import ConsistencyTokens
 from lifeguard.web.drain import Drain
 from lifeguard.web.failures import cause_of, told
 from lifeguard.web.gate import TURNED_AWAY
@@ -54,10 +55,19 @@ class _Closed(OSError):
 class SocketMiddleware:
     """Runs every WebSocket as one `SocketExchange`; requests pass it by."""
 
-    def __init__(self, app: ASGIApp, *, drain: Drain, metrics: Metrics, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        drain: Drain,
+        metrics: Metrics,
+        lanes: Lanes | None = None,
+        tokens: ConsistencyTokens,
+    ) -> None:
         """Without `lanes` all of them borrow in one."""
         self.app = app
         self.lanes = lanes
+        self.tokens = tokens
         self.drain = drain
         self.metrics = metrics
         self.log = structlog.get_logger("lifeguard.socket").bind()
@@ -116,6 +126,7 @@ class SocketExchange:
         refusal = problems.excess(self._scope, cookies) or _foreign(self._scope)
         if wanted is not None and priority is None:
             refusal = refusal or problems.BadRequest(NO_PRIORITY)
+        refusal = refusal or self._middleware.tokens.note(self._scope["headers"], self._call)
         if refusal:
             await self._fail(refusal)
             return

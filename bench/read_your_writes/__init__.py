@@ -1,0 +1,1 @@
+"""Does a read with the token of a write ever miss that write, and what does that cost?"""
