@@ -41,6 +41,7 @@ class TestSettings:
         assert service.database.primary.get_max_size() == 3
 
 
+@pytest.mark.settings(pool_max_waiting=50)
 class TestSaturated:
     async def test_turns_requests_away_until_it_ends(
         self, client: httpx.AsyncClient, saturated: Fault
