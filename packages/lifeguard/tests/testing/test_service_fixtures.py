@@ -64,7 +64,7 @@ class TestSaturated:
     ) -> None:
         async with saturated(waiting=0):
             assert database.primary.stats().waiting == 0
-            answer = await client.get("/orders", headers={"X-Request-Timeout": "0.05"})
+            answer = await client.get("/orders", headers={"X-Request-Timeout": "0.5"})
             assert problem_of(answer) == "pool-timeout"
 
 
