@@ -162,8 +162,11 @@ class TestServerGone:
         first_user = next(number for number, line in enumerate(since) if "SELECT 'user'" in line)
         assert len([line for line in since[:first_user] if line.endswith("SELECT 1")]) == 1
         await settled(database)
-        sessions = await server.backends(application_name="ledger")
-        assert len(sessions) == database.primary.get_size()
+
+        async def server_has_those_of_the_pool() -> bool:
+            return len(await server.backends(application_name="ledger")) == database.primary.get_size()
+
+        await eventually(server_has_those_of_the_pool)
 
     async def test_the_service_is_there_before_its_server(
         self, make_database: MakeDatabase, server: PostgresServer
