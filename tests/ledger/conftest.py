@@ -18,10 +18,15 @@ from lifeguard.testing.service_fixtures import Templates
 from app.main import create_app
 from app.settings import Settings
 
-# Shedding is not what is tested here.
-LEDGER = ServiceUnderTest(
-    create_app, Settings, pool_max_size=20, pool_queue_target=0, pool_acquire_timeout=60, log_level="error"
-)
+# Neither shedding is what is tested here nor how long anybody waits.
+PATIENT: dict[str, object] = {
+    "pool_queue_target": 0,
+    "pool_acquire_timeout": 60,
+    "lock_timeout": 60,
+    "statement_timeout": 60,
+    "command_timeout": 90,
+}
+LEDGER = ServiceUnderTest(create_app, Settings, pool_max_size=20, log_level="error", **PATIENT)
 
 # How it behaves in an outage is for other tests: only that it does not last longer than the server's.
 OF_TESTS = {"server_login_retry": 1, "query_wait_timeout": 10}

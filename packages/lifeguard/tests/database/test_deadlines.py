@@ -149,12 +149,12 @@ async def test_nothing_is_committed_when_a_savepoint_was_not_undone_for_want_of_
     database: Database, table: str
 ) -> None:
     async def swallow() -> None:
-        call_scope.set(within(0.1))
+        call_scope.set(within(0.4))
         async with database.transaction() as transaction:
             with suppress(TimeoutError):
                 async with transaction.transaction():
                     await transaction.execute(f"INSERT INTO {table} VALUES (2, 0)")
-                    async with asyncio.timeout(0.2):
+                    async with asyncio.timeout(0.6):
                         await asyncio.Event().wait()
             call_scope.set(within(10))  # as if there were time for a COMMIT
 

@@ -50,6 +50,7 @@ class TestABusyDatabase:
         database = await make_database(
             breaker_fail_max=fail_max, pool_max_size=2, pool_acquire_timeout=0.3, lock_timeout=0.2
         )
+        await database.primary.wait_ready(60)
         await database.execute("CREATE TABLE locked (id int)")
 
         async def use() -> None:
@@ -72,6 +73,7 @@ class TestABusyDatabase:
         database = await make_database(
             pool_max_size=1, pool_acquire_timeout=0.3, statement_timeout=0.1, lock_timeout=0.1
         )
+        await database.primary.wait_ready(60)
         async with Refusing(database):
 
             async def slow() -> None:
@@ -106,6 +108,7 @@ class TestABusyDatabase:
     async def test_that_init_waits_for_keeps_it_closed(self, make_database: MakeDatabase) -> None:
         """The question is none that a lock could keep from an answer."""
         database = await make_database(pool_max_size=1, pool_acquire_timeout=0.3, breaker_fail_max=1)
+        await database.primary.wait_ready(60)
 
         async def init(_: object) -> None:
             await asyncio.Event().wait()

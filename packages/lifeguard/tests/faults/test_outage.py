@@ -150,7 +150,11 @@ async def assert_nothing_is_lost(serving: Service, server: PostgresServer) -> No
     pool = serving.state["database"].primary
     await eventually(lambda: at_rest(pool.stats()) and pool.get_size() >= pool.get_min_size())
     assert_balanced(pool.stats())
-    assert len(await server.backends(application_name="ledger")) == pool.get_size()
+
+    async def server_has_those_of_the_pool() -> bool:
+        return len(await server.backends(application_name="ledger")) == pool.get_size()
+
+    await eventually(server_has_those_of_the_pool)
     assert (await serving.client.get("/readyz")).json()["status"] == "ready"
 
 

@@ -206,7 +206,11 @@ class TestServerRestarts:
         await asyncio.gather(*clients)
         await eventually(lambda: at_rest(pool.stats()))
         assert_balanced(pool.stats())
-        assert len(await server.backends(application_name=pool.name)) == pool.get_size()
+
+        async def server_has_those_of_the_pool() -> bool:
+            return len(await server.backends(application_name=pool.name)) == pool.get_size()
+
+        await eventually(server_has_those_of_the_pool)
         await pool.drain(1)
 
     async def test_a_crashed_backend_takes_all_with_it_and_the_pool_is_itself_again(

@@ -36,7 +36,7 @@ async def test_one_waiter_in_each_of_many_lanes_is_bounded_by_the_pool_s_queue(m
     held = await pool.acquire(lane="a")
     tasks = [asyncio.create_task(pool.acquire(lane=number).__aenter__()) for number in range(100)]
     await eventually(lambda: pool.stats().waiting == 100)
-    for number in range(100, 24_000):
+    for number in range(100, 4_000):
         assert pool.try_shed(lane=number) is not None
     assert pool.stats().waiting == 100
     assert len([lane for lane in pool._state.lanes if lane.filed]) == 100

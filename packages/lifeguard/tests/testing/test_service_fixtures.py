@@ -41,6 +41,7 @@ class TestSettings:
         assert service.database.primary.get_max_size() == 3
 
 
+@pytest.mark.settings(pool_max_waiting=50)
 class TestSaturated:
     async def test_turns_requests_away_until_it_ends(
         self, client: httpx.AsyncClient, saturated: Fault
@@ -63,7 +64,7 @@ class TestSaturated:
     ) -> None:
         async with saturated(waiting=0):
             assert database.primary.stats().waiting == 0
-            answer = await client.get("/orders", headers={"X-Request-Timeout": "0.05"})
+            answer = await client.get("/orders", headers={"X-Request-Timeout": "0.5"})
             assert problem_of(answer) == "pool-timeout"
 
 

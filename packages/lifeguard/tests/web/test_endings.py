@@ -304,7 +304,7 @@ class TestStreams:
         self, serving: Service, log: Log, what: str
     ) -> None:
         log()
-        headers = {"X-Request-Timeout": "0.1"} if what == "deadline" else {}
+        headers = {"X-Request-Timeout": "0.5"} if what == "deadline" else {}
         with pytest.raises(httpx.RemoteProtocolError):
             await serving.client.get(f"/after/events/of-the-database/{what}", headers=headers)
         await eventually(lambda: serving.state["drain"].in_flight == 0)
