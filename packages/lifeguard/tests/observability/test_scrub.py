@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -101,6 +102,56 @@ def test_a_password_that_is_read_later_is_a_secret_from_then_on(tmp_path: Path) 
     file.write_text("rotated-hush\n")
     read_secret(file)
     assert scrub("it is rotated-hush now") == "it is *** now"
+
+
+AMBIGUOUS = "ab25%\\+ /ü\n\"'=😀"
+"""Characters that escapes are made of, and such that have several."""
+ESCAPES: tuple[Callable[[str], str], ...] = (
+    str,
+    quote_plus,
+    lambda character: "".join(f"%{byte:02X}" for byte in character.encode()),
+    lambda character: "".join(f"%25{byte:02x}" for byte in character.encode()),
+    lambda character: json.dumps(character)[1:-1],
+    lambda character: json.dumps(json.dumps(character)[1:-1])[1:-1],
+    lambda character: f"\\{character}",
+)
+
+
+@given(
+    st.text(AMBIGUOUS, min_size=3, max_size=30),
+    st.lists(st.sampled_from(ESCAPES), min_size=1, max_size=30),
+    st.text(AMBIGUOUS, max_size=20),
+    st.integers(0, 3),
+)
+def test_what_is_searched_for_in_steps_is_what_one_pattern_of_it_all_would_find(
+    secret: str, escapes: list[Callable[[str], str]], around: str, cut: int
+) -> None:
+    escaped = "".join(escapes[at % len(escapes)](one) for at, one in enumerate(secret))
+    text = f"{around}{escaped}{around}{escaped[cut:]}"
+    text = f"{text}{'x' * (scrub._WINDOW - len(text) - cut)}{text}"
+    assert Scrubber([secret])(text) == by_one_pattern(secret, text)
+
+
+def by_one_pattern(secret: str, text: str) -> str:
+    """As a `Scrubber` without its short cut."""
+    for form in sorted(scrub._forms(secret), key=len, reverse=True):
+        text = text.replace(form, "***")
+    hints = [hint for hint in scrub._plain_forms(secret) if len(hint) >= scrub._SHORTEST_SEARCHED]
+    if any(hint in scrub._plain(text) for hint in hints):
+        whole = re.compile("".join(map(scrub._any_form, secret.replace("%25", "%"))))
+        text = whole.sub("***", text)
+    return text
+
+
+def test_a_token_of_a_kilobyte_costs_nothing_until_it_is_found() -> None:
+    """Then it costs a pattern for each of its different characters, and one for its beginning."""
+    token = "X-Amz-Signature=" + "0123456789abcdef" * 64
+    scrub._pattern_of.cache_clear()
+    shown = Scrubber([token])
+    assert shown("nothing %41 to hide") == "nothing %41 to hide"
+    assert scrub._pattern_of.cache_info().currsize == 0
+    assert shown(f"it is {quote(token)}") == "it is ***"
+    assert scrub._pattern_of.cache_info().currsize <= len(set(token)) + 1
 
 
 class TestCutting:

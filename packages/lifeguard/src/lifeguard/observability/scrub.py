@@ -8,9 +8,10 @@ counts the steps.
 from __future__ import annotations
 
 import binascii
+import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from lifeguard.settings.environment import secrets_read, tokens_read
 
@@ -21,6 +22,11 @@ _SHORTEST_SEARCHED = 3
 _ALIKE = bytes.maketrans(b"+%\0", b" ==")
 # Characters that an escape makes of one, at most: an escaped backslash in a representation in JSON.
 _LONGEST_ESCAPE = 12
+# Characters that the pattern of one of them may match.
+_MOST_OF_A_CHARACTER = 96
+# Characters of a secret that one pattern searches for, of a text in which it does that at once, and of a
+# percent-encoding of one byte, which may be encoded itself.
+_LENGTH_OF_HEAD, _WINDOW, _LONGEST_PERCENT = 8, 4096, 5
 # Characters that a URL's login may have for its end to be found when a text is cut.
 _LONGEST_LOGIN = 1024
 
@@ -47,7 +53,7 @@ class Scrubber:
         self._told = frozenset(secrets)
         self._known: frozenset[str] = frozenset()
         self._forms: list[str] = []
-        self._hints: list[tuple[bytes, re.Pattern[str]]] = []
+        self._hints: list[tuple[tuple[bytes, ...], str]] = []
         self._learn(self._told)
 
     @property
@@ -66,7 +72,7 @@ class Scrubber:
         if "@" in text and "://" in text:
             text = _LOGIN.sub(_hide_login, text)
         if "assw" in text or "ASSW" in text:
-            text = _PARAMETER.sub(_hide_parameter, text)
+            text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
         return text
 
     def head(self, text: str, longest: int) -> str:
@@ -93,18 +99,17 @@ class Scrubber:
         # The longest first: a secret may contain another one.
         self._forms = sorted((form for form in written if len(form) >= _SHORTEST_SEARCHED), key=_by_length)
         self._hints = [
-            (hint, _escaped(secret))
+            (hints, secret)
             for secret in sorted(secrets, key=_by_length)
-            for hint in _plain_forms(secret)
-            if len(hint) >= _SHORTEST_SEARCHED
+            if (hints := tuple(hint for hint in _plain_forms(secret) if len(hint) >= _SHORTEST_SEARCHED))
         ]
 
     def _without_escaped(self, text: str) -> str:
         """Hide secrets with escapes in them. What finds the place is dear, and asked only if there is one."""
         plain = _plain(text)
-        for hint, pattern in self._hints:
-            if hint in plain:
-                text = pattern.sub(HIDDEN, text)
+        for hints, secret in self._hints:
+            if any(hint in plain for hint in hints):
+                text = without_escaped(text, secret)
         return text
 
 
@@ -134,9 +139,61 @@ def _plain_forms(secret: str) -> set[bytes]:
     return {_plain(secret), _plain(ascii_only)}
 
 
-def _escaped(secret: str) -> re.Pattern[str]:
-    """Make the pattern that finds `secret` with any of its characters escaped, and only that."""
-    return re.compile("".join(map(_any_form, secret.replace("%25", "%"))))
+def without_escaped(text: str, secret: str) -> str:
+    """`text` without `secret`, whose characters may be escaped, each in its way.
+
+    A pattern of a whole secret would cost half a second to make for a token of a kilobyte. So there is one of
+    its beginning, searched for where the text without its escapes has that, and one of each character.
+    """
+    characters = secret.replace("%25", "%")
+    if "%25" in characters or ("%" in characters and "\\" in characters):  # may be read in several ways
+        return _pattern_of(characters).sub(HIDDEN, text)
+    kept, end = [], 0
+    for start, stop in _places(text, characters):
+        kept += [text[end:start], HIDDEN]
+        end = stop
+    return "".join([*kept, text[end:]])
+
+
+def _places(text: str, characters: str) -> Iterator[tuple[int, int]]:
+    """Yield where `characters` begin and end in `text`."""
+    head = _head_of(characters)
+    hints, pattern, reach = _plain_forms(head), _pattern_of(head), len(head) * _MOST_OF_A_CHARACTER
+    at = 0
+    while at < len(text):
+        end = at + _WINDOW
+        plain = _plain(text[at : end + reach])
+        if any(hint in plain for hint in hints):
+            while (match := pattern.search(text, at, end + reach)) is not None and match.start() < end:
+                stop = _end_of(text, match.end(), characters[len(head) :])
+                if stop is not None:
+                    yield match.start(), stop
+                at = stop or match.start() + 1
+        at = max(at, end)
+
+
+def _head_of(characters: str) -> str:
+    """The beginning, which does not end within an escape."""
+    length = _LENGTH_OF_HEAD
+    while "%" in characters[max(0, length - _LONGEST_PERCENT) : length]:
+        length += 1
+    return characters[:length]
+
+
+def _end_of(text: str, at: int, characters: str) -> int | None:
+    """Where `characters` end that begin at `at`; None if they do not."""
+    for character in characters:
+        match = _pattern_of(character).match(text, at)
+        if match is None:
+            return None
+        at = match.end()
+    return at
+
+
+@functools.lru_cache(maxsize=512)
+def _pattern_of(characters: str) -> re.Pattern[str]:
+    """Make the pattern that finds them with any of them escaped, and only that."""
+    return re.compile("".join(map(_any_form, characters)))
 
 
 def _any_form(character: str) -> str:
@@ -160,7 +217,3 @@ def _any_form(character: str) -> str:
 def _hide_login(match: re.Match[str]) -> str:
     before, at, after = match[2].rpartition("@")
     return f"{match[1]}{HIDDEN}@{after}" if at and before else match[0]
-
-
-def _hide_parameter(match: re.Match[str]) -> str:
-    return f"{match[1]}{HIDDEN}"
