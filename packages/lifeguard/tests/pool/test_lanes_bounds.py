@@ -67,7 +67,7 @@ def test_however_many_names_are_invented_a_bounded_number_is_remembered() -> Non
     gc.collect()
     assert len(gc.get_objects()) <= before + 100
     assert len(lanes) <= 1 + MOST_HEAVY
-    assert len(lanes._newcomers) <= 2 * MOST_KNOWN + 100
+    assert len(lanes.newcomers) <= 2 * MOST_KNOWN + 100
 
 
 async def test_however_many_names_the_program_has_a_bounded_number_has_lanes(make_pool: MakePool) -> None:

@@ -112,6 +112,11 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "was refused or waited in vain: its requests are refused at once, all but one at a time. See the "
         "alert LaneBreakerOpen.",
     ),
+    "newcomer_set_aside": (
+        "warning",
+        "An unknown name holds most of what is overdue in the lane `newcomers`. From now on it has a `lane` "
+        "of its own, with the `held` connections, and the others go on.",
+    ),
     "lane_breaker_closed": (
         "info",
         "One of that `lane` succeeded, or nobody comes any more.",

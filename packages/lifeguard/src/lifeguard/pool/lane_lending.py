@@ -15,6 +15,7 @@ from lifeguard.pool.events import Reporter
 from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, Lane, Limits
 from lifeguard.pool.lane_breaker import PATIENCE
 from lifeguard.pool.names import OutsideLane
+from lifeguard.pool.newcomers import NEWCOMERS
 from lifeguard.pool.queue import Waiter, WaitQueue
 from lifeguard.pool.state import PoolState
 from lifeguard.pool.stats import PoolStats
@@ -229,6 +230,8 @@ class LaneLending:
         size = state.config.max_size if state.last_error is None else max(1, len(state.members))
         self._lanes.resize(size)
         for lane in self._lanes.tick(now):
+            if lane.name is NEWCOMERS and self._set_aside_whoever_hangs(lane, now):
+                continue
             oldest_use = now - self._lanes.oldest_leases().get(lane, now)
             stats = state.stats()
             for rank in RANKS:
@@ -238,6 +241,29 @@ class LaneLending:
         if self._open:
             self._tell_of_closed()
         self._dispatch()
+
+    def _set_aside_whoever_hangs(self, newcomers: Lane, now: float) -> bool:
+        """Whether it is one of the newcomers that hangs. From now on it does so in a lane of its own, with
+        what it holds, and the others go on."""
+        overdue: dict[OutsideLane, list[PooledConnection]] = {}
+        number = 0
+        for pooled in self._state.members:
+            if pooled.lane is newcomers and now - pooled.borrowed_at > PATIENCE and pooled.place is not None:
+                number += 1
+                if isinstance(pooled.place[0], OutsideLane):
+                    overdue.setdefault(pooled.place[0], []).append(pooled)
+        name, held = max(overdue.items(), key=lambda one: len(one[1]), default=(None, []))
+        if name is None or len(held) * 2 <= number:
+            return False
+        if not self._lanes.newcomers.set_aside(name):
+            return False
+        own = self._lanes.find(name, now)
+        for pooled in held:
+            self._lanes.undo(pooled)
+            self._lanes.take(own, pooled)
+        newcomers.breaker.is_open = False
+        self._report("warning", "newcomer_set_aside", lane=own.label, held=len(held))
+        return True
 
     def _tell_of_closed(self) -> None:
         """Breakers that a success has closed, or whose lane is forgotten because nobody comes any more."""

@@ -78,7 +78,8 @@ class Lanes:
         """The lane of this name, if somebody came in it lately."""
         self._holdings = holdings
         self._limits: dict[Hashable, Limits] = {}
-        self._newcomers = Newcomers()
+        self.newcomers = Newcomers()
+        """Who of those from outside has a lane of its own."""
         self._orders = tuple(Order(rank) for rank in RANKS)
         self.normal = self._orders[NORMAL]
         """Of the lanes in which somebody of normal rank waits."""
@@ -123,7 +124,7 @@ class Lanes:
     def _shared_by(self, name: Hashable, now: float) -> Hashable:
         """The lane that it shares with others, or its own."""
         if isinstance(name, OutsideLane):
-            return name if self._newcomers.knows(name) or self._newcomers.comes(name, now) else NEWCOMERS
+            return name if self.newcomers.knows(name) or self.newcomers.comes(name, now) else NEWCOMERS
         return name if len(self._lanes) < MOST_LANES else OTHERS
 
     def _make(self, name: Hashable, now: float) -> Lane:
@@ -149,8 +150,8 @@ class Lanes:
 
     def served(self, name: OutsideLane, now: float) -> None:
         """A borrower of this name from outside has had what it came for."""
-        newcomers = self._lanes.get(NEWCOMERS)
-        self._newcomers.served(name, now, crowded=newcomers is not None and newcomers.waiting > 0)
+        shared = self._lanes.get(NEWCOMERS)
+        self.newcomers.served(name, now, crowded=shared is not None and shared.waiting > 0)
 
     # -- taking and giving back --------------------------------------------------------------------
 
@@ -391,7 +392,7 @@ class Lanes:
         except Exception:  # noqa: BLE001 - a hash that changes: the lane stays, which harms nobody
             return
         if lane.is_outside:
-            self._newcomers.left(name)
+            self.newcomers.left(name)
         for order in self._orders:
             order.remove(lane)
 

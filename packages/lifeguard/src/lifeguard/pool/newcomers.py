@@ -38,18 +38,44 @@ _WINDOW = 1.0
 # Names whose arrivals are counted at the same time. Whatever names come, none is missed that is more than one
 # part in so many: Misra and Gries, Finding repeated elements, 1982.
 _COUNTED = 64
-# Seconds without a success after which a known name gives its place to another.
-_UNUSED_AFTER = 60.0
+# Seconds in which what a name was served counts for half.
+_HALF_LIFE = 60.0
+# Seconds between two looks for a known name that gives its place to a busier one: they take 0.2 ms each.
+_COMPARED_EVERY = 0.1
+
+
+class _Use:
+    """How a name was served: in how many different seconds, and in how many lately."""
+
+    __slots__ = ("_lately", "_second", "seconds")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._lately = 0.0
+        self.seconds = 0
+
+    def note(self, now: float) -> None:
+        if int(now) != self._second:
+            self._lately = self.lately(now) + 1
+            self._second = int(now)
+            self.seconds += 1
+
+    def lately(self, now: float) -> float:
+        return self._lately * 0.5 ** ((int(now) - self._second) / _HALF_LIFE) if self._lately else 0.0
 
 
 class Newcomers:
-    """Names that share one lane until they are known. Times are monotonic seconds."""
+    """Names that share one lane until they are known. Times are monotonic seconds.
+
+    If there are more than can be known those are that were served in the most seconds lately. So whoever
+    invents names, to keep others from being known, has to be served as often with each as they are.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[OutsideLane, float] = OrderedDict()
-        """Since when each has not succeeded; the longest first."""
-        self._on_trial: OrderedDict[OutsideLane, tuple[int, int]] = OrderedDict()
-        """In which second each was last served, and in how many so far."""
+        self._known: dict[OutsideLane, _Use] = {}
+        self._on_trial: OrderedDict[OutsideLane, _Use] = OrderedDict()
+        """The longest not served first."""
+        self._compared_at = 0.0
         self._heavy: set[Hashable] = set()
         """Unknown names with a lane of their own."""
         self._arrivals: dict[OutsideLane, int] = {}
@@ -85,31 +111,40 @@ class Newcomers:
         """Its lane is forgotten."""
         self._heavy.discard(name)
 
+    def set_aside(self, name: OutsideLane) -> bool:
+        """It hangs: give it a lane of its own, so that its trouble is not that of all unknown names. False
+        if there is none left to give."""
+        if len(self._heavy) < MOST_HEAVY:
+            self._heavy.add(name)
+        return name in self._heavy
+
     def knows(self, name: OutsideLane) -> bool:
         return name in self._known
 
     def served(self, name: OutsideLane, now: float, *, crowded: bool) -> None:
         """It was served. While newcomers wait (`crowded`) none becomes known: they may be a flood."""
-        if name in self._known:
-            self._known[name] = now
-            self._known.move_to_end(name)
+        use = self._known.get(name)
+        if use is not None:
+            use.note(now)
             return
-        last, times = self._on_trial.pop(name, (-1, 0))
-        if int(now) != last:
-            last, times = int(now), times + 1
-        if times >= _SECONDS_SERVED and not crowded and self._has_room(now):
-            self._known[name] = now
+        use = self._on_trial.pop(name, None) or _Use()
+        use.note(now)
+        if use.seconds >= _SECONDS_SERVED and not crowded and self._has_room_for(use, now):
+            self._known[name] = use
             self._heavy.discard(name)
             return
-        self._on_trial[name] = (last, times)
+        self._on_trial[name] = use
         if len(self._on_trial) > MOST_KNOWN:
             self._on_trial.popitem(last=False)
 
-    def _has_room(self, now: float) -> bool:
+    def _has_room_for(self, use: _Use, now: float) -> bool:
         if len(self._known) < MOST_KNOWN:
             return True
-        longest_unused, last_success = next(iter(self._known.items()))
-        if now - last_success <= _UNUSED_AFTER:
+        if now - self._compared_at < _COMPARED_EVERY:
             return False
-        del self._known[longest_unused]
+        self._compared_at = now
+        idlest, its_use = min(self._known.items(), key=lambda known: known[1].lately(now))
+        if its_use.lately(now) >= use.lately(now):
+            return False
+        del self._known[idlest]
         return True
