@@ -46,6 +46,7 @@ def test_every_setting_of_the_pool_reaches_it_by_its_name() -> None:
         "health_check_interval": 23.0,
         "validate_after": 0.25,
         "leak_threshold": 29.0,
+        "pgbouncer": "on",
         "reset": "always",
     }
     settings = settings_for("postgresql://u@h/db", **{f"pool_{name}": given[name] for name in given})

@@ -1,6 +1,7 @@
 """Through a pooler that refuses startup parameters, with the mode given and found out (POOL_PGBOUNCER)."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from lifeguard.database import MigrationError
@@ -46,7 +47,8 @@ async def test_every_statement_has_its_limits(
     shown = "SELECT name, current_setting(name) FROM unnest($1::text[]) name"
     async with database.connection() as connection:
         assert {row[0]: row[1] for row in await connection.fetch(shown, list(SHOWN))} == SHOWN
-        async with connection.transaction():
+        raw: Any = connection  # asyncpg's methods are there, and are not of its type
+        async with raw.transaction():
             assert {row[0]: row[1] for row in await connection.fetch(shown, list(SHOWN))} == SHOWN
     async with database.read() as reading:
         assert {row[0]: row[1] for row in await reading.fetch(shown, list(SHOWN))} == SHOWN

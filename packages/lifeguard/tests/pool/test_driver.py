@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from asyncpg import connect_utils
+from asyncpg.connection import ServerCapabilities
 from asyncpg.transaction import Transaction, TransactionState
 from lifeguard.pool import Isolation, driver
 from lifeguard.pool.addresses import RedirectedLoop
@@ -46,6 +47,7 @@ NAMES: dict[str, object] = {
     "_protocol": asyncpg.Connection,
     "_query_loggers": asyncpg.Connection,
     "_readonly": Transaction,
+    "_replace": ServerCapabilities,
     "_server_caps": asyncpg.Connection,
     "_start": driver.Transaction,
     "_state": Transaction,
