@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench import options, results
 from bench.failover.cluster import cluster
 from bench.failover.report import Row, row_of, targets_of
-from bench.failover.trial import RATE, Trial, crashing, hold, switching
+from bench.failover.trial import RATE, Plan, Trial, crashing, hold, switching
 from bench.machine import describe_machine
 from bench.server import throwaway_postgres
 from bench.table import text_table
@@ -57,7 +57,7 @@ def _trial(manner: str, times: int, rate: float) -> Trial:
         async def run() -> Trial:
             await servers.settled()
             happen = switching(servers) if manner == "switchover" else crashing(servers)
-            return await hold(manner, servers.dsn(), times, happen, rate=rate)
+            return await hold(Plan(manner, servers.dsn(), times, happen, rate))
 
         return asyncio.run(run())
 
@@ -71,7 +71,8 @@ def _restarts(times: int, rate: float) -> Trial:
             await asyncio.to_thread(postgres.start)
             return time.monotonic()
 
-        return asyncio.run(hold("restart", postgres.ensure_database("ledger"), times, happen, rate=rate))
+        plan = Plan("restart", postgres.ensure_database("ledger"), times, happen, rate)
+        return asyncio.run(hold(plan))
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -93,8 +93,9 @@ class Cluster:
     password: str
     patroni: str
     logs: Path
+    spawn: Callable[[list[str], Path], subprocess.Popen[bytes]]
+    """Start a program as somebody who may run PostgreSQL; its output goes to that file."""
     etcd: subprocess.Popen[bytes] | None = None
-    spawn: Callable[[list[str], Path], subprocess.Popen[bytes]] = field(default=lambda *_: None)  # type: ignore[assignment,return-value]  # set when it is made
 
     def dsn(self, database: str = "postgres", *, ports: list[int] | None = None) -> str:
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports or [node.port for node in self.nodes])
@@ -137,7 +138,7 @@ class Cluster:
         give_up = time.monotonic() + LONGEST_STEP
         while True:
             try:
-                await asyncio.to_thread(lambda: urllib.request.urlopen(asked, timeout=60).read())
+                await asyncio.to_thread(_read, asked, 60)
             except urllib.error.HTTPError as error:
                 # 412: what it sees, etcd has not been told yet.
                 if error.code != http.HTTPStatus.PRECONDITION_FAILED or time.monotonic() > give_up:
@@ -164,7 +165,7 @@ def cluster(nodes: int = 2) -> Iterator[Cluster]:
             )
             node.directory.mkdir()
             account.own(node.directory)
-            settings = _settings(node, ports[0], password, standbys=nodes - 1)
+            settings = _settings(node, ports[0], password)
             (node.directory / "patroni.json").write_text(json.dumps(settings))
             (node.directory / "patroni.json").chmod(0o644)
             made.append(node)
@@ -173,18 +174,11 @@ def cluster(nodes: int = 2) -> Iterator[Cluster]:
             with log.open("ab") as output:
                 return account.spawn(command, output)
 
-        running = Cluster(made, password, patroni, directory, spawn=spawn)
+        running = Cluster(made, password, patroni, directory, spawn)
         (directory / "etcd").mkdir(mode=0o700)
         account.own(directory / "etcd")
         client, peer = (f"http://127.0.0.1:{port}" for port in ports[:2])
-        running.etcd = spawn(
-            [etcd, "--data-dir", str(directory / "etcd"), "--listen-client-urls", client]
-            + ["--advertise-client-urls", client, "--listen-peer-urls", peer, "--unsafe-no-fsync"][
-                : 5 if _old(etcd) else 6
-            ]
-            + ["--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"],
-            directory / "etcd.log",
-        )
+        running.etcd = spawn(_etcd(etcd, directory / "etcd", client, peer), directory / "etcd.log")
         try:
             for node in made:
                 running.start(node)
@@ -201,13 +195,19 @@ def cluster(nodes: int = 2) -> Iterator[Cluster]:
             running.etcd.wait()
 
 
-def _old(etcd: str) -> bool:
-    """Whether it does not know --unsafe-no-fsync (before 3.4.?)."""
-    usage = subprocess.run([etcd, "--help"], capture_output=True, check=False)
-    return b"unsafe-no-fsync" not in usage.stdout + usage.stderr
+def _etcd(program: str, data: Path, client: str, peer: str) -> list[str]:
+    options = {
+        "data-dir": str(data),
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"default={peer}",
+    }
+    return [program, *(f"--{name}={value}" for name, value in options.items())]
 
 
-def _settings(node: Node, etcd: int, password: str, *, standbys: int) -> dict[str, object]:
+def _settings(node: Node, etcd: int, password: str) -> dict[str, object]:
     login = {"username": "postgres", "password": password}
     return {
         "scope": SCOPE,
@@ -245,15 +245,22 @@ def _settings(node: Node, etcd: int, password: str, *, standbys: int) -> dict[st
     }
 
 
+def _read(request: urllib.request.Request | str, timeout: float) -> bytes:
+    with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - of this machine
+        body: bytes = answer.read()
+        return body
+
+
 def _get(url: str) -> dict[str, object]:
+    said: dict[str, object]
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            said: dict[str, object] = json.load(answer)
-            return said
+        said = json.loads(_read(url, 2))
     except urllib.error.HTTPError as error:
         with suppress(ValueError):
             said = json.load(error)
             return said
-        return {}
     except (OSError, ValueError):
-        return {}
+        pass
+    else:
+        return said
+    return {}

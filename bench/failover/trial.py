@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,8 +33,8 @@ SETTLE = 4.0
 """Seconds of load before the first event and after each."""
 LOOK = 0.01
 """Seconds between two looks whether a server takes writes."""
-GRACE = 10.0
-"""Seconds after an event until its requests have all been answered."""
+VARIABLES = {"LOG_LEVEL": "warning", "LOG_FORMAT": "json", "POOL_MIN_SIZE": "10"}
+"""Of the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +59,33 @@ class Trial:
     """Transfers that were asked for again, with their key, when all was over."""
 
 
-async def hold(
-    name: str, dsn: str, times: int, happen: Callable[[], Awaitable[float]], *, rate: float = RATE
-) -> Trial:
-    """Run the service on `dsn` under load. `happen()` does it, and gives the instant from which on a server
-    takes writes again."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`happen()` does it, and gives the instant from which on a server takes writes again."""
+
+    name: str
+    dsn: str
+    times: int
+    happen: Callable[[], Awaitable[float]]
+    rate: float
+
+
+async def hold(plan: Plan) -> Trial:
+    """Run the service under load."""
     with TemporaryDirectory(prefix="bench-") as directory:
-        environment = {
-            **os.environ, "PYTHONPATH": ROOT, "DATABASE_URL": dsn, "LOG_LEVEL": "warning", "LOG_FORMAT": "json",
-            "POOL_MIN_SIZE": "10", "SERVICE_NAME": "failover",
-        }  # fmt: skip
+        environment = {**os.environ, **VARIABLES, "PYTHONPATH": ROOT, "DATABASE_URL": plan.dsn}
         migrate = [sys.executable, "-m", "app", "migrate"]
-        subprocess.run(migrate, env=environment, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        await asyncio.to_thread(subprocess.run, migrate, env=environment, cwd=directory, check=True)
         (port,) = free_ports(1)
         service = Replica("service", port, environment, Path(directory) / "log")
         service.start()
         try:
             await until(lambda: _is_ready(port), "the service does not become ready")
-            return await _under_load(name, dsn, port, times, happen, rate)
+            return await _under_load(plan, port)
         finally:
             service.kill()
-            if log := os.environ.get("BENCH_LOG"):
-                Path(log).write_bytes(service.log.read_bytes())
+            if copy := os.environ.get("BENCH_LOG"):
+                await asyncio.to_thread(shutil.copy, service.log, copy)
 
 
 def _is_ready(port: int) -> bool:
@@ -90,24 +96,22 @@ def _is_ready(port: int) -> bool:
     return False
 
 
-async def _under_load(
-    name: str, dsn: str, port: int, times: int, happen: Callable[[], Awaitable[float]], rate: float
-) -> Trial:
-    crowd = Crowd(port, rate=rate, accounts=await open_accounts(port), seed=1)
+async def _under_load(plan: Plan, port: int) -> Trial:
+    crowd = Crowd(port, rate=plan.rate, accounts=await open_accounts(port), seed=1)
     events = []
     async with asyncio.TaskGroup() as group:
         group.create_task(crowd.run())
         await asyncio.sleep(SETTLE)
-        for number in range(times):
-            print(f"{name}: {number + 1} of {times}", file=sys.stderr)
+        for number in range(plan.times):
+            print(f"{plan.name}: {number + 1} of {plan.times}", file=sys.stderr)
             began = time.monotonic()
-            writable = await happen()
+            writable = await plan.happen()
             events.append(Event(began, writable, os.getloadavg()[0]))
             await asyncio.sleep(SETTLE)
         crowd.stop()
     retried = len(crowd.seen.unacknowledged)
     await repeat(port, crowd.seen)
-    return Trial(name, events, crowd.seen, await audit(dsn, crowd.seen), retried)
+    return Trial(plan.name, events, crowd.seen, await audit(plan.dsn, crowd.seen), retried)
 
 
 def switching(cluster: Cluster) -> Callable[[], Awaitable[float]]:

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from bench import options, results
 from bench.machine import describe_machine
 from bench.outage.report import Row, rows_of, targets_of
-from bench.outage.trial import CONTESTANTS, RATE, Stop, Trial, hold
-from bench.overload.trial import DEADLINE
+from bench.outage.trial import CONTESTANTS, DEADLINE, RATE, Stop, Trial, hold
 from bench.server import throwaway_postgres
 from bench.table import text_table
 from bench.targets import verdicts

@@ -18,6 +18,10 @@ OK = 200
 REFUSED = 503
 MILLISECONDS = 0.05
 """Seconds: an answer that took longer did not come in milliseconds."""
+PATIENCE = 2.0
+"""Seconds: the default of POOL_OUTAGE_PATIENCE, in which clients wait."""
+STOPPING = 1.0
+"""Seconds that a server may take to end its sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Row:
     """The end of the last answer, after the stop, that did not come in milliseconds."""
     refused_p50_ms: float | None
     refused_p99_ms: float | None
-    """Of all who asked later than a second after the stop, whatever they were told; None: nobody did."""
+    """Of all who asked after the patience, whatever they were told; None: nobody did."""
     first_success: float | None
     last_failure: float
     """When the last request left, after the return, that did not succeed; 0 if all did."""
@@ -61,7 +65,7 @@ def targets_of(rows: Sequence[Row]) -> list[Target]:
 
 def _targets(row: Row) -> Iterator[Target]:
     at = f"{row.mode}, {row.away:.1f} s"
-    yield at_most(1, "every answer in milliseconds, s after the stop", at, row.slow_until)
+    yield at_most(PATIENCE + STOPPING, "every answer in milliseconds, s after the stop", at, row.slow_until)
     yield at_least(0.99, "successes from 1 s after the return", at, row.afterwards)
     yield at_most(0, "neither served nor refused", at, row.broken)
 
@@ -70,7 +74,7 @@ def _row(trial: Trial, outage: Outage) -> Row:
     during = _between(trial, outage.stopped, outage.returned)
     after = _between(trial, outage.returned, outage.over)
     slow = [ask for ask in during if ask.latency > MILLISECONDS]
-    later = sorted(ask.latency for ask in during if ask.scheduled > outage.stopped + 1)
+    later = sorted(ask.latency for ask in during if ask.scheduled > outage.stopped + PATIENCE + STOPPING)
     failed = [ask.scheduled for ask in after if ask.status != OK]
     succeeded = [
         ask.scheduled + ask.latency

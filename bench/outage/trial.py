@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.overload.generator import Answers, Phase, Plan
-from bench.overload.trial import ASYNCPG, DEADLINE, OURS, Contestant, generate, serving
+from bench.overload.trial import ASYNCPG, OURS, Contestant, generate, serving
 from bench.overload.work import CAPACITY
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CONTESTANTS = (OURS, ASYNCPG)
 RATE = CAPACITY / 2
 """Requests a second: no overload, so whatever fails fails for the outage."""
+DEADLINE = 5.0
+"""Seconds after which a client gives up: longer than POOL_OUTAGE_PATIENCE."""
 CALM = 2.0
 """Seconds before the first outage."""
 UP = 4.0

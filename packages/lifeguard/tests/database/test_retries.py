@@ -143,6 +143,29 @@ async def become_read_only(transaction: Transaction, _: PostgresServer) -> None:
     await transaction.execute("SET TRANSACTION READ ONLY; CREATE TABLE refused ()")
 
 
+@pytest.mark.parametrize("patience", [0, 60])
+async def test_a_server_that_takes_no_writes_is_tried_until_the_patience_with_an_outage_is_over(
+    make_database: MakeDatabase, postgres: PostgresServer, patience: float
+) -> None:
+    """More often than `attempts` says: the pool looks for the new primary meanwhile."""
+    database = await make_database(pool_outage_patience=patience)
+    calls = 0
+
+    async def work(transaction: Transaction) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 5:
+            await become_read_only(transaction, postgres)
+
+    if patience:
+        await database.run_in_transaction(work, attempts=2)
+        assert calls == 5
+    else:
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await database.run_in_transaction(work, attempts=2)
+        assert calls == 2
+
+
 async def see_a_type_change(transaction: Transaction, postgres: PostgresServer) -> None:
     """Not in the first statement, which the pool repeats by itself."""
     name = await transaction.fetchval("SELECT current_database()")
