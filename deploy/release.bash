@@ -102,7 +102,7 @@ write_state() {
         return out line
       }
       # A replica logs in as the role that deploy/rotate has put in place.
-      function as_role(url) { sub(/\/\/app(_b)?@/, "//" ENVIRON["LIFEGUARD_ROLE"] "@", url); return url }
+      function as_role(url) { gsub(/\/\/app(_b)?@/, "//" ENVIRON["LIFEGUARD_ROLE"] "@", url); return url }
       BEGIN {
         while (split(ENVIRON["VARIABLES"], lines, "\n") > given) {
           line = lines[++given]; at = index(line, "=")

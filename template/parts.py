@@ -76,12 +76,13 @@ PARTS: dict[str, Part] = {
     ),
     "replica": Part(
         (
-            Lines("docker-compose.yml", r"^  replica-data:$"),
+            Lines("docker-compose.yml", r"^  replica(-2)?-data:$"),
             Block("docker-compose.yml", "  replica:"),
+            Block("docker-compose.yml", "  replica-2:"),
             Remove("deploy/replica/*"),
         ),
         documents=(
-            Lines("docs/deploy.md", r"^\| `replica` \|"),
+            Lines("docs/deploy.md", r"^\| `replicas?` \|"),
             Replace("docs/deploy.md", r"^\*\*Replica\.\*\*(?s:.*?)(?=^\*\*Backups)", ""),
         ),
         tests=("tests/test_main.py", "tests/deploy/test_compose.py", "tests/deploy/test_secrets.py"),

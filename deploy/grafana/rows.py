@@ -344,25 +344,40 @@ _LANES = Row(
 )
 
 _REPLICA = Row(
-    "Replica, where there is one",
+    "Replicas, where there are some",
     (
         Panel(
             title="Lag",
-            description="How far the replica is behind the primary.",
+            description="How far each replica is behind the primary.",
             unit="s",
-            width=12,
+            width=8,
             alert="LifeguardReplicaBehind",
             warn_above=5,
-            queries=(Query(f"db_replica_lag_seconds{SERVICE}", "{{instance}}"),),
+            queries=(
+                Query(f"db_replica_lag_seconds{SERVICE}", "{{instance}} {{db_client_connection_pool_name}}"),
+            ),
         ),
         Panel(
             title="Reads",
             description="By where they went, a second.",
             unit="ops",
-            width=12,
+            width=8,
             stacked=True,
             alert="LifeguardReplicaNotRead",
             queries=(Query(f"sum by (to) ({_rate('db_reads_total', SERVICE)})", "{{to}}"),),
+        ),
+        Panel(
+            title="Not read",
+            description="What each replica that is not read was found to be; how many instances say so.",
+            width=8,
+            queries=(
+                Query(
+                    "sum by (db_client_connection_pool_name, standing) (db_replica_standing"
+                    + SERVICE.replace("{", '{standing!~"current|unmeasured",')
+                    + ")",
+                    "{{db_client_connection_pool_name}} {{standing}}",
+                ),
+            ),
         ),
     ),
 )

@@ -17,7 +17,10 @@ OPEN = frozenset(("handler", "method", "status", "service_name", "service_versio
 SUFFIXES = {"counter": "_total", "info": "_info"}
 """What Prometheus adds to a name."""
 
-POOLS = "All but `db_reads_total` have the label `db_client_connection_pool_name`: `primary` or `replica`."
+POOLS = (
+    "All but `db_reads_total` have the label `db_client_connection_pool_name`: `primary` or `replica`,"
+    " and of several replicas `replica-1`, `replica-2` and so on."
+)
 INTRODUCTION = """\
 `GET /metrics` answers Prometheus text, or OpenMetrics when asked for. What the service's own code makes
 with `prometheus_client.Counter` and its like is served too. `/pool` has the pools' numbers as JSON,

@@ -46,7 +46,7 @@ def test_is_published_on_this_machine_alone(name: str) -> None:
 
 def test_the_database_has_no_way_out() -> None:
     assert COMPOSE["networks"]["database"] == {"internal": True}
-    for name in {"postgres", "replica", "pgbouncer", "migrate"} & SERVICES.keys():
+    for name in {"postgres", "replica", "replica-2", "pgbouncer", "migrate"} & SERVICES.keys():
         assert SERVICES[name]["networks"] == ["database"]
 
 

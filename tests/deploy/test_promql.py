@@ -8,7 +8,7 @@ from tests.inside import service, settings_for
 
 OUR_METRICS = re.compile(r"\b(?:http|db|app|process|event_loop|target|lifeguard)[_:][\w:]+")
 GIVEN_BY_PROMETHEUS = {"job", "instance", "namespace"}
-ONLY_WITH_A_REPLICA = {"db_replica_lag_seconds", "db_reads_total"}
+ONLY_WITH_A_REPLICA = {"db_replica_lag_seconds", "db_reads_total", "db_replica_standing"}
 EXPRESSIONS = {
     **{rule.get("alert") or rule["record"]: rule["expr"] for rule in rules()},
     **panels("expr"),

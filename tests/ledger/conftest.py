@@ -2,18 +2,26 @@
 
 With `--through-pgbouncer` it reaches them all through a PgBouncer (the one that PGBOUNCER names, or the
 installed one), which is set up to be no help: it keeps its defaults but for the mode.
+
+With LEDGER_STANDBYS=2 (`make test-standbys`) the server has so many standbys, and the service reads from
+them.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from lifeguard.testing.pgbouncer import PgBouncer, pgbouncer
-from lifeguard.testing.servers import PostgresServer
+from lifeguard.testing.plugin import run
+from lifeguard.testing.servers import PostgresServer, copy_cluster, server_directory
 from lifeguard.testing.service import ServiceUnderTest, running
 from lifeguard.testing.service_fixtures import Templates
+from lifeguard.testing.standby import standby_of
+from typing_extensions import override
 
 from app.main import create_app
 from app.settings import Settings
@@ -26,10 +34,30 @@ PATIENT: dict[str, object] = {
     "statement_timeout": 60,
     "command_timeout": 90,
 }
-LEDGER = ServiceUnderTest(create_app, Settings, pool_max_size=20, log_level="error", **PATIENT)
-
 # How it behaves in an outage is for other tests: only that it does not last longer than the server's.
 OF_TESTS = {"server_login_retry": 1, "query_wait_timeout": 10}
+STANDBYS = int(os.environ.get("LEDGER_STANDBYS", "0"))
+
+
+class Ledger(ServiceUnderTest[Settings]):
+    """The service, which reads from the standbys where there are some."""
+
+    def __init__(self) -> None:
+        super().__init__(create_app, Settings, pool_max_size=20, log_level="error", **PATIENT)
+        self.primary: PostgresServer | None = None
+        self.standbys: list[PostgresServer] = []
+
+    @override
+    def settings_for(self, url: str, **values: object) -> Settings:
+        """Behind a proxy, which stands for the database and its faults, there are no standbys."""
+        parts = urlsplit(url)
+        if self.primary is not None and parts.port == self.primary.port:
+            replicas = " ".join(standby.dsn(parts.path.strip("/")) for standby in self.standbys)
+            values = {"database_replica_url": replicas, **values}
+        return super().settings_for(url, **values)
+
+
+LEDGER = Ledger()
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +97,27 @@ async def through_pgbouncer(request: pytest.FixtureRequest) -> AsyncIterator[Non
 @pytest.fixture
 async def service_url(service_url: str) -> str:
     return await _fronts.url(service_url)
+
+
+if STANDBYS:
+
+    @pytest.fixture(scope="session")
+    def postgres(cluster: Path) -> Iterator[PostgresServer]:
+        """A server whose standbys have replayed each transaction before it is acknowledged: the tests read
+        what they have just written."""
+        settings = {"max_connections": "200"}
+        waiting = {"synchronous_standby_names": f"{STANDBYS} (*)", "synchronous_commit": "remote_apply"}
+        with server_directory() as directory, ExitStack() as stack:
+            primary = PostgresServer(copy_cluster(cluster, directory / "primary"), {**settings, **waiting})
+            stack.callback(primary.close)
+            copies = [copy_cluster(cluster, directory / f"standby{number}") for number in range(STANDBYS)]
+            run(primary.start())
+            LEDGER.primary = primary
+            for copy in copies:
+                LEDGER.standbys.append(standby_of(primary.dsn(), copy, **settings))
+                stack.callback(LEDGER.standbys[-1].close)
+                run(LEDGER.standbys[-1].start())
+            yield primary
 
 
 @asynccontextmanager

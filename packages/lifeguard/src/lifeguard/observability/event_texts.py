@@ -82,7 +82,8 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     ),
     "replica_out_of_service": (
         "warning",
-        "Reads go to the primary; `reason`, with `lag_seconds` and `lag_bytes` where they are known. "
+        "Its reads go elsewhere. `replica` is its pool, `reads` where they go, `reason` why, with "
+        "`lag_seconds` and `lag_bytes` where they are known. "
         "Once, until they are back. See docs/operations.md#a-replica-that-is-behind.",
     ),
     "replica_serves_again": (
@@ -107,6 +108,12 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "consistency_not_asked": (
         "debug",
         "No answer this time about a place in the WAL: `reason`. The primary serves the read.",
+    ),
+    "read_repeated": (
+        "info",
+        "The primary answers what `replica` has cancelled (a recovery conflict, `sqlstate`) or left "
+        "unanswered. Many: let its replay wait longer (`max_standby_streaming_delay`), or set "
+        "`hot_standby_feedback`.",
     ),
     "replica_lag_not_measured": (
         "info",
