@@ -18,8 +18,9 @@ SUFFIXES = {"counter": "_total", "info": "_info"}
 """What Prometheus adds to a name."""
 
 POOLS = (
-    "All but `db_reads_total` have the label `db_client_connection_pool_name`: `primary` or `replica`,"
-    " and of several replicas `replica-1`, `replica-2` and so on."
+    "All but `db_reads_total` and `db_reads_with_token_total` have the label"
+    " `db_client_connection_pool_name`: `primary` or `replica`, and of several replicas `replica-1`,"
+    " `replica-2` and so on."
 )
 INTRODUCTION = """\
 `GET /metrics` answers Prometheus text, or OpenMetrics when asked for. What the service's own code makes

@@ -217,7 +217,7 @@ async def test_a_cookie_keeps_a_browsers_token(replicated: Replication) -> None:
         answer = await running.client.post("/test/things")
         cookie = SimpleCookie(answer.headers["Set-Cookie"])["seen"]
         assert cookie.value == answer.headers[TOKEN]
-        assert (cookie["path"], cookie["samesite"], cookie["max-age"]) == ("/", "Lax", "3600")
+        assert (cookie["path"], cookie["samesite"], cookie["max-age"]) == ("/", "Lax", "4600")
         assert cookie["httponly"]
         assert cookie["secure"]
         path = f"/test/things/{answer.json()}"

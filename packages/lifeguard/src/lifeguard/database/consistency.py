@@ -56,6 +56,8 @@ _IDENTIFIER = "SELECT system_identifier::text FROM pg_catalog.pg_control_system(
 _log = structlog.get_logger("lifeguard.database")
 
 
+OUTCOMES = ("replica", "waited", "primary", "lost")
+"""What becomes of a read that has to see a write."""
 Lend = Callable[[Replica], AbstractAsyncContextManager[Lease]]
 
 
@@ -71,7 +73,8 @@ class Consistency:
     def __init__(self, settings: Settings, name: str | None, replicas: Replicas) -> None:
         self._replicas = replicas
         self._wait = settings.consistency_wait
-        self._ttl = settings.consistency_ttl
+        self.ttl = settings.consistency_ttl + settings.replica_max_lag
+        """Seconds after which any replica that is read has a write."""
         self._tokens = Tokens(
             settings.consistency_secrets, service=settings.service_name, database=name or ""
         )
@@ -118,6 +121,10 @@ class Consistency:
 
     # -- tokens ------------------------------------------------------------------------------------
 
+    def counts(self) -> dict[str, int]:
+        """How many reads had each outcome, those that none had included; nothing without replicas."""
+        return {outcome: self.reads[outcome] for outcome in OUTCOMES} if self.is_needed else {}
+
     @property
     def is_needed(self) -> bool:
         """Whether a read may miss a write."""
@@ -139,7 +146,7 @@ class Consistency:
         if not self._knows_key():
             return unknown()
         position = self._tokens.read(token)
-        return None if time() - position.noted_at > self._ttl else position
+        return None if time() - position.noted_at > self.ttl else position
 
     def latest(self, token: str | None) -> Position | None:
         """What a read has to see: the write of `token`, that of the call's client, and the call's own."""

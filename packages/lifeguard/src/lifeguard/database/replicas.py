@@ -30,24 +30,29 @@ class Replicas:
         on_event: Callable[[PoolEvent], None] | None,
     ) -> None:
         """Each of `makers` makes the pool of one replica. They are measured by `primary`."""
-        self.primary = PrimaryWatch(primary, session_name(settings), interval(settings))
+        self._watch = PrimaryWatch(primary, session_name(settings), interval(settings))
         self.all = tuple(
-            Replica(make, settings, on_event, primary=self.primary, is_one_of_several=len(makers) > 1)
+            Replica(make, settings, on_event, primary=self._watch, is_one_of_several=len(makers) > 1)
             for make in makers
         )
         self._told: dict[Replica, str] = {}
         """What was last said of those that are not read."""
 
+    @property
+    def primary(self) -> PrimaryWatch:
+        """What is known of the primary's WAL."""
+        return self._watch
+
     def start(self) -> None:
         """Begin to ask the servers. The pools are open."""
         if self.all:
-            self.primary.start(replica.lag for replica in self.all)
+            self._watch.start(replica.lag for replica in self.all)
         for replica in self.all:
             replica.lag.start(partial(self.note, replica), replica.cut_off)
 
     async def stop(self) -> None:
         """End the questions to the primary; each replica ends its own."""
-        await self.primary.stop()
+        await self._watch.stop()
 
     def choose(self, after: int | None = None, *, but: Collection[Replica] = ()) -> Replica | None:
         """The replica to read from: of those that serve, `but` for these, the one with the fewest loans; None

@@ -97,6 +97,12 @@ def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
     reads = CounterMetricFamily(
         "db_reads", "Connections borrowed to read, by the pool that lent them.", labels=["to"]
     )
+    with_token = CounterMetricFamily(
+        "db_reads_with_token",
+        "Reads that had to see a write: served by a replica, by one after they had waited, by the primary, or"
+        " of a write that was lost.",
+        labels=["outcome"],
+    )
     serves = GaugeMetricFamily("db_replica_serves", "1 while reads go to the replica.", labels=[_POOL])
     standing = GaugeMetricFamily(
         "db_replica_standing", "1 for what the replica was last found to be.", labels=[_POOL, "standing"]
@@ -118,6 +124,8 @@ def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
     )
     for pool in pools:
         reads.add_metric([pool.stats.name], pool.reads)
+        for outcome, number in pool.reads_with_token.items():
+            with_token.add_metric([outcome], number)
         if pool.replica is None:
             continue
         name = pool.stats.name
@@ -129,4 +137,4 @@ def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:
             lag.add_metric([name], pool.replica.lag_seconds)
         if pool.replica.lag_bytes is not None:
             size.add_metric([name], pool.replica.lag_bytes)
-    yield from (reads, repeated, serves, standing, lag, size)
+    yield from (reads, with_token, repeated, serves, standing, lag, size)

@@ -76,6 +76,8 @@ class PoolNumbers:
     """None of the primary's pool."""
     hanging_lane: LaneReport | None = None
     """The lane that hangs; None while none does."""
+    reads_with_token: Mapping[str, int] = field(default_factory=dict)
+    """What became of reads that had to see a write, in the primary's numbers: see `Consistency.reads`."""
 
 
 def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
@@ -91,6 +93,7 @@ def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
             database.reads[stats.name],
             _replica(guard),
             _hanging_lane(guard, scrub),
+            {} if isinstance(guard, Replica) else database.consistency.counts(),
         )
 
 

@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     consistency_wait: Annotated[float, Field(ge=0, le=10, json_schema_extra=_IN_SECONDS)] = 0.25
     """Longest wait in seconds of a read with a token for a replica that has the write, before the primary."""
     consistency_ttl: Annotated[float, Field(ge=1, le=86_400, json_schema_extra=_IN_SECONDS)] = 3600.0
-    """A token is ignored after so many seconds: the replicas that are read have the write by then."""
+    """A token is ignored after so many seconds and REPLICA_MAX_LAG: what is read has the write by then."""
     consistency_cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     """Name of a cookie that keeps a browser's token; without it tokens are in `X-Consistency-Token` only."""
     database_password_file: ReadableFile | None = None
@@ -387,8 +387,6 @@ class Settings(BaseSettings):
             yield self._misordered("lock_timeout", "must not exceed", "statement_timeout")
         if self.statement_timeout >= self.command_timeout:
             yield self._misordered("statement_timeout", "must be below", "command_timeout")
-        if self.consistency_ttl <= self.replica_max_lag:
-            yield self._misordered("consistency_ttl", "must be above", "replica_max_lag")
         if self.max_body_bytes > self.max_buffered_bytes:
             yield self._misordered("max_body_bytes", "must not exceed", "max_buffered_bytes")
         if self.ops_port is not None and self.ops_port == self.port:

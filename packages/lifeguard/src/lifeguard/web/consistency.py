@@ -39,7 +39,7 @@ class ConsistencyTokens:
         self._consistency = database.consistency
         name = settings.consistency_cookie
         self._cookie = name.encode("ascii") if name else None
-        self._attributes = f"; Max-Age={settings.consistency_ttl:.0f}; Path=/; HttpOnly; SameSite=Lax"
+        self._attributes = f"; Max-Age={self._consistency.ttl:.0f}; Path=/; HttpOnly; SameSite=Lax"
         if settings.in_production:
             self._attributes += "; Secure"
 
