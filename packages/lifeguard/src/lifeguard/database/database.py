@@ -14,15 +14,15 @@ from asyncpg import ReadOnlySQLTransactionError, Record
 
 from lifeguard.database.breaker import Breaker
 from lifeguard.database.connect_options import each_replica, quoted, session_limits, settings_in_url
-from lifeguard.database.consistency import Consistency, Elsewhere, Lend
+from lifeguard.database.consistency import Consistency
 from lifeguard.database.deadlines import DeadlineConnection
 from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
 from lifeguard.database.guard import Guard
 from lifeguard.database.passwords import PasswordHook, PasswordSource
 from lifeguard.database.pools import primary_maker, replica_makers
-from lifeguard.database.position import Position
 from lifeguard.database.reading import ReadingConnection, ReplicaReading
-from lifeguard.database.replicas import Replica, Replicas, lane_instead
+from lifeguard.database.replica_lending import ReplicaLending
+from lifeguard.database.replicas import Replicas, lane_instead
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
 from lifeguard.database.scope import call_scope, current_deadline, current_tag, time_left, within_deadline
 from lifeguard.database.single import SingleStatements
@@ -35,9 +35,6 @@ from lifeguard.pool import (
     Pool,
     PoolClosing,
     PoolEvent,
-    PoolSaturated,
-    PoolTimeout,
-    PoolUnavailable,
     Priority,
 )
 from lifeguard.settings import Settings
@@ -93,6 +90,7 @@ class Database:
         self.primary = self._primary.pool
         self._replicas = Replicas(settings, self.primary, replica_makers(settings, name, passwords), on_event)
         self.consistency = Consistency(settings, name, self._replicas)
+        self._readings = ReplicaLending(self._replicas, self.consistency)
         self.replica = self._replicas.all[0].pool if self._replicas.all else None
         """The first one's."""
         self._in_urls = {self._primary: settings_in_url(settings)} | {
@@ -158,7 +156,7 @@ class Database:
         """
         async with AsyncExitStack() as stack, AsyncExitStack() as at_replica:
             lend = partial(self._lend, lane=lane, priority=priority)
-            replica, lease = await self._lend_by_replica(at_replica, lend, self.consistency.latest(after))
+            replica, lease = await self._readings.lend(at_replica, lend, self.consistency.latest(after))
             if replica is None or lease is None:
                 lease = await self._lend_instead(stack, lane, priority)
             else:
@@ -340,34 +338,6 @@ class Database:
             timeout = min(timeout, time_left(deadline))
         lane = self._lane if lane is None else lane
         return guard.lend(timeout, lane_instead(lane) if replaces else lane, priority or self._priority)
-
-    async def _lend_by_replica(
-        self, stack: AsyncExitStack, lend: Lend, position: Position | None
-    ) -> tuple[Replica | None, Lease | None]:
-        """By one that is not out of service, too far behind or asleep, if there is one: no read waits for a
-        replica that is known not to serve. With a `position` by one that has replayed it."""
-        if position is not None:
-            found = await self.consistency.lend(stack, position, lend)
-            if found is not Elsewhere.ANYWHERE:
-                return found or (None, None)
-        tried: list[Replica] = []
-        while (replica := self._replicas.choose(but=tried)) is not None:
-            tried.append(replica)
-            if replica.loans:
-                self._replicas.wake()  # those that sleep may serve those who come later
-            try:
-                lease = await stack.enter_async_context(lend(replica))
-            except (PoolUnavailable, DatabaseUnavailable) as error:
-                self._replicas.note(replica, str(error))
-            except (PoolSaturated, PoolTimeout):
-                if await replica.answers():
-                    raise  # it is busy, and its load would be too much for the others, too
-                self._replicas.note(replica)
-            else:
-                return replica, lease
-        self._replicas.note_all()
-        self._replicas.wake()
-        return None, None
 
     async def _lend_instead(
         self, stack: AsyncExitStack, lane: Hashable | None, priority: Priority | None

@@ -115,6 +115,14 @@ class Connector:
             return True
         return not await cleanup.is_read_only(connection, timeout, by_default=self._refuses_default)
 
+    async def ask_aside(self) -> None:
+        """Ask for a sign of life on a session that ends with the answer."""
+        connection = await self.reach()
+        try:
+            await connection.execute("SELECT 1")
+        finally:
+            connection.terminate()
+
     def has_new_password(self) -> bool:
         """Whether a function that gives a password at once gives another one than at the last attempt."""
         return any(passwords.has_changed() for passwords in self._all_passwords())

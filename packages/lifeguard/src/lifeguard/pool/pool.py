@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Generator, Hashable
 from contextvars import Context
 from dataclasses import fields, replace
-from functools import partial
 from time import monotonic
 from typing import Any, Self
 
@@ -112,7 +111,7 @@ class Pool(QueryMethods, Snapshots):
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state
         self._housekeeping = Housekeeping(self._lending)
-        self._aside = Shared(partial(_ask_aside, connector), f"pool {config.name}: ask aside")
+        self._aside = Shared(connector.ask_aside, f"pool {config.name}: ask aside")
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -392,11 +391,3 @@ class Pool(QueryMethods, Snapshots):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-async def _ask_aside(connector: Connector) -> None:
-    connection = await connector.reach()
-    try:
-        await connection.execute("SELECT 1")
-    finally:
-        connection.terminate()

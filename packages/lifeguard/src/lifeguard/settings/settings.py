@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -19,7 +18,6 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
-from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -33,9 +31,26 @@ from lifeguard.pool import PasswordAnswer
 from lifeguard.settings import dsn, environment, variables
 from lifeguard.settings.environment import Fault
 from lifeguard.settings.hidden import secrets_in
+from lifeguard.settings.values import (
+    IN_BYTES,
+    IN_SECONDS,
+    SHORTEST_SECRET,
+    CommandLine,
+    Connections,
+    Count,
+    Dsn,
+    Dsns,
+    Environment,
+    LogLevel,
+    ReadableFile,
+    Seconds,
+    SecondsOrZero,
+    addresses,
+    long_enough,
+    lower,
+)
 
 MOUNTED_SECRETS = Path("/run/secrets")
-SHORTEST_OPS_TOKEN = SHORTEST_SECRET = 16
 LARGEST_BODY = 6 * 2**20
 """Bytes: the most that `MAX_BODY_BYTES` and a route's `max_body()` allow. Read as a whole, twice that."""
 _EXAMPLE_HEADER = """\
@@ -51,66 +66,8 @@ class SettingsError(ValueError):
     """The environment does not describe a service that can run; one line per fault."""
 
 
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _usable_dsn(value: SecretStr) -> SecretStr:
-    if problems := dsn.faults(value.get_secret_value()):
-        raise ValueError("\n".join(problems))
-    return value
-
-
-def _usable_dsns(value: SecretStr) -> SecretStr:
-    urls = dsn.several(value.get_secret_value())
-    if problems := [problem for url in urls for problem in dsn.faults(url)]:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
-    return value
-
-
-def _long_enough(value: SecretStr) -> SecretStr:
-    if not all(len(one) >= SHORTEST_SECRET for one in value.get_secret_value().split() or [""]):
-        raise ValueError(f"each must be {SHORTEST_SECRET} characters or longer")
-    return value
-
-
-def _readable_file(path: Path) -> Path:
-    if environment.unreadable(path):
-        raise ValueError("must be a file that this process can read")
-    try:
-        environment.read_secret(path)
-    except ValueError as error:
-        raise ValueError("must be a file of text in UTF-8") from error
-    return path
-
-
-def _addresses(value: str) -> str:
-    """Refuse what uvicorn would take in silence for the name of a host, and then never meet."""
-    for one in [] if value.strip() == "*" else value.split(","):
-        try:
-            ipaddress.ip_network(one.strip())
-        except ValueError:
-            raise ValueError("must be addresses and networks with commas, as 10.0.0.0/8, or *") from None
-    return value
-
-
 def _seconds_before_stopping(known: Mapping[str, Any]) -> float:
     return 5.0 if known.get("app_env") == "production" else 0.0
-
-
-Dsn = Annotated[SecretStr, AfterValidator(_usable_dsn)]
-Dsns = Annotated[SecretStr, AfterValidator(_usable_dsns)]
-ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
-CommandLine = Annotated[str, AfterValidator(environment.usable_command)]
-Count = Annotated[int, Field(ge=1, le=100_000)]
-Connections = Annotated[int, Field(ge=1, le=10_000)]
-_IN_SECONDS: JsonDict = {"unit": "seconds"}
-_IN_BYTES: JsonDict = {"unit": "bytes"}
-# The server counts milliseconds.
-Seconds = Annotated[float, Field(ge=0.001, le=86_400, json_schema_extra=_IN_SECONDS)]
-SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, json_schema_extra=_IN_SECONDS)]
-Environment = Annotated[Literal["development", "production"], BeforeValidator(_lower)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 
 
 class Settings(BaseSettings):
@@ -144,7 +101,7 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port to listen on; 0 lets the system choose one."""
-    forwarded_allow_ips: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1"
+    forwarded_allow_ips: Annotated[str, AfterValidator(addresses)] = "127.0.0.1"
     """Addresses and networks of the proxies whose `X-Forwarded-For` is believed, with commas; `*` is all."""
     ops_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Port of HOST where probes, metrics, pool pages and docs are served, and then nowhere else."""
@@ -154,16 +111,16 @@ class Settings(BaseSettings):
     database_replica_url: Dsns | None = None
     """libpq URLs of the replicas, with spaces or commas between them, and a read pool for each of their
     hosts."""
-    replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400, json_schema_extra=_IN_SECONDS)] = 5.0
+    replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400, json_schema_extra=IN_SECONDS)] = 5.0
     """A replica that is further behind the primary, in seconds, is not read."""
-    replica_max_lag_bytes: Annotated[int, Field(ge=1024, json_schema_extra=_IN_BYTES)] | None = None
+    replica_max_lag_bytes: Annotated[int, Field(ge=1024, json_schema_extra=IN_BYTES)] | None = None
     """Nor is one that has so many bytes of WAL less than the primary, if that is said."""
-    consistency_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
+    consistency_secret: Annotated[SecretStr, AfterValidator(long_enough)] | None = None
     """Signs consistency tokens, the same for all instances; of several with spaces the first signs, and all
     are accepted. Without it the cluster's `system_identifier` signs."""
-    consistency_wait: Annotated[float, Field(ge=0, le=10, json_schema_extra=_IN_SECONDS)] = 0.25
+    consistency_wait: Annotated[float, Field(ge=0, le=10, json_schema_extra=IN_SECONDS)] = 0.25
     """Longest wait in seconds of a read with a token for a replica that has the write, before the primary."""
-    consistency_ttl: Annotated[float, Field(ge=1, le=86_400, json_schema_extra=_IN_SECONDS)] = 3600.0
+    consistency_ttl: Annotated[float, Field(ge=1, le=86_400, json_schema_extra=IN_SECONDS)] = 3600.0
     """A token is ignored after so many seconds and REPLICA_MAX_LAG: what is read has the write by then."""
     consistency_cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     """Name of a cookie that keeps a browser's token; without it tokens are in `X-Consistency-Token` only."""
@@ -174,7 +131,7 @@ class Settings(BaseSettings):
 
     pool_min_size: Annotated[int, Field(ge=0, le=10_000)] = 5
     """Connections that are kept open even when nobody asks."""
-    pool_max_size: Annotated[Connections | Literal["auto"], BeforeValidator(_lower)] = 20
+    pool_max_size: Annotated[Connections | Literal["auto"], BeforeValidator(lower)] = 20
     """Most server sessions at once; `auto` shares the server's `max_connections` out."""
     pool_instances: Count = 1
     """Processes that share the server: replicas times workers, the surge of a rollout included."""
@@ -190,9 +147,9 @@ class Settings(BaseSettings):
     """Seconds of an outage in which requests wait for its end; then they are refused at once. 0: none."""
     pool_connect_timeout: Seconds = 5.0
     """Longest wait in seconds for each host of the URL."""
-    pool_keepalive: Annotated[int, Field(ge=1, le=7200, json_schema_extra=_IN_SECONDS)] = 10
+    pool_keepalive: Annotated[int, Field(ge=1, le=7200, json_schema_extra=IN_SECONDS)] = 10
     """A silent TCP connection is probed after so many seconds, from this side and from the server's."""
-    pool_pgbouncer: Annotated[Literal["auto", "on", "off"], BeforeValidator(_lower)] = "auto"
+    pool_pgbouncer: Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)] = "auto"
     """A pooler that gives each transaction another session: `auto` asks at the first connect, `off` never."""
     pool_idle_timeout: SecondsOrZero = 30.0
     """Connections above the minimum are closed after so many idle seconds; 0 keeps them."""
@@ -204,7 +161,7 @@ class Settings(BaseSettings):
     """A connection whose server has not answered for longer, in seconds, is validated before it is lent."""
     pool_leak_threshold: SecondsOrZero = 30.0
     """A connection held longer, in seconds, is reported with who holds it; 0 turns that off."""
-    pool_reset: Annotated[Literal["dirty", "always", "never"], BeforeValidator(_lower)] = "dirty"
+    pool_reset: Annotated[Literal["dirty", "always", "never"], BeforeValidator(lower)] = "dirty"
     """When a returned connection's session state is reset: only when changed, each time, never."""
 
     statement_timeout: Seconds = 10.0
@@ -220,7 +177,7 @@ class Settings(BaseSettings):
 
     breaker_fail_max: Count = 5
     """Consecutive failures of the database that open the breaker."""
-    breaker_reset_timeout: Annotated[float, Field(ge=0.001, le=10, json_schema_extra=_IN_SECONDS)] = 1.0
+    breaker_reset_timeout: Annotated[float, Field(ge=0.001, le=10, json_schema_extra=IN_SECONDS)] = 1.0
     """First open period of the breaker in seconds; it doubles up to 10."""
     readyz_fail_when_degraded: bool = False
     """Whether `/readyz` answers 503 while the breaker is open, instead of 200 `degraded`."""
@@ -232,9 +189,9 @@ class Settings(BaseSettings):
     drain_streams: SecondsOrZero = 1.0
     """Seconds that event streams and WebSockets have once the drain has begun."""
 
-    max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY, json_schema_extra=_IN_BYTES)] = 65_536
+    max_body_bytes: Annotated[int, Field(ge=1, le=LARGEST_BODY, json_schema_extra=IN_BYTES)] = 65_536
     """Bytes of the largest request body, but where a route has `max_body()`. Larger ones are answered 413."""
-    max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40, json_schema_extra=_IN_BYTES)] = 67_108_864
+    max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40, json_schema_extra=IN_BYTES)] = 67_108_864
     """Most bytes of all requests under way together; bodies that come then are answered 503."""
     ops_token: SecretStr | None = None
     """Bearer token of `/pool/leases`, which outside development refuses everybody without it."""
@@ -242,7 +199,7 @@ class Settings(BaseSettings):
     """Whether production serves `/docs` and `/openapi.json`; development always does."""
     log_level: LogLevel = "info"
     """Least severe log line that is written."""
-    log_format: Annotated[Literal["json", "console", "auto"], BeforeValidator(_lower)] = "auto"
+    log_format: Annotated[Literal["json", "console", "auto"], BeforeValidator(lower)] = "auto"
     """Form of the log; `auto` is console on a terminal, else JSON."""
     secrets_dir: Path = MOUNTED_SECRETS
     """Directory, when it exists, whose files `database_url`, `ops_token`, ... hold secrets."""
@@ -409,10 +366,10 @@ class Settings(BaseSettings):
                 frozenset({"app_env", "database_url"}),
                 "DATABASE_URL: required when APP_ENV=production",
             )
-        if self.ops_token and len(self.ops_token) < SHORTEST_OPS_TOKEN:
+        if self.ops_token and len(self.ops_token) < SHORTEST_SECRET:
             yield Fault(
                 frozenset({"app_env", "ops_token"}),
-                f"OPS_TOKEN: must be {SHORTEST_OPS_TOKEN} characters or longer in production",
+                f"OPS_TOKEN: must be {SHORTEST_SECRET} characters or longer in production",
             )
 
     def _misordered(self, name: str, relation: str, other: str) -> Fault:

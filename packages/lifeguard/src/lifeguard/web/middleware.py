@@ -28,6 +28,7 @@ from lifeguard.web.buffered import Buffered, Share
 from lifeguard.web.client import client_of
 from lifeguard.web.consistency import SAFE_METHODS, ConsistencyTokens
 from lifeguard.web.drain import Drain
+from lifeguard.web.excess import excess
 from lifeguard.web.failures import cause_of, told, words_of
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
@@ -156,7 +157,7 @@ class RequestExchange:
                     self._refusal = problems.BadRequest(NO_PRIORITY)
             elif name == b"cookie":
                 cookies += request_head.cookies_in(value)
-        self._refusal = problems.excess(scope, cookies) or self._refusal
+        self._refusal = excess(scope, cookies) or self._refusal
         self._refusal = self._refusal or middleware.tokens.note(headers, self.call)
         self.call.tag = self.call.tag or request_head.new_id()
         self._later: Hashable | None = None

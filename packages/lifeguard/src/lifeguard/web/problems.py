@@ -24,7 +24,6 @@ from fastapi_problem.error import Problem, StatusProblem
 from rfc9457.openapi import problem_response
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from lifeguard.database import (
     CommitUnknown,
@@ -35,7 +34,7 @@ from lifeguard.database import (
     call_scope,
 )
 from lifeguard.pool import PoolClosing, PoolSaturated, PoolTimeout, PoolUnavailable
-from lifeguard.web import refused_values, request_head, validation
+from lifeguard.web import refused_values, validation
 from lifeguard.web.fitting import fitted
 from lifeguard.web.routes import choice_of
 from lifeguard.web.strict_json import JSONRefused
@@ -204,23 +203,6 @@ def documented(*problems: type[StatusProblem]) -> dict[int | str, dict[str, Any]
         status: problem_response(HTTPStatus(int(status)).phrase, examples)
         for status, examples in by_status.items()
     }
-
-
-def excess(scope: Scope, cookies: int) -> Problem | None:
-    """Give the problem of a head with too many parts, of which `cookies` are counted already, or with two of
-    what there is one of.
-
-    FastAPI reads them all, for every request, and validation has an error for each that a route forbids.
-    """
-    if request_head.has_too_many_parameters(scope["query_string"]):
-        return BadRequest(f"The query has more than {request_head.MOST_PARAMETERS} parameters.")
-    if len(scope["headers"]) > request_head.MOST_HEADERS or cookies > request_head.MOST_COOKIES:
-        return HeadersTooLarge()
-    if request_head.has_endless_number(scope["path"]):
-        return BadRequest(f"The path has a number of more than {request_head.MOST_DIGITS} digits.")
-    if request_head.has_repeated(scope["headers"]):
-        return BadRequest("A header that may be there once is there twice.")
-    return None
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

@@ -29,6 +29,7 @@ from lifeguard.web.answer_headers import answer_types, complete
 from lifeguard.web.client import client_of
 from lifeguard.web.consistency import ConsistencyTokens
 from lifeguard.web.drain import Drain
+from lifeguard.web.excess import excess
 from lifeguard.web.failures import cause_of, told
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
@@ -123,7 +124,7 @@ class SocketExchange:
         )
         wanted = dict(self._scope["headers"]).get(b"x-request-priority")
         priority = priority_of(wanted) if wanted is not None else None
-        refusal = problems.excess(self._scope, cookies) or _foreign(self._scope)
+        refusal = excess(self._scope, cookies) or _foreign(self._scope)
         if wanted is not None and priority is None:
             refusal = refusal or problems.BadRequest(NO_PRIORITY)
         refusal = refusal or self._middleware.tokens.note(self._scope["headers"], self._call)
