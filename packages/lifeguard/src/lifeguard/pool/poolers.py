@@ -13,9 +13,10 @@ the next transaction may be in a session without this statement, or with another
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -135,6 +136,31 @@ class Approach:
         self._sends: Literal["all", "name", "nothing"] = "nothing" if mode == "on" else "all"
         self._product = "a pooler"
         self.pooler: Pooler | None = Pooler("a pooler", keeps_statements=False) if mode == "on" else None
+
+    async def open(
+        self, dsn: str | None, options: Mapping[str, Any], where: Callable[[], dict[str, Any]]
+    ) -> asyncpg.Connection:
+        """A session; another one if the first shows that a pooler is in between. `where` gives the arguments
+        of one host, with the time that is left; all of it takes no longer. Raises what `asyncpg.connect()`
+        raises, and as `examine()`."""
+        wanted = options.get("server_settings") or {}
+        left = float(where()["timeout"])
+        async with asyncio.timeout(left):
+            while True:
+                try:
+                    arguments = {**self.arguments(options), **where()}
+                    connection: asyncpg.Connection = await asyncpg.connect(dsn, **arguments)
+                except asyncpg.ProtocolViolationError as error:
+                    if self.may_send_less(error):
+                        continue
+                    raise
+                try:
+                    if await self.suits(connection, wanted, left):
+                        return connection
+                except BaseException:
+                    connection.terminate()
+                    raise
+                connection.terminate()
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `asyncpg.connect()` for the next session."""
