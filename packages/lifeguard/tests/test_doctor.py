@@ -96,6 +96,16 @@ async def test_replica(migrated_database: str) -> None:
     assert found["replica latency"].verdict == "ok"
 
 
+async def test_of_several_replicas_each_is_looked_at(migrated_database: str) -> None:
+    gone = f"postgresql://somebody@127.0.0.1:{unused_port()}/x"
+    found = await findings(migrated_database, database_replica_url=SecretStr(f"{migrated_database} {gone}"))
+    assert [found[topic].verdict for topic in ("replica-1", "replica-1 latency", "replica-2")] == [
+        "ok",
+        "ok",
+        "FAIL",
+    ]
+
+
 async def test_server_that_is_not_there() -> None:
     url = f"postgresql://somebody:topsecret@127.0.0.1:{unused_port()}/x"
     found = await findings(url)

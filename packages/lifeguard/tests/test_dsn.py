@@ -85,3 +85,40 @@ def test_of_what_is_no_url_all_of_it_may_be_secret() -> None:
 )
 def test_knows_when_tls_is_left_to_chance(url: str, may: bool) -> None:
     assert dsn.may_fall_back_to_plaintext(url) is may
+
+
+@pytest.mark.parametrize(
+    ("text", "each"),
+    [
+        ("postgresql://app@a/x", ["postgresql://app@a/x"]),
+        (" postgresql://a/x,\n postgres://b/x ", ["postgresql://a/x", "postgres://b/x"]),
+        (
+            "postgresql://a/x,postgresql://b/x?options=-c a=b",
+            ["postgresql://a/x", "postgresql://b/x?options=-c a=b"],
+        ),
+        (
+            "postgresql://u:p%40@a:1,b,[::1]:2/x?k=v",
+            [f"postgresql://u:p%40@{host}/x?k=v" for host in ("a:1", "b", "[::1]:2")],
+        ),
+        (
+            "postgresql:///x?host=a,/tmp&port=1,2",
+            ["postgresql:///x?host=a&port=1", "postgresql:///x?host=/tmp&port=2"],
+        ),
+        (
+            "postgresql:///x?host=a,b&port=7",
+            ["postgresql:///x?host=a&port=7", "postgresql:///x?host=b&port=7"],
+        ),
+        ("postgresql:///x", ["postgresql:///x"]),
+    ],
+)
+def test_several_urls_and_each_host_of_one(text: str, each: list[str]) -> None:
+    assert [one for url in dsn.several(text) for one in dsn.each_host(url)] == each
+
+
+@given(st.lists(passwords, min_size=1, max_size=3), st.sampled_from([" ", ",", ", ", "\n"]))
+def test_urls_are_told_apart_whatever_their_passwords_are(passwords: list[str], between: str) -> None:
+    urls = [
+        f"postgresql://app:{quote(password, safe='')}@db{number}/x"
+        for number, password in enumerate(passwords)
+    ]
+    assert dsn.several(between.join(urls)) == urls

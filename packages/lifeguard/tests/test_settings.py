@@ -402,13 +402,22 @@ class TestSecrets:
         held = Settings.model_validate(
             {
                 "database_url": "postgresql://app:p%40ss@db/x",
-                "database_replica_url": "postgresql://db/x?password=replicas",
+                "database_replica_url": "postgresql://db/x?password=replicas postgresql://app:other@a,b/x",
                 "database_password_file": tmp_path / "password",
                 "ops_token": "token",
                 "otel": {"OTEL_EXPORTER_OTLP_HEADERS": "key=1", "OTEL_SERVICE_NAME": "x"},
             }
         )
-        assert held.secret_values() == {"p%40ss", "p@ss", "replicas", "from-file", "token", "key=1"}
+        assert held.secret_values() == {"p%40ss", "p@ss", "replicas", "other", "from-file", "token", "key=1"}
+
+    def test_of_several_replicas_each_is_judged_and_has_a_url_of_its_own(self) -> None:
+        good = Settings.model_validate(
+            {"database_replica_url": "postgresql://a,b/x, postgresql://a/x postgresql://c/x"}
+        )
+        assert good.replica_urls == ("postgresql://a/x", "postgresql://b/x", "postgresql://c/x")
+        assert Settings().replica_urls == ()
+        with pytest.raises(ValidationError, match="must start with postgresql://"):
+            Settings.model_validate({"database_replica_url": f"postgresql://a/x mysql://{SECRET}"})
 
 
 class TestExample:
