@@ -244,8 +244,15 @@ class Connector:
     ) -> asyncpg.Connection:
         """`reached` gets the address once somebody there has taken the connection."""
         loop = asyncio.get_running_loop()
+
+        def where() -> dict[str, Any]:
+            there: dict[str, Any] = {"host": host[0], "port": host[1], "target_session_attrs": role}
+            there["timeout"] = deadline - loop.time()
+            return there if address is None else {**there, "loop": RedirectedLoop(loop, address, reached.add)}
+
+        approach = self._approaches.setdefault(host, Approach(self._pgbouncer))
         try:
-            connection = await self._open(host, address, role, deadline, reached, known=options)
+            connection = await approach.open(self._dsn, options, where)
         except asyncpg.TargetServerAttributeNotMatched as error:
             if self.asks_for_writable:
                 raise ReadOnlyServer("the server is read-only") from error
@@ -264,45 +271,6 @@ class Connector:
             raise
         self._answered = (host, address)
         return connection
-
-    async def _open(
-        self,
-        host: Host,
-        address: str | None,
-        role: str,
-        deadline: float,
-        reached: set[str],
-        *,
-        known: dict[str, Any],
-    ) -> asyncpg.Connection:
-        """A session as asyncpg opens it; another one if the first shows that a pooler is in between."""
-        loop = asyncio.get_running_loop()
-        approach = self._approaches.setdefault(host, Approach(self._pgbouncer))
-        wanted = known.get("server_settings") or {}
-        while True:
-            options = {
-                **approach.arguments(known),
-                "host": host[0],
-                "port": host[1],
-                "target_session_attrs": role,
-                "timeout": deadline - loop.time(),
-            }
-            if address is not None:
-                options["loop"] = RedirectedLoop(loop, address, reached.add)
-            try:
-                connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **options)
-            except asyncpg.ProtocolViolationError as error:
-                if approach.may_send_less(error):
-                    continue
-                raise
-            try:
-                async with asyncio.timeout_at(deadline):
-                    if await approach.suits(connection, wanted, self._timeout):
-                        return connection
-            except BaseException:
-                connection.terminate()
-                raise
-            connection.terminate()
 
     async def _refuse_read_only(self, connection: asyncpg.Connection, role: str, timeout: float) -> None:
         """Ask what a server older than 14, or a pooler, does not report; asyncpg takes that for a no."""
