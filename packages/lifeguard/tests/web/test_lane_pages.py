@@ -16,7 +16,14 @@ from lifeguard.testing.waiting import eventually
 from lifeguard.web import ConnectionDep, lane
 
 SECRET = "canary-hush-hush-token"
-SETTINGS = {"pool_max_size": 3, "app_env": "development", "ops_token": SECRET}
+SETTINGS = {
+    "pool_max_size": 3,
+    "app_env": "development",
+    "ops_token": SECRET,
+    "lock_timeout": 60,  # longer than any test waits
+    "statement_timeout": 60,
+    "command_timeout": 90,
+}
 LANE = "GET /test/wait/{table}"
 routes = APIRouter(prefix="/test")
 

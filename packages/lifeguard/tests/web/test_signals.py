@@ -58,7 +58,10 @@ FASTAPI = f"from fastapi_cli.cli import app; app(['run', {str(ROOT / 'packages/l
 WORKERS = UVICORN.replace("app',", "app', '--workers', '2',")
 WAYS = {"serve": SERVE, "uvicorn": UVICORN, "fastapi run": FASTAPI}
 
-DELAY = 2.0
+LONG_ECHO = "from lifeguard.server import signals\nsignals.ECHO = 60\n"
+"""Before a program: a second signal is the first one's echo however slow the machine is."""
+
+DELAY = 4.0
 """Seconds; long enough for a slow machine to see what happens in them."""
 
 
@@ -81,12 +84,10 @@ class Held:
     async def let_go(self) -> None:
         await self.lock.execute("SELECT pg_advisory_unlock_all()")
 
-    async def stop(self, sign: signal.Signals = signal.SIGTERM) -> float:
-        """Send the signal and wait until readiness says so; seconds that took."""
-        started = time.monotonic()
-        self.service.process.send_signal(sign)
+    async def stop(self) -> None:
+        """Send SIGTERM and wait until readiness says so, which nobody would hear after the delay."""
+        self.service.process.send_signal(signal.SIGTERM)
         await eventually(lambda: self.service.answers("/readyz", 503))
-        return time.monotonic() - started
 
     async def exit_code(self) -> int:
         await eventually(lambda: self.service.process.poll() is not None)
@@ -129,14 +130,13 @@ class TestTheEnd:
             queued = asyncio.create_task(service.request())
             await eventually(lambda: service.has(used=1, waiting=1))
             stopped_at = time.monotonic()
-            assert await service.stop() < DELAY
+            await service.stop()
             kept_alive = await service.client.get("/healthz")
             fresh = await service.service.get("/healthz")
             for answer in (kept_alive, fresh):
                 assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             late = asyncio.create_task(service.request())
             await eventually(lambda: service.has(used=1, waiting=2))
-            assert time.monotonic() - stopped_at < DELAY
             await eventually(lambda: service.service.refuses("/healthz"))
             assert time.monotonic() - stopped_at >= DELAY
             await service.let_go()
@@ -158,16 +158,14 @@ class TestTheEnd:
             await eventually(lambda: service.has(used=1, waiting=0))
             await service.stop()
             await asyncio.sleep(ECHO)  # before that it would be the first one again
-            second = time.monotonic()
             assert await service.service.end(signal.SIGTERM) == 128 + signal.SIGTERM
-            assert time.monotonic() - second < 1
             with pytest.raises(httpx.TransportError):
                 await request
 
     async def test_is_not_hastened_by_a_supervisor_that_passes_the_signal_on(
         self, program: str, migrated_database: str, tmp_path: Path
     ) -> None:
-        async with held(migrated_database, tmp_path, program, delay=0) as service:
+        async with held(migrated_database, tmp_path, LONG_ECHO + program, delay=0) as service:
             request = asyncio.create_task(service.request())
             await eventually(lambda: service.has(used=1, waiting=0))
             for _ in range(2):
@@ -182,16 +180,14 @@ class TestExitCode:
     async def test_is_0_however_late_the_signal_comes_again(
         self, migrated_database: str, tmp_path: Path
     ) -> None:
-        async with held(migrated_database, tmp_path, delay=0) as service:
+        async with held(migrated_database, tmp_path, LONG_ECHO + SERVE, delay=0) as service:
 
             async def signalled_again_at_its_end() -> bool:
                 service.service.process.send_signal(signal.SIGTERM)
                 return service.service.process.poll() is not None
 
-            started = time.monotonic()
             await eventually(signalled_again_at_its_end, interval=0.002)
             assert service.service.process.returncode == 0
-            assert time.monotonic() - started < ECHO
 
     @pytest.mark.parametrize(
         ("program", "timeout", "said"),
@@ -218,9 +214,9 @@ class TestExitCode:
 class TestDelay:
     async def test_is_none_unless_asked_for(self, migrated_database: str, tmp_path: Path) -> None:
         async with held(migrated_database, tmp_path, delay=0) as service:
-            started = time.monotonic()
             assert await service.service.end(signal.SIGINT) == 0
-            assert time.monotonic() - started < DELAY
+            lines = [json.loads(line) for line in service.service.output.splitlines()]
+            assert [line["delay"] for line in lines if line["event"] == "draining"] == [0]
 
     async def test_ends_streams_at_its_beginning(self, migrated_database: str, tmp_path: Path) -> None:
         async with (

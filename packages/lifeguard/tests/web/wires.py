@@ -37,7 +37,7 @@ async def answers_to(url: str, pieces: Iterable[bytes], *, methods: Iterable[str
         await loop.sock_connect(client, (where.hostname, where.port))
         said = asyncio.create_task(_say(client, pieces))
         with contextlib.suppress(ConnectionResetError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while more := await loop.sock_recv(client, 2**16):
                     heard += more
         said.cancel()

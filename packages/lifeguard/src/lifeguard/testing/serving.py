@@ -51,6 +51,7 @@ async def serving(app: service.Service) -> AsyncIterator[Service]:
         ws_max_size=settings.max_body_bytes,
         forwarded_allow_ips=settings.forwarded_allow_ips,
         lifespan="on",
+        timeout_keep_alive=75,  # as in lifeguard.server: a connection must not end between two requests
         log_config=None,
     )
     server = uvicorn.Server(config)
