@@ -79,7 +79,6 @@ class Lanes:
         self._holdings = holdings
         self._limits: dict[Hashable, Limits] = {}
         self.newcomers = Newcomers()
-        """Who of those from outside has a lane of its own."""
         self._orders = tuple(Order(rank) for rank in RANKS)
         self.normal = self._orders[NORMAL]
         """Of the lanes in which somebody of normal rank waits."""
