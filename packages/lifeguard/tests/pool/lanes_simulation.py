@@ -124,7 +124,7 @@ class Simulation:
             Histogram(),
             time_out=_no_error,
             turn_away=ValueError,
-            serving=lambda: self.size,
+            serving=lambda: self.lanes.shares.at_once(lane),
             total=self.total,
         )
         queue.create_future = cast("Callable[[], Any]", lambda: Place(start, refuse))

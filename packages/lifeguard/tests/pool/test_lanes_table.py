@@ -33,17 +33,27 @@ class Runs:
 
 
 def others_during_a_lock(
-    seeds: range, size: int, routes: str, *, locked: str = "A", hot: float = 1.0, quiet: int = 0
+    seeds: range,
+    size: int,
+    routes: str,
+    *,
+    locked: str = "A",
+    hot: float = 1.0,
+    quiet: int = 0,
+    rank: int = NORMAL,
 ) -> Runs:
     """Half of the capacity, evenly over the routes; the tables of some are locked for ten seconds. `hot`
-    times its part comes to the first, and `quiet` routes have one request a second each."""
+    times its part comes to the first, which is of `rank`, and `quiet` routes have one request a second."""
     rate = 0.5 * size / HOLD / len(routes)
     outcomes = []
     for seed in seeds:
         dice = Random(seed)
         requests: list[Request] = []
         for route in routes:
-            requests += stream(dice, rate * (hot if route == "A" else 1), route, end=17)
+            first = route == "A"
+            requests += stream(
+                dice, rate * (hot if first else 1), route, end=17, rank=rank if first else NORMAL
+            )
         for number in range(quiet):
             requests += stream(dice, 1.0, f"quiet {number}", end=17)
         Simulation(size, [Lock(route, 5, 15) for route in locked]).run(requests)
@@ -78,6 +88,12 @@ class TestALockedTable:
         others = others_during_a_lock(seeds, 10, "ABC", hot=4.0)
         assert others.success >= NEARLY_ALL  # 91 were found possible
         assert others.p99 <= 291 * ALLOWED
+
+    def test_of_a_critical_route_does_hardly_more(self, seeds: range) -> None:
+        """It may take all but one, and does so no faster than its connections come back."""
+        others = others_during_a_lock(seeds, 10, "ABC", rank=CRITICAL)
+        assert others.success >= 99
+        assert others.p99 <= 18 * ALLOWED
 
 
 class TestOverload:

@@ -70,7 +70,6 @@ class Lane:
         "demand",
         "filed",
         "floor",
-        "flows",
         "full",
         "in_use",
         "is_outside",
@@ -81,6 +80,7 @@ class Lane:
         "make_queue",
         "mean",
         "name",
+        "pace",
         "queues",
         "weight",
     )
@@ -104,8 +104,8 @@ class Lane:
         """It uses so little that what is kept is kept for all such lanes together."""
         self.credit = 0
         """Up to so many it may hold beyond what is kept for it, earned by its own quick returns."""
-        self.flows = False
-        """Its connections come back in the time that is usual for it, however long that is."""
+        self.pace = 0
+        """As its credit, but earned by returns in the time that is usual for it, however long that is."""
         self.charge = 0.0
         """Connection-seconds that it has lately had, by its weight."""
         self.last_seen = now

@@ -79,7 +79,6 @@ class Lanes:
         self._holdings = holdings
         self._limits: dict[Hashable, Limits] = {}
         self.newcomers = Newcomers()
-        """Who of those from outside has a lane of its own."""
         self._orders = tuple(Order(rank) for rank in RANKS)
         self.normal = self._orders[NORMAL]
         """Of the lanes in which somebody of normal rank waits."""
@@ -200,7 +199,7 @@ class Lanes:
                 lane.charge += (now - lease.borrowed_at) / lane.weight
                 lane.last_return = now
                 lane.credit = 0
-                lane.flows = False
+                lane.pace = 0
             lane.breaker.ended(lease)
         shares = self.shares
         lane.in_use = used
@@ -220,8 +219,8 @@ class Lanes:
     def _note_success(self, lane: Lane, held: float, now: float) -> None:
         lane.charge += held / lane.weight
         lane.last_return = now
-        lane.flows = True
-        lane.credit = lane.in_use + 1 if held <= self._quick else 0
+        lane.pace = pace = lane.in_use + 1
+        lane.credit = pace if held <= self._quick else 0
         lane.breaker.succeeded(held, now)
 
     def exchange(self, lease: Holding, now: float) -> WaitQueue | None:
@@ -373,7 +372,8 @@ class Lanes:
             if lane.in_use:
                 if now - lane.last_return > TICK:
                     lane.credit = 0
-                    lane.flows = lane.flows and now - lane.last_return <= lane.breaker.usual_hold
+                    if now - lane.last_return > lane.breaker.usual_hold:
+                        lane.pace = 0
                 if lane.breaker.look(oldest.get(lane, now), self._awake_since, now):
                     hung.append(lane)
         for name in gone:

@@ -63,11 +63,15 @@ class Shares:
             return False
         if not used or used < lane.full or self._exceeds(self.owed_full, self._for_small(lane)):
             return True
-        if rank == CRITICAL and lane.flows:
+        if rank == CRITICAL and used < lane.pace:
             return self._nearly_all(used)
         if used >= lane.credit:
             return False
         return self._exceeds(self.owed_mean, self.small_mean - self.small_held)
+
+    def at_once(self, lane: Lane) -> int:
+        """How many connections it may get in one moment: what it holds and what is free, or its share."""
+        return int(max(1, min(lane.at_most, max(lane.in_use + self.free, lane.full))))
 
     def may_keep(self, lane: Lane) -> bool:
         """Whether it may take again at once what it gives back."""
@@ -88,7 +92,7 @@ class Shares:
         if self.may_take(lane, rank):
             return True
         return (
-            lane.flows
+            lane.pace > 0
             and lane.in_use < lane.at_most
             and self.free > self.owed_floor
             and self._nearly_all(lane.in_use)

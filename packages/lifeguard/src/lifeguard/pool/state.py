@@ -195,7 +195,9 @@ class PoolState:
             return self.saturated("stale", 0.0)
 
         def serving() -> int:
-            return int(min(lane.at_most, len(self.members) + len(self.opening)))
+            if self.has_lanes:
+                return self.lanes.shares.at_once(lane)
+            return len(self.members) + len(self.opening)
 
         queue = WaitQueue(
             self.lanes.target(rank),
