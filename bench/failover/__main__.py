@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bench import options, results
-from bench.failover.cluster import cluster
+from bench.failover.cluster import behind_haproxy, cluster
 from bench.failover.report import Row, row_of, targets_of
 from bench.failover.trial import RATE, Plan, Trial, crashing, hold, switching
 from bench.machine import describe_machine
@@ -20,7 +21,9 @@ from bench.targets import verdicts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MANNERS = ("restart", "switchover", "crash")
+HAPROXY = {"haproxy": True, "haproxy keeps": False}
+"""Switchovers behind one name: HAProxy, and whether it ends the sessions to a server that is marked down."""
+MANNERS = ("restart", "switchover", "crash", *HAPROXY)
 TIMES, QUICK_TIMES = 10, 3
 AWAY = 0.7
 """Seconds between the end of a server that restarts and its start."""
@@ -52,12 +55,15 @@ def main() -> int:
 def _trial(manner: str, times: int, rate: float) -> Trial:
     if manner == "restart":
         return _restarts(times, rate)
-    with cluster() as servers:
+    with cluster() as servers, ExitStack() as stack:
+        ports = None
+        if manner in HAPROXY:
+            ports = [stack.enter_context(behind_haproxy(servers, shuts_sessions=HAPROXY[manner]))]
 
         async def run() -> Trial:
             await servers.settled()
-            happen = switching(servers) if manner == "switchover" else crashing(servers)
-            return await hold(Plan(manner, servers.dsn(), times, happen, rate))
+            happen = crashing(servers) if manner == "crash" else switching(servers)
+            return await hold(Plan(manner, servers.dsn(ports=ports), times, happen, rate))
 
         return asyncio.run(run())
 

@@ -114,21 +114,23 @@ class Cluster:
                 return node
         return None
 
-    async def settled(self, *, besides: Node | None = None) -> Node:
-        """Wait until one leads and the others stream from it, one of them synchronously; who leads."""
+    async def settled(self) -> Node:
+        """Wait until one leads and the others stream from it, one of them synchronously, as etcd has it too:
+        no other would be promoted. Gives who leads."""
         give_up = time.monotonic() + LONGEST_STEP
         while time.monotonic() < give_up:
             leader = await asyncio.to_thread(self.leader)
-            if leader is not None and leader is not besides:
-                followers = leader.role().get("replication", [])
-                assert isinstance(followers, list)
-                streaming = [one for one in followers if one.get("state") == "streaming"]
-                if len(streaming) == len(self.nodes) - 1 and any(
-                    one.get("sync_state") in {"sync", "quorum"} for one in streaming
-                ):
-                    return leader
+            if leader is not None and await asyncio.to_thread(self._is_settled, leader):
+                return leader
             await asyncio.sleep(0.1)
         raise Stuck(f"no settled cluster: {[node.role() for node in self.nodes]}")
+
+    def _is_settled(self, leader: Node) -> bool:
+        members = _get(f"http://127.0.0.1:{leader.api}/cluster").get("members", [])
+        assert isinstance(members, list)
+        states = sorted(str(member.get("state")) for member in members)
+        roles = {member.get("role") for member in members}
+        return states == ["running"] + ["streaming"] * (len(self.nodes) - 1) and "sync_standby" in roles
 
     async def switch_over(self, leader: Node) -> None:
         """Have the leader hand over to a standby, in order."""
@@ -264,3 +266,25 @@ def _get(url: str) -> dict[str, object]:
     else:
         return said
     return {}
+
+
+@contextmanager
+def behind_haproxy(servers: Cluster, *, shuts_sessions: bool) -> Iterator[int]:
+    """HAProxy as Patroni's documentation has it; gives the port that leads to the primary."""
+    (port,) = free_ports(1)
+    ends = "on-marked-down shutdown-sessions" if shuts_sessions else ""
+    lines = [
+        "defaults\n mode tcp\n retries 2\n timeout client 30m\n timeout connect 4s\n timeout server 30m",
+        " timeout check 5s\nlisten primary",
+        f" bind 127.0.0.1:{port}\n option httpchk OPTIONS /primary\n http-check expect status 200",
+        f" default-server inter 1s fall 2 rise 1 {ends}",
+        *(f" server {node.name} 127.0.0.1:{node.port} check port {node.api}" for node in servers.nodes),
+    ]
+    configuration = servers.logs / "haproxy.cfg"
+    configuration.write_text("\n".join(lines) + "\n")
+    program = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    with subprocess.Popen([program, "-db", "-f", str(configuration)]) as balancer:
+        try:
+            yield port
+        finally:
+            balancer.kill()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from bench.failover.clients import Crowd, Seen
+from bench.failover.cluster import LONGEST_STEP
 from bench.rolling.books import Audit, audit, open_accounts, repeat
 from bench.rolling.cluster import ROOT, Replica, free_ports, until
 
@@ -141,12 +142,16 @@ def crashing(cluster: Cluster) -> Callable[[], Awaitable[float]]:
 
 
 async def _until_writable(cluster: Cluster, leader: Node) -> float:
-    """The instant from which on one of the others takes writes, to a hundredth of a second."""
+    """The instant from which on one of the others takes writes, to 0.01 s. Raises TimeoutError
+    if none does."""
     others = [node for node in cluster.nodes if node is not leader]
     looking = [asyncio.create_task(_promotion(cluster.dsn(ports=[node.port]))) for node in others]
-    done, waiting = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
+    try:
+        async with asyncio.timeout(LONGEST_STEP):
+            done, _ = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in looking:
+            task.cancel()
     return min(task.result() for task in done)
 
 

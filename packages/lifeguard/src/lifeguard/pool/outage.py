@@ -63,10 +63,15 @@ class Outage:
 
     def failed(self, error: Exception, began_at: float) -> None:
         """Without any connection an attempt, begun then, has failed."""
+        if not self._tally.opened:
+            return
         if self._since is None:
             self._since = max(began_at, self._alone_since)
         self._standby_answers = finds_standby(error)
-        if self._timer is None and self.is_waited_out(monotonic()):
+        if not self.is_waited_out(monotonic()):
+            self._total.shrink(0.0)
+            self.stop()
+        elif self._timer is None:
             self._total.stand(self._rate())
             self._set_timer()
 
