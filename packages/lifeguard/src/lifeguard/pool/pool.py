@@ -100,14 +100,8 @@ class Pool(QueryMethods, Snapshots):
     def _build(
         self, config: PoolConfig, dsn: str | None, on_event: Listener | None, connect_options: dict[str, Any]
     ) -> None:
-        connector = Connector(
-            dsn,
-            config.connect_timeout,
-            config.init,
-            connect_options,
-            keepalive=config.keepalive,
-            pgbouncer=config.pgbouncer,
-        )
+        chosen: dict[str, Any] = {"keepalive": config.keepalive, "pgbouncer": config.pgbouncer}
+        connector = Connector(dsn, config.connect_timeout, config.init, connect_options, **chosen)
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state
         self._housekeeping = Housekeeping(self._lending)

@@ -183,6 +183,8 @@ def schema_changed(lending: Lending, pooled: PooledConnection, error: Exception 
         return
     state.generation += 1
     pooled.generation = state.generation
+    if driver.is_through_pooler(pooled.connection):
+        driver.renew_texts()
     lending.report("info", "schema_changed", about=pooled, error=error, generation=state.generation)
     for member in state.members:
         driver.forget_caches(member.connection)
@@ -271,7 +273,8 @@ async def _blames_a_cache(pooled: PooledConnection, error: Exception, attempt: A
     if driver.is_unresolved(error):
         return True
     context = getattr(error, "context", None)
-    if not attempt.cached or not (context is None or _OF_AN_ARGUMENT.fullmatch(context)):
+    of_pooler = driver.is_through_pooler(pooled.connection) and says_schema_changed(error)
+    if not (attempt.cached or of_pooler) or not (context is None or _OF_AN_ARGUMENT.fullmatch(context)):
         return False
     if isinstance(error, asyncpg.OutdatedSchemaCacheError):
         return False

@@ -5,7 +5,7 @@ one of them moves. Read for asyncpg 0.32.
 """
 
 from lifeguard.pool.driver.copying import copy
-from lifeguard.pool.driver.poolers import ThroughPooler, is_through_pooler, through_pooler
+from lifeguard.pool.driver.poolers import ThroughPooler, is_through_pooler, renew_texts, through_pooler
 from lifeguard.pool.driver.sessions import (
     NOT_SENT,
     Session,
@@ -80,6 +80,7 @@ __all__ = [
     "never_sent",
     "parameters",
     "reading",
+    "renew_texts",
     "roll_back",
     "run_statement",
     "settle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -27,6 +28,9 @@ class ThroughPooler(_Connection):
     (`_get_statement`, `_stmt_cache_enabled`); without a name it parses them again in the round trip that runs
     them. It does not turn `jit` off for its questions about types, either: asyncpg does so for the
     session, and turns it on again in another one (`_introspect_types`, `_server_caps`).
+
+    PgBouncer prepares a text once in each of the server's sessions, for all clients. After a change of the
+    schema that statement fails, however often it is prepared anew: the text has to be another one.
     """
 
     __slots__ = ()
@@ -36,12 +40,23 @@ class ThroughPooler(_Connection):
     ) -> Any:
         if named is True and not self._stmt_cache_enabled:
             named = False
+        if _changes and self._stmt_cache_enabled:
+            query = f"{query}\n-- {_changes[0]}"
         return await super()._get_statement(query, timeout, named=named, **more)
 
     @override
     async def _introspect_types(self, typeoids: Any, timeout: float | None) -> Any:
         self._server_caps = self._server_caps._replace(jit=False)
         return await super()._introspect_types(typeoids, timeout)
+
+
+_changes: list[str] = []
+"""The last change of a schema that this process has met, if any: it makes texts others than before."""
+
+
+def renew_texts() -> None:
+    """Have poolers prepare all statements anew."""
+    _changes[:] = [secrets.token_hex(4)]
 
 
 def through_pooler(kind: type[asyncpg.Connection] | None) -> type[asyncpg.Connection]:
