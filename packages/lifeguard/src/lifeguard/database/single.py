@@ -58,7 +58,7 @@ class SingleStatements:
             self._lease,
             prelude=self._prelude(),
             command_timeout=self._command_timeout,
-            writes=what_writes(query) is not None,
+            writes=bool(what_writes(query)),
         ):
             return await run()
 
