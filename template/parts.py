@@ -76,13 +76,13 @@ PARTS: dict[str, Part] = {
     ),
     "replica": Part(
         (
-            Lines("docker-compose.yml", r"^  replica(-2)?-data:$"),
+            Lines("docker-compose.yml", r"^  replica(-2)?-data:$", count=2),
             Block("docker-compose.yml", "  replica:"),
             Block("docker-compose.yml", "  replica-2:"),
             Remove("deploy/replica/*"),
         ),
         documents=(
-            Lines("docs/deploy.md", r"^\| `replicas?` \|"),
+            Lines("docs/deploy.md", r"^\| `replicas?` \|", count=2),
             Replace("docs/deploy.md", r"^\*\*Replica\.\*\*(?s:.*?)(?=^\*\*Backups)", ""),
         ),
         tests=("tests/test_main.py", "tests/deploy/test_compose.py", "tests/deploy/test_secrets.py"),
