@@ -46,7 +46,7 @@ needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(foreach name,$(2),$(if $(strip $(v
   make $(1) needs $(name): $(3)))))
 
 .DEFAULT_GOAL := help
-.PHONY: help run doctor psql shell test tests test-engine coverage test-slow test-standbys check check-deploy audit outdated image feature update docs format generated lock clean
+.PHONY: help run doctor psql shell test tests test-engine coverage test-slow check check-deploy audit outdated image feature update docs format generated lock clean
 
 # What only the starter has, from which services are made: not there in one that was.
 -include template/starter.mk
@@ -86,9 +86,6 @@ test-pooler: $(READY)  ## the ledger's tests, and the engine's, through PgBounce
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
 	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio $(PACKAGE)/tests/pool $(PACKAGE)/tests/database)
-
-test-standbys: $(READY)  ## run the ledger's tests on a primary with two standbys, from which the service reads
-	$(if $(wildcard tests/ledger),@LEDGER_STANDBYS=2 $(BIN)/python $(PYTEST) -m 'not slow and not deploy' tests/ledger)
 
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, revisions, generated files
 	$(BIN)/ruff format --check --quiet

@@ -1,5 +1,5 @@
 # Targets of the starter itself, included by the Makefile. A service that is made from it has none of them.
-.PHONY: new wheel end-to-end bench
+.PHONY: new wheel end-to-end test-standbys bench
 
 unexport DIR
 $(call needs,new,NAME DIR,make new NAME=orders DIR=../orders)
@@ -12,6 +12,9 @@ wheel: $(READY)  ## build the engine, lifeguard-pg, into dist/
 
 end-to-end: $(READY)  ## run docker-compose.yml under load: killed, updated, scaled, watched (needs Docker)
 	$(BIN)/python -m deploy.end_to_end
+
+test-standbys: $(READY)  ## run the ledger's tests on a primary with two standbys, from which the service reads
+	$(if $(wildcard tests/ledger),@LEDGER_STANDBYS=2 $(BIN)/python $(PYTEST) -m 'not slow and not deploy' tests/ledger)
 
 bench: $(READY)  ## answer the questions of bench/: a table and a plot each
 	@set -e; for question in bench/*/__main__.py; do \
