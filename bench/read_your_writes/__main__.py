@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import asdict, dataclass
+
+import uvloop
 
 from bench import options, results
 from bench.machine import describe_machine
@@ -16,7 +17,7 @@ from bench.targets import Target, at_most, verdicts
 READS, QUICK_READS = 100_000, 10_000
 TRANSACTIONS, QUICK_TRANSACTIONS = 2000, 400
 TOGETHER = (1, 10)
-PACKAGES = ("asyncpg",)
+PACKAGES = ("asyncpg", "uvloop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Row:
 
     reads_with: str
     reads: int
+    refused: int
+    """Were not answered."""
     older: int
     """Did not see the write."""
     replica: float
@@ -48,8 +51,8 @@ def main() -> int:
     chosen = options.parser(
         "bench.read_your_writes", "Whether reads see the write whose token they have."
     ).parse_args()
-    machine = describe_machine(event_loop="asyncio", packages=PACKAGES)
-    rows, costs = asyncio.run(_measured(quick=chosen.quick))
+    machine = describe_machine(event_loop="uvloop", packages=PACKAGES)
+    rows, costs = uvloop.run(_measured(quick=chosen.quick))
     targets = _targets(rows)
     answer = {
         "question": "Does a read with the token of a write ever miss that write, and what does that cost?",
@@ -88,6 +91,7 @@ def _row(reads_with: str, seen: Seen) -> Row:
     return Row(
         reads_with,
         seen.reads,
+        seen.refused,
         seen.older,
         seen.to["replica"] / seen.reads,
         seen.outcomes["waited"] / seen.reads,
@@ -104,6 +108,7 @@ def _table(rows: list[Row]) -> str:
     head = (
         "reads with",
         "reads",
+        "refused",
         "older than the write",
         "by the replica",
         "after a wait",
@@ -114,8 +119,8 @@ def _table(rows: list[Row]) -> str:
         head,
         [
             [
-                row.reads_with, str(row.reads), str(row.older), f"{row.replica:.1%}", f"{row.waited:.1%}",
-                f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}",
+                row.reads_with, str(row.reads), str(row.refused), str(row.older),
+                f"{row.replica:.1%}", f"{row.waited:.1%}", f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}",
             ]
             for row in rows
         ],

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from lifeguard.database import CallScope, Database, call_scope
+from lifeguard.database import CallScope, Database, DatabaseUnavailable, call_scope
+from lifeguard.pool import PoolError
 from lifeguard.settings import Settings
 from lifeguard.testing.servers import create_cluster, server_directory
 from lifeguard.testing.standby import replication
@@ -38,6 +39,8 @@ class Seen:
     """What the reads of a trial have found."""
 
     reads: int = 0
+    refused: int = 0
+    """Those that were not answered."""
     older: int = 0
     """Reads that did not see the write whose token they had."""
     to: Counter[str] = field(default_factory=Counter)
@@ -105,8 +108,12 @@ async def _client(
         for pause in pauses:
             await asyncio.sleep(began + pause - perf_counter())
             asked = perf_counter()
-            async with reader.read(after=token) as connection:
-                found = await connection.fetchval(_READ, client)
+            try:
+                async with reader.read(after=token) as connection:
+                    found = await connection.fetchval(_READ, client)
+            except (PoolError, DatabaseUnavailable):
+                seen.refused += 1
+                continue
             seen.seconds.append(perf_counter() - asked)
             seen.reads += 1
             seen.older += found < written

@@ -174,6 +174,26 @@ async def test_a_position_of_a_later_timeline_is_not_compared_by_its_number(
             assert await database.fetchval(PORT, read=True) == replicated.primary.port
 
 
+async def test_a_replica_that_writes_a_wal_of_its_own_is_not_compared(
+    replicated: Replication, make_database: MakeDatabase, database_url: str
+) -> None:
+    """A logical subscriber, for one. Nobody waits for it either."""
+    database = await make_database(
+        replicated.primary.dsn(), database_replica_url=database_url, consistency_wait=LONG
+    )
+    await eventually(lambda: replica_of(database).serves)
+    for position in (Position(1, 1, time()), (await noted(database))):
+        with a_call(after=position):
+            assert await database.fetchval(PORT, read=True) == replicated.primary.port
+
+
+async def noted(database: Database) -> Position:
+    with a_call() as call:
+        await database.execute("INSERT INTO things (n) VALUES (1)")
+        assert call.written is not None
+        return call.written
+
+
 async def test_an_old_token_is_ignored(replicated: Replication, make_database: MakeDatabase) -> None:
     database = await reading(replicated, make_database, consistency_wait=0)
     await replicated.replay(paused=True)

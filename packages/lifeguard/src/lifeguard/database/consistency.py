@@ -98,10 +98,11 @@ class Consistency:
             timeout = _time_for_question()
             if not self._knows_key():
                 await self._learn(lease, timeout)
+            lease.pin()  # another session may be at another server
             call.written = await ask_written(lease, timeout)
         except (*CANNOT_TELL, NO_PRIMARY) as error:
             self._report("consistency_not_measured", error)
-        except NO_ANSWER as error:
+        except (asyncpg.InternalClientError, *NO_ANSWER) as error:
             _log.debug("consistency_not_asked", reason=str(error))
 
     async def _learn(self, lease: Lease, timeout: float) -> None:
@@ -220,7 +221,7 @@ class Consistency:
         awaited = {
             replica.lag.replayed(position.lsn): replica
             for replica in self._replicas.all
-            if replica.serves and _follows(replica, position)
+            if replica.serves and replica.replayed_lsn >= 0 and _follows(replica, position)
         }
         if not awaited:
             return None

@@ -32,12 +32,12 @@ SELECT (place - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8 AS place, file_name, 
        pg_catalog.current_setting('wal_block_size')::pg_catalog.int4 AS block
 FROM pg_catalog.pg_current_wal_insert_lsn() AS place, pg_catalog.pg_walfile_name_offset(place)
 """
+# What is no standby writes a WAL of its own, whose places say nothing of the primary's.
 # What a standby says of its timeline is that of its receiver, which superusers and pg_read_all_stats see, or
 # that of its control file, which may be as old as its last restart point. It is never above the true one.
 _REPLAYED = """
 SELECT CASE WHEN in_recovery
             THEN (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
-            ELSE (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
        END AS place
 FROM pg_catalog.pg_is_in_recovery() AS in_recovery
 """
@@ -46,9 +46,6 @@ SELECT CASE WHEN in_recovery
             THEN GREATEST((SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver),
                           (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
                           (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))
-            ELSE ('x' || pg_catalog.left(
-                      pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8
-                  ))::pg_catalog.bit(32)::pg_catalog.int4
        END AS timeline
 FROM pg_catalog.pg_is_in_recovery() AS in_recovery
 """
@@ -107,7 +104,7 @@ def _end(place: int, offset: int, block: int) -> int:
 async def has_replayed(lease: Lease, position: Position, timeout: float) -> bool:
     """Whether what the lease's session reads from now on includes the write at `position`.
 
-    False too where the server does not say. Raises what the network says, and TimeoutError.
+    False too where the server does not say, or is no standby. Raises what the network says, and TimeoutError.
     """
     try:
         if position.timeline > FIRST_TIMELINE:
