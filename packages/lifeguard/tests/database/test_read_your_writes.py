@@ -26,7 +26,8 @@ async def database(replicated: Replication, make_database: MakeDatabase) -> Data
 
 async def reading(replicated: Replication, make_database: MakeDatabase, **values: object) -> Database:
     """One that reads from the standby, however far that is behind."""
-    values = {"replica_max_lag": 1000, "consistency_wait": LONG, **values}
+    patient = {"pool_queue_target": 0, "pool_acquire_timeout": 60}
+    values = {"replica_max_lag": 1000, "consistency_wait": LONG, **patient, **values}
     database = await make_database(
         replicated.primary.dsn(), database_replica_url=replicated.standby.dsn(), **values
     )
