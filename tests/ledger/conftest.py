@@ -26,7 +26,8 @@ from typing_extensions import override
 from app.main import create_app
 from app.settings import Settings
 
-# Neither shedding is what is tested here nor how long anybody waits; with standbys each commit waits for them.
+# Neither shedding is what is tested here nor how long anybody waits: commits wait for standbys, where there
+# are some.
 PATIENT: dict[str, object] = {
     "pool_queue_target": 0,
     "pool_acquire_timeout": 60,
