@@ -52,7 +52,8 @@ class TestWhoComesInAnOutage:
 
         borrowers = [asyncio.create_task(borrow()) for _ in range(5)]
         await waiting(pool, 5)
-        assert pool.waits_out_outage
+        waited_out = pool.waits_out_outage
+        assert waited_out
         assert pool.try_shed(lane=lane) is None
         proxy.resume()
         await asyncio.gather(*borrowers)
