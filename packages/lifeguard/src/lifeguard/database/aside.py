@@ -119,7 +119,8 @@ async def _answer(connection: asyncpg.Connection, question: str) -> asyncpg.Reco
         if not asking.done():
             connection.terminate()
             await asyncio.wait({asking})
-            asking.exception()
+        if not asking.cancelled():
+            asking.exception()  # it has been looked at
 
 
 async def _is_done_in_time(task: asyncio.Task[Any]) -> bool:
