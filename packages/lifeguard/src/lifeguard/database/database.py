@@ -161,6 +161,7 @@ class Database:
                 lease = await self._lend_instead(stack, lane, priority)
             else:
                 self.reads[replica.pool.name] += 1
+                self._replicas.note_served(replica)
             await self._tag(lease, self._primary if replica is None else replica)
             lease.promise_to_read()
 

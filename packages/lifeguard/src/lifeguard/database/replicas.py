@@ -92,6 +92,11 @@ class Replicas:
             del self._told[replica]
             _log.info("replica_serves_again", replica=replica.pool.name)
 
+    def note_served(self, replica: Replica) -> None:
+        """It has lent a connection: tell that it serves again, if that was not told."""
+        if replica in self._told:
+            self.note(replica)
+
     def note_all(self) -> None:
         """Tell of those that do not serve."""
         for replica in self.all:
