@@ -52,7 +52,7 @@ class TestWhoComesInAnOutage:
 
         borrowers = [asyncio.create_task(borrow()) for _ in range(5)]
         await waiting(pool, 5)
-        assert pool.waits_out_outage
+        await eventually(lambda: pool.waits_out_outage)
         assert pool.try_shed(lane=lane) is None
         proxy.resume()
         await asyncio.gather(*borrowers)
