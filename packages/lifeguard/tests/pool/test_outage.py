@@ -52,8 +52,7 @@ class TestWhoComesInAnOutage:
 
         borrowers = [asyncio.create_task(borrow()) for _ in range(5)]
         await waiting(pool, 5)
-        waited_out = pool.waits_out_outage
-        assert waited_out
+        await eventually(lambda: pool.waits_out_outage)
         assert pool.try_shed(lane=lane) is None
         proxy.resume()
         await asyncio.gather(*borrowers)

@@ -278,9 +278,8 @@ class Breaker:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
                 if answers(error):
                     return False
-                if is_silence(error):
-                    return True
-                if self._now().time() >= give_up_at and not self._waits_out():
+                over = is_silence(error) or self._now().time() >= give_up_at
+                if over and not self._waits_out():
                     return True
             else:
                 return False
