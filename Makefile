@@ -79,10 +79,6 @@ test-engine: $(READY)  ## run the engine's own tests, which `make test` of a ser
 	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(PACKAGE)/tests,\
 	  @echo 'they are where its source is: in the starter')
 
-test-pooler: $(READY)  ## the ledger's tests, and the engine's, through PgBouncer: the installed one, or PGBOUNCER=path
-	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' --through-pgbouncer $(wildcard tests/ledger) \
-	  $(if $(PACKAGE),$(PACKAGE)/tests/database/test_pgbouncer.py)
-
 test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
 	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio $(PACKAGE)/tests/pool $(PACKAGE)/tests/database)

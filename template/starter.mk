@@ -1,5 +1,5 @@
 # Targets of the starter itself, included by the Makefile. A service that is made from it has none of them.
-.PHONY: new wheel end-to-end test-standbys bench
+.PHONY: new wheel end-to-end test-pooler test-standbys bench
 
 unexport DIR
 $(call needs,new,NAME DIR,make new NAME=orders DIR=../orders)
@@ -15,6 +15,10 @@ end-to-end: $(READY)  ## run docker-compose.yml under load: killed, updated, sca
 
 test-standbys: $(READY)  ## run the ledger's tests on a primary with two standbys, from which the service reads
 	$(if $(wildcard tests/ledger),@LEDGER_STANDBYS=2 $(BIN)/python $(PYTEST) -m 'not slow and not deploy' tests/ledger)
+
+test-pooler: $(READY)  ## run the ledger's tests, and the engine's, through PgBouncer: the installed one, or PGBOUNCER=path
+	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' --through-pgbouncer $(wildcard tests/ledger) \
+	  $(if $(PACKAGE),$(PACKAGE)/tests/database/test_pgbouncer.py)
 
 bench: $(READY)  ## answer the questions of bench/: a table and a plot each
 	@set -e; for question in bench/*/__main__.py; do \

@@ -1,6 +1,7 @@
 """What somebody gives `make` in a variable reaches the program as it was written, or is asked for at once."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,7 +33,18 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=checkout, capture_output=True, text=True, check=False)  # noqa: S607
+    # As in a shell, also where the tests run under `make test`, which hands its flags and its level on.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+    return subprocess.run(
+        ["make", *arguments],  # noqa: S607
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 AWKWARD = ("it's", "two words", "$HOME", "$(shell touch here)", "`touch here`", '"quoted"', "a;touch here")

@@ -1,7 +1,7 @@
 """What every connection of this service brings along."""
 
 import asyncio
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import asyncpg
@@ -47,12 +47,14 @@ def test_every_setting_of_the_pool_reaches_it_by_its_name() -> None:
         "validate_after": 0.25,
         "leak_threshold": 29.0,
         "pgbouncer": "on",
+        "outage_patience": 1.25,
         "reset": "always",
     }
     settings = settings_for("postgresql://u@h/db", **{f"pool_{name}": given[name] for name in given})
-    config = pool_config(settings, "replica")
+    config = pool_config(settings)
     assert {name: getattr(config, name) for name in given} == given
-    assert config.name == "replica"
+    assert config.name == "primary"
+    assert pool_config(settings, "replica") == replace(config, name="replica", outage_patience=0)
     assert {setting.name for setting in fields(PoolConfig)} - given.keys() == {
         "name",
         "init_size",

@@ -15,7 +15,15 @@ from lifeguard.web import TransactionDep, lane
 from packages.lifeguard.tests.inside import service, settings_for
 from packages.lifeguard.tests.web.conftest import Log
 
-SETTINGS = {"pool_max_size": 4, "pool_acquire_timeout": 1.2, "breaker_fail_max": 1, "log_level": "info"}
+SETTINGS = {
+    "pool_max_size": 4,
+    "pool_acquire_timeout": 1.2,
+    "breaker_fail_max": 1,
+    "log_level": "info",
+    "lock_timeout": 60,
+    "statement_timeout": 60,
+    "command_timeout": 90,
+}
 KEY = 17
 routes = APIRouter(prefix="/test")
 
@@ -64,13 +72,20 @@ async def get(service: Service, path: str, **headers: str) -> httpx.Response:
 @asynccontextmanager
 async def hung(service: Service, url: str) -> AsyncIterator[None]:
     """The lane's breaker has opened, and the clients of all that hung have left."""
+    pool = service.state["database"].primary
+
+    async def has_opened() -> bool:
+        await get(service, "/test/locked")
+        return breaker_of(service) == "open"
+
     async with lock(url):
-        asking = [asyncio.create_task(get(service, "/test/locked")) for _ in range(8)]
-        await eventually(lambda: breaker_of(service) == "open")
+        asking = [asyncio.create_task(get(service, "/test/locked")) for _ in range(pool.get_max_size())]
+        await eventually(lambda: pool.stats().used == pool.get_max_size())
+        await eventually(has_opened)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-        await eventually(lambda: service.state["database"].primary.stats().used == 0)
+        await eventually(lambda: pool.stats().used == 0)
         yield
 
 

@@ -6,7 +6,6 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from typing_extensions import override
 
 if TYPE_CHECKING:
     # asyncpg's stubs leave its private names out.
@@ -44,7 +43,6 @@ class ThroughPooler(_Connection):
             query = f"{query}\n-- {_changes[0]}"
         return await super()._get_statement(query, timeout, named=named, **more)
 
-    @override
     async def _introspect_types(self, typeoids: Any, timeout: float | None) -> Any:
         self._server_caps = self._server_caps._replace(jit=False)
         return await super()._introspect_types(typeoids, timeout)
