@@ -29,8 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",
-        help="have the service of tests/ledger reach its databases through PgBouncer: $PGBOUNCER, or the one"
-        " that is installed",
+        help="have the service's tests whose conftest.py knows of it reach their databases through PgBouncer:"
+        " $PGBOUNCER, or the one that is installed",
     )
 
 

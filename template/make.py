@@ -189,6 +189,7 @@ _EVERYWHERE: tuple[Edit, ...] = (
     Section("docs/deploy.md", "## The proof"),
     Replace("docs/deploy.md", r" `make end-to-end` proves all that under load\.", ""),
     Replace("docs/deploy.md", r" `make end-to-end` measures both, and fails above two of the latter\.", ""),
+    Replace("docs/pool.md", r"^`make test-pooler` runs .*\n.*\n", ""),
     Replace("docs/pool.md", r"^`make end-to-end` runs the service through it under load\.\n", ""),
     Replace("docs/security.md", "`make end-to-end`", "`python -m deploy.image_secrets`"),
     Replace("docs/security.md", r", \[bench\]\([^)]*\)", ""),

