@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import time
 
+import asyncpg
 import pytest
 from lifeguard.database import CallScope, Database, Position, call_scope
 from lifeguard.database.replica import Replica
+from lifeguard.testing import pgbouncer
+from lifeguard.testing.pgbouncer import NoPgBouncer
 from lifeguard.testing.standby import Replication
 from lifeguard.testing.waiting import eventually
 
@@ -27,10 +30,12 @@ async def database(replicated: Replication, make_database: MakeDatabase) -> Data
 async def reading(replicated: Replication, make_database: MakeDatabase, **values: object) -> Database:
     """One that reads from the standby, however far that is behind."""
     patient = {"pool_queue_target": 0, "pool_acquire_timeout": 60}
-    values = {"replica_max_lag": 1000, "consistency_wait": LONG, **patient, **values}
-    database = await make_database(
-        replicated.primary.dsn(), database_replica_url=replicated.standby.dsn(), **values
-    )
+    own = {
+        "replica_max_lag": 1000,
+        "consistency_wait": LONG,
+        "database_replica_url": replicated.standby.dsn(),
+    }
+    database = await make_database(replicated.primary.dsn(), **{**own, **patient, **values})
     await eventually(lambda: replica_of(database).serves)
     return database
 
@@ -262,6 +267,31 @@ async def test_a_token_outlives_a_failover(replication: Replication, make_databa
     assert position.timeline > 1
     assert (await seen(database, number, later))[0]
     assert (await seen(database, number, token))[0]
+
+
+async def test_behind_a_pooler_a_replica_is_asked_and_read_in_one_transaction(
+    replicated: Replication, make_database: MakeDatabase
+) -> None:
+    """The next transaction may be at another server: a pooler, and what it connects to, may have several."""
+    try:
+        pgbouncer.program()
+    except NoPgBouncer as missing:
+        pytest.skip(str(missing))
+    async with pgbouncer.pgbouncer(replicated.standby.dsn(), settings={"default_pool_size": 2}) as front:
+        database = await reading(
+            replicated, make_database, database_replica_url=front.url(replicated.standby.dsn())
+        )
+        number, token = await write(database)
+        await replicated.caught_up()
+        assert await seen(database, number, token) == (True, replicated.standby.port)
+        async with database.read(after=token) as connection:
+            begins = [await connection.fetchval("SELECT now()") for _ in range(2)]
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                await connection.fetchval("SELECT 1 / 0")
+        assert begins[0] == begins[1]
+        async with database.read() as connection:
+            begins = [await connection.fetchval("SELECT now()") for _ in range(2)]
+        assert begins[0] != begins[1]
 
 
 async def test_without_replicas_nothing_is_asked(

@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from math import inf
 from pathlib import Path
+from time import sleep
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lifeguard.database import Database
+from lifeguard.database.aside import PATIENCE, Aside
 from lifeguard.database.replica import Replica
 from lifeguard.database.wal import Lag, Places
+from lifeguard.pool import Pool
 from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.standby import Replication, replication
@@ -180,6 +183,21 @@ async def test_a_frozen_replica_is_left_with_whoever_waits_for_it_and_comes_back
         ("replica_out_of_service", "it does not answer"),
         ("replica_serves_again", None),
     ]
+
+
+async def test_a_question_ends_without_an_answer_also_where_this_process_was_held_up_once(
+    database_url: str,
+) -> None:
+    async with Proxy(database_url).serve() as road, Pool(road.dsn, min_size=1, max_size=1) as pool:
+        session = Aside(pool, "aside", ["SELECT 1"])
+        await session.ask()
+        road.silence()
+        asking = asyncio.create_task(session.ask())
+        asyncio.get_running_loop().call_later(PATIENCE / 2, sleep, PATIENCE)
+        assert asking in (await asyncio.wait({asking}, timeout=60))[0]
+        assert isinstance(asking.exception(), TimeoutError)
+        session.close()
+        road.resume()
 
 
 @pytest.mark.slow

@@ -11,7 +11,14 @@ import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lifeguard.database import CallScope, Database, ReadConnection, Replica, call_scope
+from lifeguard.database import (
+    CallScope,
+    Database,
+    DatabaseUnavailable,
+    ReadConnection,
+    Replica,
+    call_scope,
+)
 from lifeguard.database.replicas import Replicas, lane_instead
 from lifeguard.pool import OutsideLane
 from lifeguard.testing.proxy import Proxy
@@ -301,3 +308,32 @@ async def test_what_was_asked_of_a_replica_that_has_frozen_is_asked_of_the_prima
         for road in roads:
             road.resume()
         await serving(database, 1, 2)
+
+
+@pytest.mark.slow
+async def test_what_was_asked_of_a_replica_that_restarts_is_asked_of_the_primary(
+    make_database: MakeDatabase, cluster: Path, log: Log
+) -> None:
+    async with replication(cluster) as pair:
+        await with_table(pair)
+        database = await make_database(
+            pair.primary.dsn(),
+            database_replica_url=pair.standby.dsn(),
+            statement_timeout=600,
+            command_timeout=900,
+            pool_outage_patience=600,
+        )
+        await serving(database, 1)
+        for before in [], ["SELECT set_config('my.setting', 'on', false)"]:
+            reading = asyncio.create_task(long_read(database, *before))
+            await until_reading(pair.standby)
+            await pair.standby.stop()
+            if before:
+                with pytest.raises(DatabaseUnavailable):
+                    await reading
+            else:
+                assert await reading == pair.primary.port
+            await pair.standby.start()
+            await serving(database, 1)
+        assert database.reads == {"replica": 2, "primary": 1}
+        assert told(log).count(("read_repeated", "replica")) == 1

@@ -17,7 +17,8 @@ from lifeguard.testing.waiting import eventually
 
 from packages.lifeguard.tests.inside import service, settings_for
 
-CONNECTIONS = 4  # of each pool
+CONNECTIONS = 4  # of each pool, when its replica freezes
+MOST = 5 * CONNECTIONS  # that it could have, if the replica let any more in
 OBSTACLES = ("it does not answer", "there is no connection to it")
 PACE = 0.05  # seconds between two requests
 
@@ -55,7 +56,8 @@ async def frozen_soon(cluster: Path) -> AsyncIterator[Cluster]:
             servers.primary.dsn(),
             database_replica_url=" ".join(road.dsn for road in roads),
             pool_min_size=CONNECTIONS,
-            pool_max_size=CONNECTIONS,
+            pool_max_size=MOST,
+            pool_queue_target=0.25,
         )
         await upgrade(settings)
         async with service(settings) as running:
@@ -71,7 +73,7 @@ async def test_no_read_is_refused_while_both_replicas_are_frozen(frozen_soon: Cl
     frozen_soon.freeze()
     requests = [
         asyncio.create_task(client.get("/items")) for _ in range(2 * CONNECTIONS)
-    ]  # all that there are
+    ]  # all that there are, and none can be opened any more
     while frozen_soon.replicas_serving():  # they would be shed after POOL_QUEUE_TARGET
         requests.append(asyncio.create_task(client.get("/items")))
         await asyncio.sleep(PACE)

@@ -126,9 +126,8 @@ async def _answer(connection: asyncpg.Connection, question: str) -> asyncpg.Reco
 async def _is_done_in_time(task: asyncio.Task[Any]) -> bool:
     """Wait for `PATIENCE` seconds in which this process runs."""
     loop = asyncio.get_running_loop()
-    due = loop.time()
     while not task.done():
-        due += PATIENCE
+        due = loop.time() + PATIENCE
         await asyncio.wait({task}, timeout=PATIENCE)
         if not task.done() and loop.time() - due < _STOPPED_FOR:
             return False

@@ -39,6 +39,7 @@ from lifeguard.database.replica import Replica
 from lifeguard.database.replicas import Replicas
 from lifeguard.database.scope import CallScope, call_scope, current_deadline, time_left
 from lifeguard.database.tokens import Tokens
+from lifeguard.database.transactions import reading_transaction
 from lifeguard.database.wal import Written
 from lifeguard.pool import Lease, PoolSaturated, PoolTimeout, PoolUnavailable
 from lifeguard.settings import Settings
@@ -70,8 +71,12 @@ class Elsewhere(Enum):
 class Consistency:
     """Of one database. Without replicas there is nothing to do: every read sees every write."""
 
-    def __init__(self, settings: Settings, name: str | None, replicas: Replicas) -> None:
+    def __init__(
+        self, settings: Settings, name: str | None, replicas: Replicas, prelude: Callable[[Replica], str]
+    ) -> None:
+        """`prelude` gives what comes with BEGIN at a replica."""
         self._replicas = replicas
+        self._prelude = prelude
         self._wait = settings.consistency_wait
         self.ttl = settings.consistency_ttl + settings.replica_max_lag
         """Seconds after which any replica that is read has a write."""
@@ -185,7 +190,7 @@ class Consistency:
         replica = self._known_to_have(position)
         is_far_behind = replica is None and self._is_far_behind(position)
         replica = replica or (None if is_far_behind else self._replicas.choose())
-        if replica and (lease := await _lend_behind(stack, position, replica, lend)):
+        if replica and (lease := await self._lend_behind(stack, position, replica, lend)):
             return (replica, lease), "replica"
         if await self._does_not_exist(position):
             return Elsewhere.ANYWHERE, "lost"
@@ -194,9 +199,37 @@ class Consistency:
             replica = await self._first_to_have(position, until)
             if replica is None:
                 break
-            if lease := await _lend_behind(stack, position, replica, lend):
+            if lease := await self._lend_behind(stack, position, replica, lend):
                 return (replica, lease), "waited"
         return None, "primary"
+
+    async def _lend_behind(
+        self,
+        stack: AsyncExitStack,
+        position: Position,
+        replica: Replica,
+        lend: Lend,
+    ) -> Lease | None:
+        """A lease of the replica if its session sees the write at `position`; else it is returned at once.
+
+        Through a pooler the lease is in a transaction: the next one may be at another server."""
+        try:
+            async with AsyncExitStack() as borrowed:
+                lease = await borrowed.enter_async_context(lend(replica))
+                lease.pin()  # what is asked now holds for this session only
+                if replica.pool.pooler is not None:  # to which each transaction may have a session of its own
+                    await borrowed.enter_async_context(reading_transaction(lease, self._prelude(replica)))
+                if not await has_replayed(lease, position, _time_for_question()):
+                    return None
+                stack.push_async_exit(borrowed.pop_all())
+                return lease
+        except (PoolSaturated, PoolTimeout):
+            if await replica.answers():
+                raise  # it is busy, and its load would be too much for the others, too
+            return None
+        except (PoolUnavailable, DatabaseUnavailable, asyncpg.PostgresError, TimeoutError) as error:
+            _log.debug("consistency_not_asked", pool=replica.pool.name, reason=str(error))
+            return None
 
     def _known_to_have(self, position: Position) -> Replica | None:
         replica = self._replicas.choose(after=position.lsn)
@@ -269,30 +302,6 @@ def _is_past(position: Position, written: Written | None) -> bool:
     if written is None:
         return True
     return position.timeline <= (written.timeline or FIRST_TIMELINE) and position.lsn > written.lsn
-
-
-async def _lend_behind(
-    stack: AsyncExitStack,
-    position: Position,
-    replica: Replica,
-    lend: Lend,
-) -> Lease | None:
-    """A lease of the replica if its session sees the write at `position`; else it is returned at once."""
-    try:
-        async with AsyncExitStack() as borrowed:
-            lease = await borrowed.enter_async_context(lend(replica))
-            lease.pin()  # what is asked now holds for this session only
-            if not await has_replayed(lease, position, _time_for_question()):
-                return None
-            stack.push_async_exit(borrowed.pop_all())
-            return lease
-    except (PoolSaturated, PoolTimeout):
-        if await replica.answers():
-            raise  # it is busy, and its load would be too much for the others, too
-        return None
-    except (PoolUnavailable, DatabaseUnavailable, asyncpg.PostgresError, TimeoutError) as error:
-        _log.debug("consistency_not_asked", pool=replica.pool.name, reason=str(error))
-        return None
 
 
 def _time_for_question() -> float:

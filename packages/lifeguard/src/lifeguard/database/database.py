@@ -89,7 +89,7 @@ class Database:
         self._primary = Guard(primary_maker(settings, name, passwords), settings, on_event)
         self.primary = self._primary.pool
         self._replicas = Replicas(settings, self.primary, replica_makers(settings, name, passwords), on_event)
-        self.consistency = Consistency(settings, name, self._replicas)
+        self.consistency = Consistency(settings, name, self._replicas, self._prelude)
         self._readings = ReplicaLending(self._replicas, self.consistency)
         self.replica = self._replicas.all[0].pool if self._replicas.all else None
         """The first one's."""

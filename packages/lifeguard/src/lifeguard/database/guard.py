@@ -67,8 +67,9 @@ class Guard:
         nothing_kept = pool.get_min_size() == 0 == pool.get_size()
         return nothing_kept and self.breaker.state is BreakerState.CLOSED and pool.stats().last_error is None
 
-    def may_shed(self) -> bool:
-        """Whether a request may be turned away for its queue's sake before it has asked for a connection."""
+    def may_shed(self, lane: Hashable | None) -> bool:  # noqa: ARG002 - a replica looks at it
+        """Whether a request of the lane may be turned away for its queue's sake before it has asked for a
+        connection."""
         return True
 
     def wake(self) -> None:

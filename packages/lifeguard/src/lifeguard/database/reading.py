@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ from typing_extensions import override
 from lifeguard.database.errors import WriteRefused
 from lifeguard.database.replica import Replica
 from lifeguard.database.types import ReadConnection
-from lifeguard.pool import changes_session, known_reads, what_writes
+from lifeguard.pool import StatementNotSent, changes_session, known_reads, what_writes
 
 
 class ReadingConnection:
@@ -49,13 +50,14 @@ class ReadingConnection:
 # 40001 and, where both wait for each other, 40P01: replay had to go on, and took away what the statement
 # read.
 _CANCELLED_BY_REPLAY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-# What a statement raises whose session is ended on this side.
-_CUT_OFF = (asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError)
+# What a statement raises whose session has ended, on either side.
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
 
 
 class ReplicaReading(ReadingConnection):
     """It reads from a replica, and from the primary once the replica has cancelled a statement (a recovery
-    conflict) or is frozen: that statement is repeated there, and what follows goes there too.
+    conflict), has ended its session, or is frozen: that statement is repeated there, and what follows goes
+    there too.
 
     Nothing of its answer was passed on, nothing was written, and the primary has all that was read before.
     Only what a statement did to the session is not there: who has changed that gets the error.
@@ -96,15 +98,25 @@ class ReplicaReading(ReadingConnection):
             _refuse_to_write(query)
         if not self._moved:
             self._changed_session = self._changed_session or changes_session(query)
+            asked_at = monotonic()
             try:
                 return await getattr(self._connection, method)(query, *args, **options)
-            except (*_CANCELLED_BY_REPLAY, *_CUT_OFF) as error:
-                is_cut_off = isinstance(error, _CUT_OFF)
-                if self._changed_session or (is_cut_off and not self._replica.may_be_left):
+            except (*_CANCELLED_BY_REPLAY, *_LOST) as error:
+                if self._changed_session or not self._goes_elsewhere(error, asked_at):
                     raise
                 self._connection = await self._to_primary(error)
                 self._moved = True
         return await getattr(self._connection, method)(query, *args, **options)
+
+    def _goes_elsewhere(self, error: Exception, asked_at: float) -> bool:
+        """Not with a statement that was under way for as long as an operator may have looked at it before
+        ending its session: it would only begin again."""
+        if isinstance(error, _CANCELLED_BY_REPLAY):
+            return True
+        if not self._connection.is_closed():  # an error of another server, or of this side
+            return False
+        was_short = monotonic() - asked_at < self._replica.outage_patience
+        return was_short or isinstance(error, StatementNotSent) or self._replica.may_be_left
 
 
 def _refuse_to_write(query: str) -> None:

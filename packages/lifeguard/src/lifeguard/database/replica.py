@@ -31,6 +31,8 @@ class Replica(Guard):
     ) -> None:
         super().__init__(make_pool, settings, on_event)
         self.lag = LagWatch(settings, self.pool, primary, is_one_of_several=is_one_of_several)
+        self.outage_patience = settings.pool_outage_patience
+        """Seconds: POOL_OUTAGE_PATIENCE, which no queue of its own waits."""
         self.loans = 0
         """How many borrow from it now, those that wait for a connection included."""
         self.chosen_at = 0.0
@@ -63,7 +65,8 @@ class Replica(Guard):
         yet, or the servers have not been asked yet."""
         if super().serves or self.sleeps:
             return self.lag.reason
-        nothing_is_known = self.lag.standing == "unknown" and self.pool.stats().last_error is None
+        stats = self.pool.stats()
+        nothing_is_known = self.lag.standing == "unknown" and stats.last_error is None and not stats.opened
         return "" if nothing_is_known else "there is no connection to it"
 
     @property
@@ -80,10 +83,11 @@ class Replica(Guard):
             return True
 
     @override
-    def may_shed(self) -> bool:
-        """Not while it may be frozen: all its connections are in use, and it has not answered for a moment.
-        Then it is asked at once."""
-        if self.loans < self.pool.get_max_size() or self.lag.is_fresh:
+    def may_shed(self, lane: Hashable | None) -> bool:
+        """Not while it may be frozen: somebody waits for a connection, or the lane is refused, and it has not
+        answered for a moment. Then it is asked at once."""
+        somebody_waits = self.loans > len(self._lent)
+        if self.lag.is_fresh or not (somebody_waits or self.pool.refuses_lane(lane)):
             return True
         self.lag.hurry()
         return False

@@ -79,6 +79,21 @@ async def transaction(
     await _commit(lease, begun, _patience(command_timeout), writes=writes and not read_only)
 
 
+@asynccontextmanager
+async def reading_transaction(lease: Lease, prelude: str) -> AsyncIterator[None]:
+    """A transaction for what only reads. It is rolled back at the end, so it does not matter whether a
+    statement in it has failed."""
+    begun = await within_deadline(lease.begin(read_only=True, prelude=prelude))
+    try:
+        yield
+    except TimeoutError:
+        raise  # as in `transaction()`
+    except Exception:
+        await _roll_back(begun)
+        raise
+    await _roll_back(begun)
+
+
 def prelude(service: str, limits: Mapping[str, float], others: Mapping[str, str] | None = None) -> str:
     """The statements sent along with BEGIN: the tag, and how long the server may take.
 

@@ -198,7 +198,7 @@ class Gate:
         template = served.template
         if guard.breaker.state is not BreakerState.CLOSED:
             return self._refuse(template, self._unavailable, guard.breaker.retry_after())
-        if not guard.may_shed():
+        if not guard.may_shed(lane):
             return None
         same = (guard, lane, priority)
         pool = guard.pool
