@@ -24,7 +24,9 @@ from tests.inside import service, settings_for
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 
 CLIENTS = 20
-PAUSE = 0.1  # seconds between two requests of a client
+PAUSE = 0.5
+"""Seconds between two requests of a client: connections are to be short, not the processor's time, which each
+scrape needs, too, within a second."""
 ELSEWHERE = re.compile(r"haproxy|db_replica_|db_reads_total|balancer")
 """What is asked of HAProxy, below, and of a service with a replica."""
 routes = APIRouter(prefix="/test")
@@ -53,9 +55,12 @@ class Watched:
 
 
 @pytest.fixture
-async def watched(migrated_database: str, tmp_path: Path) -> AsyncIterator[Watched]:
-    """A service with two connections at most, which Prometheus has found."""
-    settings = settings_for(migrated_database, pool_max_size=2)
+async def watched(
+    migrated_database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Watched]:
+    """A service with two connections at most, which Prometheus has found; with other settings by the
+    fixture's parameter."""
+    settings = settings_for(migrated_database, pool_max_size=2, **getattr(request, "param", {}))
     async with service(settings, routes=routes) as running:
         await until_ready(running)
         async with watching(running.client.base_url.netloc.decode(), tmp_path) as prometheus:
@@ -79,8 +84,10 @@ async def test_a_saturated_service_fires_the_alerts(watched: Watched) -> None:
     assert {rule["name"] for rule in rules if rule["health"] != "ok"} == set()
 
 
+# The two connections serve ten a second: about twenty wait, so that none goes unused while the service is slow.
+@pytest.mark.parametrize("watched", [{"pool_queue_target": 2}], indirect=True)
 async def test_a_queue_that_never_empties_fires_an_alert_though_the_excess_is_shed(watched: Watched) -> None:
-    async with clients(watched.service, "/test/hold/0.05", times=3 * CLIENTS):
+    async with clients(watched.service, "/test/hold/0.2", times=2 * CLIENTS):
 
         async def fire() -> bool:
             return "LifeguardPoolQueueStanding" in await watched.prometheus.alerts()
@@ -146,7 +153,7 @@ async def test_haproxy_has_what_is_asked_of_it_and_is_told_of_when_its_server_go
             async def ask() -> None:
                 await balancer.client.get("/items")
 
-            async with repeatedly(ask, pause=PAUSE):
+            async with repeatedly(ask, pause=0.1):
                 await eventually(look, interval=0.5)
                 assert not {name for name in await prometheus.alerts() if "Balancer" in name}
                 await balancer.tell("set server service/app1 state maint")
