@@ -96,9 +96,15 @@ class Opener:
     @property
     def is_hopeless(self) -> bool:
         """There is no connection, and who waits for one is refused: the outage is long, or stays."""
-        if not self.failing or self._state.members:
+        return self.failing and not (self._state.members or self.waits_out_outage)
+
+    @property
+    def waits_out_outage(self) -> bool:
+        """There has been a connection, there is none, and that is neither long ago nor for a reason that
+        stays."""
+        if self._state.members or self.blocked:
             return False
-        return self._stays or not self._state.outage.is_waited_out(monotonic())
+        return self._state.outage.is_waited_out(monotonic())
 
     @property
     def blocked(self) -> bool:
