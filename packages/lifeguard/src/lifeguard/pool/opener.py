@@ -200,6 +200,12 @@ class Opener:
         self._fail(error, attempt.began_at)
         self.pump()
 
+    def is_urgent(self, attempt: OpenConnection) -> bool:
+        """Whether nothing is served, or no write, that has been: the oldest attempt may be made twice."""
+        state = self._state
+        lacks = not state.members or state.read_only_since is not None
+        return lacks and state.tally.opened > 0 and next(iter(state.opening), None) is attempt
+
     def _take_in(self, connection: asyncpg.Connection, seconds: float) -> None:
         state = self._state
         state.tally.opened += 1
