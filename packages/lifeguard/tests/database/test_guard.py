@@ -161,6 +161,40 @@ class TestServerGone:
         await eventually(lambda: not checks())
         assert not database.breaker.transitions
 
+    async def test_who_waits_is_served_although_nothing_was_heard_meanwhile(
+        self, make_database: MakeDatabase, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A busy machine, or a proxy: no attempt has failed when the breaker's question has had its time."""
+        monkeypatch.setattr("lifeguard.database.breaker.PROBE_PATIENCE", 0.05)
+        async with Proxy(server.dsn()).serve() as proxy:
+            database = await make_database(
+                proxy.dsn,
+                pool_acquire_timeout=60,
+                pool_connect_timeout=60,
+                pool_outage_patience=60,
+                breaker_fail_max=1,
+            )
+
+            async def ask(query: str) -> int:
+                async with database.connection() as connection:
+                    return int(await connection.fetchval(query))
+
+            holding = [asyncio.create_task(ask("SELECT 1 FROM pg_sleep(60)")) for _ in range(5)]
+            await eventually(lambda: database.primary.stats().used == 5)
+            proxy.hold_new = True
+            proxy.reset_links()
+            assert set(map(type, await asyncio.gather(*holding, return_exceptions=True))) == {
+                DatabaseUnavailable
+            }
+            waiting = [asyncio.create_task(ask("SELECT 1")) for _ in range(10)]
+            before = proxy.accepted
+            await eventually(lambda: proxy.accepted >= before + 8)  # the pool makes two attempts a second
+            assert not database.breaker.transitions
+            proxy.resume()
+            assert await asyncio.gather(*waiting) == [1] * 10
+            await eventually(lambda: not checks())
+            assert not database.breaker.transitions
+
     async def test_refusals_cost_no_wait_and_say_when_to_come_back(
         self, make_database: MakeDatabase, server: PostgresServer
     ) -> None:

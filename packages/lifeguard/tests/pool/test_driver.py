@@ -333,6 +333,15 @@ class TestSockets:
             if hasattr(socket, name):
                 assert sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
 
+    async def test_a_peer_that_is_gone_already_is_an_outage_on_every_loop(
+        self, connection: driver.Session
+    ) -> None:
+        sock = connection._transport.get_extra_info("socket")
+        connection.terminate()
+        await eventually(lambda: sock.fileno() < 0)
+        with pytest.raises(ConnectionResetError):
+            driver.tune_socket(connection, 10)
+
     async def test_a_unix_socket_is_left_alone(self, postgres: PostgresServer) -> None:
         connection = await asyncpg.connect(postgres.dsn(unix=True))
         driver.tune_socket(connection, 10)

@@ -87,6 +87,36 @@ class TestOneName:
         assert events.named("connections_expired")[0].details["why"] == "read_only"
         await pool.drain(1)
 
+    async def test_an_attempt_that_it_leaves_unanswered_does_not_keep_the_pool_from_the_next_server(
+        self, make_pool: MakePool, primary: PostgresServer, standby: PostgresServer, name: Proxy
+    ) -> None:
+        """A proxy gives a connection to a server that is gone, and keeps its client waiting."""
+        pool = await make_pool(
+            name.dsn, max_size=1, connect_timeout=60, acquire_timeout=60, outage_patience=60
+        )
+        assert await write(pool) == primary.port
+        before = name.accepted
+        name.hold_new = True
+        name.reset_links()
+        await eventually(lambda: pool.get_size() == 0)
+        writing = asyncio.create_task(write(pool))
+        await eventually(lambda: name.accepted > before)
+        await standby.promote()
+        name.lead_to(standby.dsn())
+        name.hold_new = False  # for those who come now
+        assert await writing == standby.port
+        assert pool.stats().open_failures == 0
+        await pool.drain(1)
+
+    async def test_a_server_that_takes_its_time_at_the_start_is_asked_once(
+        self, make_pool: MakePool, primary: PostgresServer, name: Proxy
+    ) -> None:
+        name.hold_new = True
+        pool = await make_pool(name.dsn, min_size=1, max_size=1, connect_timeout=0.4, ready=False)
+        await eventually(lambda: pool.stats().open_failures >= 3)
+        assert name.accepted <= pool.stats().open_failures + 1
+        name.resume()
+
     async def test_a_demoted_server_that_restarts_as_a_standby_is_not_joined_again(
         self, make_pool: MakePool, primary: PostgresServer, standby: PostgresServer, name: Proxy
     ) -> None:

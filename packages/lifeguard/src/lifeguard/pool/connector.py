@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from inspect import signature
@@ -17,10 +17,12 @@ from lifeguard.pool.config import KEEPALIVE, Hook, PgBouncerMode
 from lifeguard.pool.faults import OtherServer, ReadOnlyServer
 from lifeguard.pool.passwords import Known, Passwords, split_off_passwords
 from lifeguard.pool.poolers import Approach, Pooler
-from lifeguard.pool.race import NEXT_HOST, STAGGER, Tries, first
+from lifeguard.pool.race import NEXT_HOST, STAGGER, Tries, accompanied, first
 
 # Seconds after which a host that has not served yet is looked up anew: its name may have moved, and where
-# nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses.
+# nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses. A lone
+# host that leaves an attempt unanswered in an outage is asked anew as often: it may be a proxy that waits for
+# a server which is gone, and gives the next connection to another one.
 LOOK_AGAIN = 1.0
 # The same for a host that has refused, while another one is silent.
 ASK_AGAIN = 0.25
@@ -82,13 +84,14 @@ class Connector:
         """What is between here and a server, as far as a session has shown it."""
         return next((known.pooler for known in self._approaches.values() if known.pooler), None)
 
-    async def connect(self) -> asyncpg.Connection:
-        """A new session, ready to be lent.
+    async def connect(self, is_urgent: Callable[[], bool] = lambda: False) -> asyncpg.Connection:
+        """A new session, ready to be lent. Where `is_urgent()` a lone host that is silent is asked a second
+        time meanwhile.
 
         Raises what `asyncpg.connect()` or `init` raises; NoHostServes when several hosts or addresses
         failed, each for a reason of its own.
         """
-        connection = await self.reach()
+        connection = await self.reach(is_urgent)
         try:
             driver.tune_socket(connection, self._keepalive)
             await self.greet(connection)
@@ -147,7 +150,7 @@ class Connector:
 
     # -- who is tried, and when --------------------------------------------------------------------
 
-    async def reach(self) -> asyncpg.Connection:
+    async def reach(self, is_urgent: Callable[[], bool] = lambda: False) -> asyncpg.Connection:
         """A session as the server gives it, without `init`: it may have to wait for a lock."""
         error: Exception | None = None
         several = self._all_passwords()
@@ -155,7 +158,7 @@ class Connector:
         known = {one: await one.get(self._timeout) for one in several} if len(several) == 1 else {}
         for role in self._roles:
             try:
-                connection: asyncpg.Connection = await self._reach_one(role, known)
+                connection: asyncpg.Connection = await self._reach_one(role, known, is_urgent)
             except NEXT_HOST as failure:
                 error = failure
             else:
@@ -163,7 +166,11 @@ class Connector:
         assert error is not None
         raise error
 
-    async def _reach_one(self, role: str, known: Known) -> asyncpg.Connection:
+    async def _reach_one(self, role: str, known: Known, is_urgent: Callable[[], bool]) -> asyncpg.Connection:
+        if len(self._hosts) == 1:
+            return await accompanied(
+                partial(self._try_host, self._hosts[0], role, known), is_urgent, LOOK_AGAIN
+            )
         hosts = sorted(self._hosts, key=lambda host: (host in self._silent, self._has_not_answered(host)))
         refused: set[Host] = set()
 
@@ -188,7 +195,7 @@ class Connector:
             return {_name(host): partial(try_host, host) for host in refused}
 
         tries = {_name(host): partial(try_host, host) for host in hosts}
-        return await first(tries, STAGGER, those_that_refused if len(hosts) > 1 else None)
+        return await first(tries, STAGGER, those_that_refused)
 
     async def _try_host(self, host: Host, role: str, known: Known) -> asyncpg.Connection:
         if self._passwords is None:

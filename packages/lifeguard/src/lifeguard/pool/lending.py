@@ -184,8 +184,8 @@ class Lending:
 
     @property
     def waits_out_outage(self) -> bool:
-        """There is no connection and none could be opened, and borrowers wait all the same."""
-        return self.opener.failing and not (self.state.members or self.opener.is_hopeless)
+        """There is no connection, and borrowers wait for an attempt to open one."""
+        return (self.opener.failing or bool(self.state.opening)) and self.opener.waits_out_outage
 
     # -- returning ---------------------------------------------------------------------------------
 

@@ -96,9 +96,15 @@ class Opener:
     @property
     def is_hopeless(self) -> bool:
         """There is no connection, and who waits for one is refused: the outage is long, or stays."""
-        if not self.failing or self._state.members:
+        return self.failing and not (self._state.members or self.waits_out_outage)
+
+    @property
+    def waits_out_outage(self) -> bool:
+        """There has been a connection, there is none, and that is neither long ago nor for a reason that
+        stays."""
+        if self._state.members or self.blocked:
             return False
-        return self._stays or not self._state.outage.is_waited_out(monotonic())
+        return self._state.outage.is_waited_out(monotonic())
 
     @property
     def blocked(self) -> bool:
@@ -193,6 +199,12 @@ class Opener:
         error = asyncpg.InterfaceError("the attempt to connect was cancelled from within")
         self._fail(error, attempt.began_at)
         self.pump()
+
+    def is_urgent(self, attempt: OpenConnection) -> bool:
+        """Whether nothing is served, or no write, that has been: the oldest attempt may be made twice."""
+        state = self._state
+        lacks = not state.members or state.read_only_since is not None
+        return lacks and state.tally.opened > 0 and next(iter(state.opening), None) is attempt
 
     def _take_in(self, connection: asyncpg.Connection, seconds: float) -> None:
         state = self._state

@@ -45,6 +45,37 @@ async def first(
     return await _Race(tries, stagger, more_tries).run()
 
 
+async def accompanied(
+    attempt: Callable[[], Awaitable[asyncpg.Connection]], is_wanted: Callable[[], bool], every: float
+) -> asyncpg.Connection:
+    """The session that `attempt` opens, or the same once more beside it: from STAGGER seconds on there is a
+    second one, begun anew after `every` seconds, each time if `is_wanted()`.
+
+    Raises what the first one raises. Why a second one failed is not told: there may have been no room for it.
+    """
+    loop = asyncio.get_running_loop()
+    lead = asyncio.ensure_future(_run(attempt))
+    under_way = [lead]
+    next_at = loop.time() + STAGGER
+    try:
+        while True:
+            await asyncio.wait(
+                under_way, timeout=max(0.0, next_at - loop.time()), return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in [task for task in under_way if task.done()]:
+                under_way.remove(task)
+                if not (task.cancelled() or task.exception()):
+                    return task.result()
+            if lead not in under_way:
+                return await lead
+            if loop.time() >= next_at:
+                next_at += every
+                await _break_off(under_way[1:])
+                under_way[1:] = [asyncio.ensure_future(_run(attempt))] if is_wanted() else []
+    finally:
+        await _break_off(under_way)
+
+
 class _Race:
     """One run of `first()`."""
 

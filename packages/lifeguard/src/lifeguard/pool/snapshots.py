@@ -30,8 +30,8 @@ class Snapshots:
 
     @property
     def waits_out_outage(self) -> bool:
-        """Whether there is no connection and none could be opened, and borrowers wait all the same, because
-        that has not been so for `outage_patience` yet."""
+        """Whether there is no connection, and borrowers wait for an attempt to open one, because that has not
+        been so for `outage_patience` yet. An attempt may have failed, or said nothing so far."""
         return self._lending.waits_out_outage
 
     @property

@@ -50,6 +50,7 @@ class Opening(Protocol):
     def succeeded(self, attempt: OpenConnection, connection: asyncpg.Connection, seconds: float) -> None: ...
     def failed(self, attempt: OpenConnection, error: Exception) -> None: ...
     def broken_off(self, attempt: OpenConnection) -> None: ...
+    def is_urgent(self, attempt: OpenConnection) -> bool: ...
 
 
 class OpenConnection:
@@ -65,7 +66,7 @@ class OpenConnection:
     async def run(self) -> None:
         started = monotonic()
         try:
-            connection = await self._connector.connect()
+            connection = await self._connector.connect(partial(self._then.is_urgent, self))
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must learn of it
             self._then.failed(self, error)
         else:

@@ -39,11 +39,13 @@ def reading(connection: Session) -> Callable[[], bool]:
 def tune_socket(connection: Session, keepalive: int) -> None:
     """Let the kernel notice a peer that is gone (`_transport`); asyncpg sets nothing of this.
 
-    `keepalive`: seconds of silence before the first probe.
+    `keepalive`: seconds of silence before the first probe. Raises ConnectionResetError if it is gone already.
     """
     sock = connection._transport.get_extra_info("socket")
     if sock is None or sock.family not in _INTERNET:
         return
+    if sock.fileno() < 0:
+        raise ConnectionResetError("the server closed the connection as soon as it was open")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, seconds in (
         ("TCP_KEEPIDLE", keepalive),
