@@ -84,7 +84,7 @@ async def test_a_saturated_service_fires_the_alerts(watched: Watched) -> None:
     assert {rule["name"] for rule in rules if rule["health"] != "ok"} == set()
 
 
-# The two connections serve ten a second: about twenty wait, so that none goes unused while the service is slow.
+# The two connections serve ten a second: about twenty wait, and some still do after a pause of the service.
 @pytest.mark.parametrize("watched", [{"pool_queue_target": 2}], indirect=True)
 async def test_a_queue_that_never_empties_fires_an_alert_though_the_excess_is_shed(watched: Watched) -> None:
     async with clients(watched.service, "/test/hold/0.2", times=2 * CLIENTS):

@@ -208,7 +208,8 @@ async def test_a_restart_of_the_server_behind_it_is_an_outage_and_is_over_by_its
 ) -> None:
     del version
     server = await server_factory()
-    async with pgbouncer(server.dsn(), settings={"server_login_retry": 1}) as bouncer:
+    settings = {"server_login_retry": 1, "query_wait_timeout": 5}
+    async with pgbouncer(server.dsn(), settings=settings) as bouncer:
         database = await make_database(bouncer.url(server.dsn()))
         assert await database.fetchval("SELECT 1") == 1
         raised: list[BaseException] = []
