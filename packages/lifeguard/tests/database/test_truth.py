@@ -129,7 +129,7 @@ class Refusing:
     async def __aenter__(self) -> None:
         self._reach = self._pool._lending.connector.reach
 
-        async def reach(*_: object) -> asyncpg.Connection:
+        async def reach(is_urgent: object = None) -> asyncpg.Connection:
             raise OSError("refused")
 
         self._pool._lending.connector.reach = reach  # type: ignore[method-assign]
