@@ -310,7 +310,7 @@ class TestBreaker:
         hanging = await borrow(pool, "hangs", 2)
         with suppress(PoolError):
             await pool.acquire(lane="hangs", timeout=1.5)
-        waiter = asyncio.create_task(pool.acquire(lane="hangs", timeout=9).__aenter__())
+        waiter = asyncio.create_task(pool.acquire(lane="hangs", timeout=60).__aenter__())
         with pytest.raises(PoolSaturated) as refused:
             await waiter
         assert refused.value.reason == "lane_breaker"
