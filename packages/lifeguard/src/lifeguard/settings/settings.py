@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     replica_max_lag: Annotated[float, Field(ge=0.1, le=86_400, json_schema_extra=IN_SECONDS)] = 5.0
     """A replica that is further behind the primary, in seconds, is not read."""
     replica_max_lag_bytes: Annotated[int, Field(ge=1024, json_schema_extra=IN_BYTES)] | None = None
-    """Nor is one that has so many bytes of WAL less than the primary, if that is said."""
+    """Bytes of WAL behind the primary above which a replica is not read; none: only seconds count."""
     consistency_secret: Annotated[SecretStr, AfterValidator(long_enough)] | None = None
     """Signs consistency tokens, the same for all instances; of several with spaces the first signs, and all
     are accepted. Without it the cluster's `system_identifier` signs."""
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     pool_max_size: Annotated[Connections | Literal["auto"], BeforeValidator(lower)] = 20
     """Most server sessions at once; `auto` shares the server's `max_connections` out."""
     pool_instances: Count = 1
-    """Processes that share the server: replicas times workers, the surge of a rollout included."""
+    """Processes that share the server: instances times workers, the surge of a rollout included."""
     pool_headroom: Annotated[float, Field(ge=0.01, le=1)] = 0.75
     """Part of the server's `max_connections` that `auto` may share out."""
     pool_acquire_timeout: Seconds = 5.0
