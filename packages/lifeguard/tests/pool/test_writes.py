@@ -126,6 +126,20 @@ def test_so_is_what_runs_others_or_changes_the_session(statement: str) -> None:
     assert what_writes(statement)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pg_create_logical_replication_slot('slot', 'test_decoding')",
+        "pg_drop_replication_slot('slot')",
+        "pg_replication_slot_advance('slot', '0/0')",
+        "* FROM pg_catalog.pg_logical_slot_get_changes('slot', NULL, 1)",
+    ],
+)
+def test_what_moves_a_replication_slot_is_no_read(call: str) -> None:
+    assert what_writes(f"SELECT {call}")
+    assert not what_writes("SELECT * FROM pg_logical_slot_peek_changes('slot', NULL, 1)")
+
+
 _QUERIES = [
     "SELECT n FROM things",
     "SELECT n AS delete FROM things",

@@ -3,7 +3,8 @@
 A server can refuse writes only in a transaction or a session that was told so, which costs a round trip. To
 read a text costs microseconds, and only once. A statement reads if it begins with a verb that reads, has no
 part that writes (`WITH x AS (DELETE ...)`, `SELECT ... INTO`, `FOR UPDATE`) and calls no function of the
-server's own that is refused in a read-only transaction or on a standby.
+server's own that is refused in a read-only transaction or on a standby, or that moves a replication slot:
+what reads is run again where its session is lost, and would skip what a slot has given once.
 
 Limit: what a function of the user's own does inside is not seen; a standby refuses it.
 """
@@ -23,6 +24,9 @@ _WRITING_CALLS = words("""
     lo_creat lo_create lo_unlink lo_put lo_from_bytea lo_import lo_export lowrite lo_truncate lo_truncate64
     pg_create_restore_point pg_switch_wal pg_import_system_collations gin_clean_pending_list
     brin_summarize_new_values brin_summarize_range brin_desummarize_range
+    pg_create_physical_replication_slot pg_create_logical_replication_slot pg_drop_replication_slot
+    pg_copy_physical_replication_slot pg_copy_logical_replication_slot pg_replication_slot_advance
+    pg_logical_slot_get_changes pg_logical_slot_get_binary_changes
 """)
 _LOCKS = (("update",), ("share",), ("no", "key"), ("key", "share"))
 _WORD = re.compile(r"[a-z_]+")

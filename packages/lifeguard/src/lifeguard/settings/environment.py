@@ -214,8 +214,16 @@ def _faults_in(
     if name not in values and details["type"] == "missing":
         return [_fault(name, ": required")]
     allowed = said or f"must be {allowed_values(model, name)}"
-    value = "" if name in secret_fields(model) or name not in values else f"={shown(values[name])}"
+    value = "" if name in secret_fields(model) or name not in values else f"={_shown_of(name, values[name])}"
     return [_fault(name, f"{value}: {line}") for line in allowed.splitlines()]
+
+
+def _shown_of(name: str, value: object) -> str:
+    """Of a command only the program: its arguments may have a secret among them."""
+    if name == "database_password_command":
+        program, _, arguments = str(value).strip().partition(" ")
+        return f"{shown(program)} ..." if arguments else shown(program)
+    return shown(value)
 
 
 def _without_secrets(model: type[BaseSettings], said: str, values: Mapping[str, Any]) -> str:
