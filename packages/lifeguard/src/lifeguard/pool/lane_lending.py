@@ -293,7 +293,7 @@ class LaneLending:
                 self._report("info", "lane_breaker_closed", lane=lane.label)
 
     def watch(self, now: float) -> None:
-        """Who waits must not depend on others' returns. In the only lane too: if it hangs, it is looked at."""
+        """Who waits must not depend on others' returns. From then on an only lane is seen to hang, too."""
         self._tick_if_due(now)
         self._set_timer(now)
 
