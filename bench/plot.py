@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS = "#0b6e99"
+OURS_LIGHTER = ("#4a9bbf", "#8cc3da")
 PEERS = ("#d1495b", "#edae49", "#8d6a9f")
 REFERENCES = ("#b8c4cc", "#8fa3ad")
 

@@ -73,7 +73,7 @@ async def _collect(dsn: str, plan: Plan) -> list[Turn]:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    head = ("", "borrowers", "µs/op", "x floor", "cpu µs/op", "x floor", "op/s",
+    head = ("", "borrowers", "µs/op", "x floor", "cpu µs/op", "x floor", "x no lane", "op/s",
             "wait mean ms", "p50", "p99", "max", "fairness", "op/borrower")  # fmt: skip
     return text_table(head, [_cells(row) for row in rows])
 
@@ -86,6 +86,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.times_floor:.2f}",
         f"{row.cpu_us_per_operation:.1f}",
         f"{row.cpu_times_floor:.2f}",
+        f"{row.cpu_times_no_lane:.3f}",
         f"{row.operations_per_second:,.0f}",
         *("-" if wait is None else f"{wait:.2f}" for wait in _waits(row)),
         f"{row.fairness:.3f}",

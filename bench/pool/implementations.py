@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 Borrower: TypeAlias = "Callable[[float, Waits], Coroutine[None, None, None]]"
 """Loops until `perf_counter()` reaches the first argument; appends seconds waited to the second."""
+
+MANY = 20
+"""Lanes, more than there are connections."""
+_NO_STOP_IS_SO_LONG = 3.0  # seconds
 
 Opener: TypeAlias = Callable[[str, int], AbstractAsyncContextManager[Borrower]]
 """Takes the DSN and the number of connections."""
@@ -132,13 +137,50 @@ def _borrower_of(pool: Pool | asyncpg.Pool[asyncpg.Record]) -> Borrower:
     return borrower
 
 
+def _borrower_in_lanes(pool: Pool, lanes: int) -> Borrower:
+    """The same, but each borrower names its lane: they are dealt out to so many."""
+    names = cycle([f"lane {number}" for number in range(lanes)])
+
+    async def borrower(until: float, waits: Waits) -> None:
+        lane = next(names)
+        asked = perf_counter()
+        while asked < until:
+            async with pool.acquire(lane=lane) as connection:
+                waits.append(perf_counter() - asked)
+                await connection.fetchval("SELECT 1")
+            asked = perf_counter()
+
+    return borrower
+
+
 @asynccontextmanager
-async def lifeguard_pool(dsn: str, size: int) -> AsyncIterator[Borrower]:
-    """Ours with its defaults but for the size."""
-    async with Pool(dsn, min_size=size, max_size=size) as pool:
+async def _lifeguard(dsn: str, size: int) -> AsyncIterator[Pool]:
+    """Ours with its defaults but for the size; and nobody is refused when the machine stops for a moment."""
+    async with Pool(dsn, min_size=size, max_size=size, queue_target=_NO_STOP_IS_SO_LONG) as pool:
         while pool.get_idle_size() < size:  # noqa: ASYNC110 - the others wait when they open
             await asyncio.sleep(0.005)
+        yield pool
+
+
+@asynccontextmanager
+async def lifeguard_pool(dsn: str, size: int) -> AsyncIterator[Borrower]:
+    """Nobody names a lane."""
+    async with _lifeguard(dsn, size) as pool:
         yield _borrower_of(pool)
+
+
+@asynccontextmanager
+async def lifeguard_one_lane(dsn: str, size: int) -> AsyncIterator[Borrower]:
+    """All name the same lane."""
+    async with _lifeguard(dsn, size) as pool:
+        yield _borrower_in_lanes(pool, 1)
+
+
+@asynccontextmanager
+async def lifeguard_many_lanes(dsn: str, size: int) -> AsyncIterator[Borrower]:
+    """As many borrowers in each of twenty lanes."""
+    async with _lifeguard(dsn, size) as pool:
+        yield _borrower_in_lanes(pool, MANY)
 
 
 @asynccontextmanager
@@ -190,8 +232,10 @@ async def sqlalchemy_pool(dsn: str, size: int) -> AsyncIterator[Borrower]:
 FLOOR = Implementation("no pool (floor)", no_pool, pooled=False)
 REFERENCE = Implementation("FIFO hand-off", fifo_hand_off)
 OURS = Implementation("Lifeguard", lifeguard_pool)
+ONE_LANE = Implementation("Lifeguard, one lane", lifeguard_one_lane)
+MANY_LANES = Implementation(f"Lifeguard, {MANY} lanes", lifeguard_many_lanes)
 ASYNCPG = Implementation("asyncpg.Pool", asyncpg_pool)
 PSYCOPG = Implementation("psycopg_pool", psycopg_pool)
 SQLALCHEMY = Implementation("SQLAlchemy", sqlalchemy_pool)
 
-ALL = (FLOOR, REFERENCE, OURS, ASYNCPG, PSYCOPG, SQLALCHEMY)
+ALL = (FLOOR, REFERENCE, OURS, ONE_LANE, MANY_LANES, ASYNCPG, PSYCOPG, SQLALCHEMY)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import plot
-from bench.pool.implementations import ASYNCPG, FLOOR, OURS, PSYCOPG, REFERENCE, SQLALCHEMY
+from bench.pool.implementations import (
+    ASYNCPG,
+    FLOOR,
+    MANY_LANES,
+    ONE_LANE,
+    OURS,
+    PSYCOPG,
+    REFERENCE,
+    SQLALCHEMY,
+)
 from bench.pool.measure import BORROWERS
 from bench.pool.report import CROWDED, Row
 
@@ -19,6 +28,8 @@ COLOURS = {
     FLOOR.name: plot.REFERENCES[0],
     REFERENCE.name: plot.REFERENCES[1],
     OURS.name: plot.OURS,
+    ONE_LANE.name: plot.OURS_LIGHTER[0],
+    MANY_LANES.name: plot.OURS_LIGHTER[1],
     ASYNCPG.name: plot.PEERS[0],
     PSYCOPG.name: plot.PEERS[1],
     SQLALCHEMY.name: plot.PEERS[2],

@@ -8,7 +8,15 @@ from itertools import product
 from statistics import median
 from typing import TypeAlias
 
-from bench.pool.implementations import ASYNCPG, FLOOR, OURS, PSYCOPG, Implementation
+from bench.pool.implementations import (
+    ASYNCPG,
+    FLOOR,
+    MANY_LANES,
+    ONE_LANE,
+    OURS,
+    PSYCOPG,
+    Implementation,
+)
 from bench.pool.measure import BORROWERS, Turn
 from bench.targets import Target, at_least, at_most
 
@@ -29,6 +37,8 @@ class Row:
     times_floor: float
     cpu_us_per_operation: float
     cpu_times_floor: float
+    cpu_times_no_lane: float
+    """The same operation of our pool where nobody names a lane is 1."""
     operations_per_second: float
     wait_mean_ms: float | None
     wait_p50_ms: float | None
@@ -60,6 +70,9 @@ class Report:
         for borrowers in BORROWERS:
             cost = self._ratio(_cost, OURS, FLOOR, borrowers)
             yield at_most(1.25, "cost of an operation / floor's", _at(borrowers), cost)
+        for (lanes, bound), borrowers in product(((ONE_LANE, 1.03), (MANY_LANES, 1.08)), BORROWERS):
+            cost = self._ratio(_cpu, lanes, OURS, borrowers)
+            yield at_most(bound, f"cpu of an operation: {lanes.name} / none", _at(borrowers), cost)
         for peer, borrowers in product((ASYNCPG, PSYCOPG), BORROWERS):
             speed = self._ratio(_cost, peer, OURS, borrowers)
             yield at_least(2.5, f"throughput / {peer.name}'s", _at(borrowers), speed)
@@ -87,6 +100,7 @@ class Report:
             times_floor=self._ratio(_cost, implementation, FLOOR, borrowers),
             cpu_us_per_operation=typical(_cpu),
             cpu_times_floor=self._ratio(_cpu, implementation, FLOOR, borrowers),
+            cpu_times_no_lane=self._ratio(_cpu, implementation, OURS, borrowers),
             operations_per_second=typical(lambda turn: turn.operations / turn.wall),
             wait_mean_ms=milliseconds(typical(lambda turn: turn.wait_mean)),
             wait_p50_ms=milliseconds(typical(lambda turn: turn.wait_p50)),

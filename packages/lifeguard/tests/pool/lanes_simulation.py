@@ -61,7 +61,9 @@ class Place:
 
     __slots__ = ("_done", "_on_error", "_on_result", "request")
 
-    def __init__(self, on_result: Callable[[Request], None], on_error: Callable[[Request], None]) -> None:
+    def __init__(
+        self, on_result: Callable[[Request, Held | None], None], on_error: Callable[[Request], None]
+    ) -> None:
         self.request: Request
         self._done = False
         self._on_result = on_result
@@ -76,9 +78,9 @@ class Place:
     def cancel(self) -> None:
         self._done = True
 
-    def set_result(self, _: object) -> None:
+    def set_result(self, held: Held | None) -> None:
         self._done = True
-        self._on_result(self.request)
+        self._on_result(self.request, held)
 
     def set_exception(self, _: object) -> None:
         self._done = True
@@ -91,6 +93,8 @@ class Held:
 
     borrowed_at: float
     lane: Lane | None = None
+    place: tuple[Hashable, int] | None = None
+    failed: bool = False
 
 
 @dataclass
@@ -112,8 +116,8 @@ class Simulation:
         self._lane_served: Lane
 
     def _make_queue(self, lane: Lane, rank: int) -> WaitQueue:
-        def start(request: Request) -> None:
-            self._start(lane, request)
+        def start(request: Request, held: Held | None) -> None:
+            self._start(lane, request, held)
 
         def refuse(request: Request) -> None:
             self._refuse(lane, request, self._refusal)
@@ -173,7 +177,8 @@ class Simulation:
         if self.now >= lanes.tick_at:
             self._tick()
 
-    def _start(self, lane: Lane, request: Request) -> None:
+    def _start(self, lane: Lane, request: Request, held: Held | None = None) -> None:
+        """`held`: it was handed to the lane already."""
         request.wait = self.now - request.at
         hold, works = request.hold, True
         for lock in self.locks:
@@ -183,15 +188,24 @@ class Simulation:
                 hold = left + hold if works else LOCK_TIMEOUT
         request.held = hold
         request.end = "served" if works else "lock timeout"
-        held = Held(self.now)
-        self._held.add(held)
-        self.lanes.take(lane, held)
-        self._after(hold, lambda: self._give_back(held, request))
+        taken = held or Held(self.now)
+        if held is None:
+            self._held.add(taken)
+            self.lanes.take(lane, taken)
+        self._after(hold, lambda: self._give_back(taken, request))
 
     def _give_back(self, held: Held, request: Request) -> None:
         works = request.end == "served"
-        self.lanes.give_back(held, self.now, succeeded=works)
-        self._held.discard(held)
+        held.failed = not works
+        queue = self.lanes.exchange(held, self.now)
+        if queue is not None:
+            held.borrowed_at = self.now
+            if not queue.hand_out(cast("Any", held), self.now):
+                self.lanes.undo(held)
+        else:
+            self.lanes.give_back(held, self.now, succeeded=works)
+        if held.lane is None:
+            self._held.discard(held)
         if works and isinstance(request.lane, OutsideLane):
             self.lanes.served(request.lane, self.now)
         if self.now >= self.lanes.tick_at:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 from math import inf, isfinite
-from operator import attrgetter
-from typing import Protocol
+from typing import Protocol, TypeAlias, cast
 
 from lifeguard.pool.config import check_count
 from lifeguard.pool.lane_breaker import LaneBreaker
@@ -16,13 +16,11 @@ from lifeguard.pool.queue import WaitQueue
 
 CRITICAL, NORMAL, BACKGROUND = RANKS = range(len(PRIORITIES))
 """Places in `PRIORITIES`."""
-NOT_FILED = -1
-"""A level of lanes in which nobody waits."""
-# Of lanes that hold as much as each other so many are compared, those that were longest without a turn.
-_COMPARED = 16
+# Seconds after its last borrower that a lane is forgotten.
+_FORGOTTEN_AFTER = 5.0
 # Characters of a name that are shown: a log line and a page have to hold it.
 _LONGEST_LABEL = 200
-_charge = attrgetter("charge")
+_numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +48,27 @@ class Limits:
 UNLIMITED = Limits()
 
 
+def label_of(name: Hashable) -> str:
+    """What a lane of this name is called for operators, whatever object it is."""
+    if name is None:
+        return "default"
+    try:
+        label = str(name)
+    except Exception:  # noqa: BLE001 - it is asked for where a lease ends, and must not keep it from that
+        label = type(name).__name__
+    return label if len(label) <= _LONGEST_LABEL else f"{label[:_LONGEST_LABEL]}..."
+
+
 class Holding(Protocol):
     """What a lane may hold: a connection."""
 
     lane: Lane | None
     """Which holds it; written by `Lanes` alone."""
     borrowed_at: float
+    place: tuple[Hashable, int] | None
+    """What its borrower has named."""
+    failed: bool
+    """It did not work, or not in time."""
 
 
 class Lane:
@@ -66,6 +79,7 @@ class Lane:
         "at_most",
         "breaker",
         "charge",
+        "charge_told",
         "credit",
         "demand",
         "filed",
@@ -74,14 +88,17 @@ class Lane:
         "in_use",
         "is_outside",
         "is_small",
+        "kept",
         "last_return",
         "last_seen",
-        "levels",
         "make_queue",
         "mean",
         "name",
+        "number",
         "pace",
+        "places",
         "queues",
+        "returns",
         "weight",
     )
 
@@ -100,6 +117,8 @@ class Lane:
         """What it was promised, as far as the promises can be kept."""
         self.full = self.mean = 0
         """Connections kept for it: from lanes without credit, and from those with it."""
+        self.kept: tuple[int, int] | None = None
+        """Both of them; None of a small lane."""
         self.is_small = True
         """It uses so little that what is kept is kept for all such lanes together."""
         self.credit = 0
@@ -108,11 +127,17 @@ class Lane:
         """As its credit, but earned by returns in the time that is usual for it, however long that is."""
         self.charge = 0.0
         """Connection-seconds that it has lately had, by its weight."""
+        self.charge_told = 0.0
+        """What of them the breaker need not hear of any more."""
         self.last_seen = now
         self.last_return = now
+        self.returns = 0
+        """Successes that the breaker has not heard of yet."""
         self.breaker = LaneBreaker(now)
-        self.levels = [NOT_FILED for _ in RANKS]
-        """Under which level the order of each rank has it."""
+        self.number = next(_numbers)
+        """No two lanes have the same."""
+        self.places: list[Filed | None] = [None for _ in RANKS]
+        """Where the order of each rank has it."""
         self.filed = 0
         """In how many orders it is."""
         self.limit(UNLIMITED)
@@ -121,6 +146,36 @@ class Lane:
         self.at_most: float = inf if limits.at_most is None else limits.at_most
         self.at_least = limits.at_least
         self.weight = limits.weight
+
+    def may_be_forgotten(self, now: float) -> bool:
+        """Whether nobody has come for long, if none holds a connection or waits."""
+        return now - self.last_seen > _FORGOTTEN_AFTER and not self.at_least
+
+    def note_success(self, held: float, now: float, quick: float) -> None:
+        """A connection of its comes back after so many seconds, and has worked. It may have one more than it
+        had if that was quick."""
+        self.charge += held / self.weight
+        self.returns += 1
+        self.last_return = now
+        self.pace = pace = self.in_use + 1
+        self.credit = pace if held <= quick else 0
+
+    def note_failure(self, held: float, now: float) -> None:
+        """It has not worked, or not in time."""
+        self.tell_breaker()
+        self.charge += held / self.weight
+        self.charge_told = self.charge
+        self.last_return = now
+        self.credit = 0
+        self.pace = 0
+
+    def tell_breaker(self) -> None:
+        """Of the successes that it has not heard of, before anything else happens to the lane."""
+        if self.returns:
+            held = (self.charge - self.charge_told) * self.weight / self.returns
+            self.breaker.learn(held, self.last_return, self.returns)
+            self.returns = 0
+        self.charge_told = self.charge
 
     def queue(self, rank: int) -> WaitQueue:
         """The queue of this rank."""
@@ -131,14 +186,8 @@ class Lane:
 
     @property
     def label(self) -> str:
-        """What it is called for operators, whatever object its name is."""
-        if self.name is None:
-            return "default"
-        try:
-            label = str(self.name)
-        except Exception:  # noqa: BLE001 - it is asked for where a lease ends, and must not keep it from that
-            label = type(self.name).__name__
-        return label if len(label) <= _LONGEST_LABEL else f"{label[:_LONGEST_LABEL]}..."
+        """What it is called for operators."""
+        return label_of(self.name)
 
     @property
     def waiting(self) -> int:
@@ -152,85 +201,88 @@ class Lane:
         return False
 
 
+Filed: TypeAlias = tuple[float, float, int, Lane]
+"""What a lane holds, by its weight, and has lately had, when it was filed; its number, so that no two are
+alike; the lane."""
+PARKED = cast("Filed", ())
+"""In place of where it is filed: it waits and holds one connection. Lanes that hold none come first."""
+
+
 class Order:
-    """The lanes in which borrowers of one rank wait, by what they hold."""
+    """The lanes in which borrowers of one rank wait: first the one that holds least, of equals the one that
+    has lately had least. A single one, if none is parked, is where it was filed, whatever it holds by now."""
 
-    __slots__ = ("_levels", "_rank", "length", "single")
+    __slots__ = ("_holdings", "_rank", "filed", "has_parked")
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, holdings: Iterable[Holding]) -> None:
+        """`holdings` are all that lanes hold, and others."""
         self._rank = rank
-        self._levels: list[dict[Lane, None]] = [{}, {}]
-        self.length = 0
-        """How many lanes there are."""
-        self.single: Lane | None = None
-        """The only one there is, if that is known. As long as it is, its level need not be right."""
+        self._holdings = holdings
+        self.filed: list[Filed] = []
+        self.has_parked = False
+        """There may be lanes that are parked."""
 
     def has(self, lane: Lane) -> bool:
-        return lane.levels[self._rank] != NOT_FILED
+        return lane.places[self._rank] is not None
 
     def lanes(self) -> Iterator[Lane]:
-        for level in self._levels:
-            yield from level
+        self._unpark()
+        return (place[3] for place in self.filed)
 
     def file(self, lane: Lane) -> None:
-        """Put it last among those of its level."""
-        rank, levels = self._rank, self._levels
-        before = lane.levels[rank]
-        if before == NOT_FILED:
+        """Put it where it belongs now."""
+        rank, filed = self._rank, self.filed
+        place = lane.places[rank]
+        if place is None:
             lane.filed += 1
-            self.length += 1
-            single, self.single = self.single, None
-            if single is not None:
-                self.file(single)
-            elif self.length == 1:
-                self.single = lane
+        if place is None or place is PARKED:
+            if len(filed) == 1:
+                self.file(filed[0][3])
         else:
-            del levels[before][lane]
-        level = lane.levels[rank] = lane.in_use if lane.weight == 1 else int(lane.in_use / lane.weight)
-        while len(levels) <= level:
-            levels.append({})
-        levels[level][lane] = None
+            del filed[bisect_left(filed, place)]
+        place = lane.places[rank] = (lane.in_use / lane.weight, lane.charge, lane.number, lane)
+        insort(filed, place)
 
     def move(self, lane: Lane) -> None:
         """It holds more or less than before; it goes if nobody waits there any more."""
         rank = self._rank
-        if lane.levels[rank] != NOT_FILED:
+        place = lane.places[rank]
+        if place is not None:
             queue = lane.queues[rank]
             if queue is None or not queue.length:
                 self.remove(lane)
-            elif self.length == 1:
-                self.single = lane
-            else:
+            elif len(self.filed) > 1 or self.has_parked:
                 self.file(lane)
 
     def remove(self, lane: Lane) -> None:
-        level = lane.levels[self._rank]
-        if level == NOT_FILED:
+        place = lane.places[self._rank]
+        if place is None:
             return
-        del self._levels[level][lane]
-        lane.levels[self._rank] = NOT_FILED
+        if place is not PARKED:
+            del self.filed[bisect_left(self.filed, place)]
+        lane.places[self._rank] = None
         lane.filed -= 1
-        self.length -= 1
-        self.single = None
+
+    def file_all(self) -> None:
+        """What lanes have lately had counts for less by now."""
+        if len(self.filed) > 1 or self.has_parked:
+            for _, _, _, lane in list(self.filed):
+                self.file(lane)
+
+    def _unpark(self) -> None:
+        if self.has_parked:
+            self.has_parked = False
+            for holding in self._holdings:
+                lane = holding.lane
+                if lane is not None and lane.places[self._rank] is PARKED:
+                    self.file(lane)
 
     def first(self, may_take: Callable[[Lane, int], bool]) -> Lane | None:
-        """Of those that may take one, the lane that holds least; of equals, which has lately had least."""
-        rank = self._rank
-        if self.length == 1:
-            single = self.single
-            if single is None:
-                single = self.single = next(self.lanes())
-            return single if may_take(single, rank) else None
-        for lanes in self._levels:
-            if not lanes:
-                continue
-            best = next(iter(lanes)) if len(lanes) == 1 else min(islice(lanes, _COMPARED), key=_charge)
-            if may_take(best, rank):
-                return best
-            if len(lanes) == 1:
-                continue
-            others = (lane for lane in lanes if lane is not best and may_take(lane, rank))
-            best_of_others = min(islice(others, _COMPARED), key=_charge, default=None)
-            if best_of_others is not None:
-                return best_of_others
+        """Of those that may take one."""
+        rank, filed = self._rank, self.filed
+        if self.has_parked and (not filed or filed[0][0]):
+            self._unpark()
+        for place in filed:
+            if may_take(place[3], rank):
+                return place[3]
         return None

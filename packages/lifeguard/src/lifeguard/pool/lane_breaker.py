@@ -24,12 +24,13 @@ class LaneBreaker:
     second and somebody was refused or has timed out. Then it admits one borrower at a time, as a probe. Any
     success closes it. Times are monotonic seconds."""
 
-    __slots__ = ("_last_success", "_probe", "_refused", "is_open", "usual_hold")
+    __slots__ = ("_last_success", "_probe", "is_alert", "is_open", "usual_hold")
 
     def __init__(self, now: float) -> None:
         self.is_open = False
+        self.is_alert = False
+        """It is open, or somebody was refused since the last success: the next one changes something."""
         self._probe: object | None = None
-        self._refused = False
         self._last_success = now
         self.usual_hold = 0.0
 
@@ -46,21 +47,25 @@ class LaneBreaker:
 
     def refused(self) -> None:
         """A borrower was turned away, or has waited in vain."""
-        self._refused = True
+        self.is_alert = True
 
     def lent(self, lease: object) -> None:
         """While it is open the lease is its probe."""
         if self.is_open and self._probe is None:
             self._probe = lease
 
-    def succeeded(self, held: float, now: float) -> None:
+    def learn(self, held: float, at: float, number: int) -> None:
+        """So many leases were successes, the last one `at` this time, before anybody was refused; they were
+        held so long on average."""
         usual = self.usual_hold
-        self.usual_hold = usual + _SHARE * (held - usual) if usual else held
+        self.usual_hold = usual + (1 - (1 - _SHARE) ** number) * (held - usual) if usual else held
+        self._last_success = at
+
+    def succeeded(self, now: float) -> None:
+        """A lease was a success."""
         self._last_success = now
-        if self._refused or self.is_open:
-            self._refused = False
-            self._probe = None
-            self.is_open = False
+        self._probe = None
+        self.is_open = self.is_alert = False
 
     def ended(self, lease: object) -> None:
         """A lease was no success; if it was the probe, another one may be."""
@@ -70,7 +75,7 @@ class LaneBreaker:
     def look(self, oldest_lease: float, awake_since: float, now: float) -> bool:
         """Whether it opens now. Nothing counts from before `awake_since`, when the process had been stopped:
         then nothing could come back."""
-        if self.is_open or not self._refused:
+        if self.is_open or not self.is_alert:
             return False
         if now - max(self._last_success, awake_since) <= PATIENCE:
             return False

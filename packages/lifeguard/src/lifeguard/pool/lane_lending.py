@@ -8,26 +8,30 @@ from contextvars import Context
 from functools import partial
 from operator import attrgetter
 from time import monotonic
-from typing import TypeAlias
 
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.events import Reporter
-from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, Lane, Limits
+from lifeguard.pool.exchange import note_served
+from lifeguard.pool.lane import NORMAL, RANKS, Lane, Limits
 from lifeguard.pool.lane_breaker import PATIENCE
-from lifeguard.pool.names import OutsideLane
+from lifeguard.pool.names import NOWHERE, OutsideLane, Place
 from lifeguard.pool.newcomers import NEWCOMERS
 from lifeguard.pool.queue import Waiter, WaitQueue
-from lifeguard.pool.state import PoolState
+from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.stats import PoolStats
 
-Place: TypeAlias = tuple[Hashable, int]
-"""A lane's name and a rank."""
 _NO_LANE: Place = (None, NORMAL)
+
+
+def _lent(state: PoolState) -> list[PooledConnection]:
+    """The longest first."""
+    lent = [pooled for pooled in state.members if pooled.status is Status.IN_USE]
+    return sorted(lent, key=attrgetter("borrowed_at"))
 
 
 class LaneLending:
     """Who may have a connection, and who waits, in a pool with lanes. A pool has them from the moment on in
-    which a borrower names one, or a priority."""
+    which a borrower names a second one, a priority or a limit, or one is refused in the only lane."""
 
     def __init__(self, state: PoolState, report: Reporter, *, dispatch: Callable[[], None]) -> None:
         """`dispatch` brings waiters and idle connections together."""
@@ -36,8 +40,10 @@ class LaneLending:
         self._report = report
         self._open: set[Lane] = set()
         """Lanes whose breaker is open, as has been reported."""
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        """Of the next look at all lanes, while somebody waits in one."""
         self._dispatch = dispatch
+        state.note_trouble = self._note_trouble
 
     # -- lanes -------------------------------------------------------------------------------------
 
@@ -48,45 +54,75 @@ class LaneLending:
         if limits.at_least and promised >= most:
             raise ValueError(f"at_least of all lanes must be below max_size ({most}), got {promised}")
         self._lanes.limit(name, limits, monotonic())
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
-        """What was borrowed so far was borrowed in the lane that has no name."""
+    def is_only(self, place: Place | None) -> bool:
+        """Whether all that is borrowed is borrowed there. One lane alone costs what none does."""
         state = self._state
-        if state.has_lanes:
+        if state.has_lanes or state.only_place is not None or place is None:
+            return place == state.only_place
+        was_used = state.total.waiting or state.tally.use.count or _lent(state)
+        name, rank = place
+        # It is compared for every borrower, whoever that is: no name that may fail at that.
+        if was_used or rank != NORMAL or type(name) not in {str, int}:
+            return False
+        state.only_place = place
+        self._lanes.default.name = name
+        return True
+
+    def _note_trouble(self) -> None:
+        """A waiter of the only lane was refused: its breaker must learn of the next ones."""
+        loop = self._state.loop
+        if loop is not None and not loop.is_closed():
+            # Not now: the queue may be in the middle of something.
+            loop.call_soon(partial(self.begin, in_trouble=True), context=Context())
+
+    def begin(self, *, in_trouble: bool = False) -> None:
+        """From now on there are lanes. What was borrowed so far was borrowed in the only one."""
+        state = self._state
+        if state.has_lanes or state.phase is Phase.CLOSED:
             return
         state.has_lanes = True
-        lent = [pooled for pooled in state.members if pooled.status is Status.IN_USE]
+        state.only_place = NOWHERE
+        lent = _lent(state)
+        if not (in_trouble and lent):
+            self._lanes.default.breaker.succeeded(0.0)
         if not (lent or state.queue.length):
             return
-        default = self._lanes.find(None, monotonic())
-        for pooled in sorted(lent, key=attrgetter("borrowed_at")):
-            self._lanes.take(default, pooled)
+        only = self._lanes.find(self._lanes.default.name, monotonic())
+        used = state.tally.use.snapshot()
+        if used.count:
+            last_return = max((pooled.idle_since for pooled in state.members), default=0.0)
+            only.last_return = last_return
+            only.breaker.learn(used.sum / used.count, last_return, 1)
+        for pooled in lent:
+            self._lanes.take(only, pooled)
+        self._lanes.uses(only, min(state.config.max_size, len(lent) + state.queue.length))
         if state.queue.length:
-            self._lanes.joined(default, NORMAL)
-            self._watch()
+            self._lanes.joined(only, NORMAL)
+        self._set_timer(monotonic())
 
     def _find(self, place: Place | None, now: float) -> tuple[Lane, int]:
         name, rank = place or _NO_LANE
         if not self._state.has_lanes:
-            self._begin()
+            self.begin()
         return self._lanes.find(name, now), rank
 
     # -- borrowing ---------------------------------------------------------------------------------
 
-    def lane_of_newcomer(self, place: Place | None, now: float) -> Lane | None:
-        """Its lane, if it may take an idle connection now."""
+    def lend(self, pooled: PooledConnection, place: Place | None, now: float) -> bool:
+        """An idle one; False if its lane may not have it now."""
+        lanes = self._lanes
         name, rank = place or _NO_LANE
-        lane = self._lanes.known(name)
+        lane = lanes.known(name)
         if lane is None:
             lane, rank = self._find(place, now)
         else:
             lane.last_seen = now
-        return lane if self._lanes.may_take_now(lane, rank) else None
-
-    def lend(self, pooled: PooledConnection, lane: Lane) -> None:
-        pooled.failed = False
-        self._lanes.take(lane, pooled)
+        if not lanes.may_take_now(lane, rank):
+            return False
+        lanes.take(lane, pooled)
+        return True
 
     def line_up(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
         """Raises PoolSaturated at once when waiting is no use."""
@@ -97,8 +133,8 @@ class LaneLending:
             lane, rank = self._find(place, now)
         else:
             lane.last_seen = now
-        if now >= lanes.tick_at:
-            self.tick(now)
+        if self.timer is None:
+            self.watch(now)
         queue = lane.queues[rank] or lane.queue(rank)
         longest = state.config.max_waiting
         if (
@@ -111,10 +147,10 @@ class LaneLending:
             if objection is not None:
                 raise self.saturated(lane, rank, objection)
         waiter = queue.join(now, budget)
-        if lane.levels[rank] == NOT_FILED:
+        if lane.places[rank] is None:
             lanes.joined(lane, rank)
-        if self._timer is None:
-            self._watch()
+        if (state.idle or len(state.members) < state.config.max_size) and lanes.next_turn() is not None:
+            self._dispatch()
         return queue, waiter
 
     def line_up_again(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
@@ -123,7 +159,7 @@ class LaneLending:
         queue = lane.queue(rank)
         waiter = queue.join(now, budget, first=True)
         self._lanes.joined(lane, rank)
-        self._watch()
+        self._set_timer(now)
         return queue, waiter
 
     def try_shed(self, place: Place | None, budget: float, ahead: int, now: float) -> float | None:
@@ -179,7 +215,6 @@ class LaneLending:
             if queue is not None and queue.hand_out(pooled, now):
                 if lanes.uses_ranks:
                     lanes.handed_out(rank)
-                pooled.failed = False
                 lanes.take(lane, pooled)
                 return True
             lanes.pass_over(lane, rank)
@@ -193,25 +228,7 @@ class LaneLending:
         if self._open and not lane.breaker.is_open:
             self._tell_of_closed()
         if lane.is_outside and not pooled.failed:
-            name = pooled.place[0] if pooled.place is not None else None
-            if isinstance(name, OutsideLane):
-                self._lanes.served(name, now)
-
-    def pass_within(self, pooled: PooledConnection, now: float) -> bool:
-        """Give it to the next waiter of the lane that gives it back, if there is nothing to decide."""
-        if pooled.failed or self._open:
-            return False
-        queue = self._lanes.exchange(pooled, now)
-        if queue is None:
-            return False
-        pooled.borrowed_at = now
-        if not queue.hand_out(pooled, now):  # all have left: there is nothing more to be learnt
-            self._lanes.undo(pooled)
-            return False
-        lane, place = pooled.lane, pooled.place
-        if lane is not None and lane.is_outside and place is not None and isinstance(place[0], OutsideLane):
-            self._lanes.served(place[0], now)
-        return True
+            note_served(self._lanes, pooled, now)
 
     def take_from_the_departed(self, pooled: PooledConnection) -> None:
         """It was handed to one that had left in that very instant."""
@@ -221,7 +238,10 @@ class LaneLending:
 
     def _tick_if_due(self, now: float) -> None:
         if now >= self._lanes.tick_at:
-            self.tick(now)
+            if self._state.has_lanes:
+                self.tick(now)
+            else:
+                self._lanes.tick(now)  # it has nothing to look at, but knows from now on that somebody looked
 
     def tick(self, now: float) -> None:
         """Measure, refuse those of lanes that hang, and serve whoever may have a connection by now."""
@@ -272,20 +292,25 @@ class LaneLending:
                 self._open.discard(lane)
                 self._report("info", "lane_breaker_closed", lane=lane.label)
 
-    def _watch(self) -> None:
-        """Who waits must not depend on others' returns."""
-        if self._timer is None:
-            delay = self._lanes.tick_at - monotonic()
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(delay, 0), self._ring, context=Context())
+    def watch(self, now: float) -> None:
+        """Who waits must not depend on others' returns. From then on an only lane is seen to hang, too."""
+        self._tick_if_due(now)
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        if self.timer is None:
+            loop = self._state.loop or asyncio.get_running_loop()
+            self.timer = loop.call_later(max(self._lanes.tick_at - now, 0), self._ring, context=Context())
 
     def _ring(self) -> None:
-        self._timer = None
-        self._tick_if_due(monotonic())
+        self.timer = None
+        now = monotonic()
         if self._state.total.waiting:
-            self._watch()
+            self.watch(now)
+        else:
+            self._tick_if_due(now)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

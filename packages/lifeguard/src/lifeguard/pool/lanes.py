@@ -16,7 +16,8 @@ from itertools import chain
 from math import ceil, exp, inf
 from operator import attrgetter
 
-from lifeguard.pool.lane import NORMAL, NOT_FILED, RANKS, UNLIMITED, Holding, Lane, Limits, Order
+from lifeguard.pool.exchange import Exchange
+from lifeguard.pool.lane import NORMAL, RANKS, UNLIMITED, Holding, Lane, Limits, Order
 from lifeguard.pool.names import OutsideLane
 from lifeguard.pool.newcomers import MOST_LANES, NEWCOMERS, OTHERS, Newcomers
 from lifeguard.pool.queue import Total, WaitQueue
@@ -28,8 +29,6 @@ TICK = 0.05
 _LANES_PER_TICK = 512
 # Seconds: of the average that demand is, and of what a lane has lately had.
 _MEMORY = 2.0
-# Seconds after its last borrower that a lane is forgotten.
-_FORGOTTEN_AFTER = 5.0
 # Seconds: a return after a quarter of the queue's target is quick. Without a target as if it had its default.
 _QUICK = 1 / 4
 _DEFAULT_TARGET = 0.25
@@ -65,29 +64,34 @@ class Lanes:
         """`size` is the number of connections, `target` the queue's. `holdings` are all that lanes hold at
         the moment it is iterated, and others."""
         self.shares = Shares(size)
-        self._may_take = self.shares.may_take
         self._total = total
         self._target = target
-        self._quick = (target or _DEFAULT_TARGET) * _QUICK
+        self.quick = (target or _DEFAULT_TARGET) * _QUICK
         self._make_queue = make_queue
         self.default = Lane(None, 0.0, make_queue)
-        """The lane of those that name none; the same one each time it appears."""
+        """The lane in which all borrowed before there were others, often the one without a name; the same one
+        each time it appears."""
         self._lanes: dict[Hashable, Lane] = {}
         """Those in which somebody came lately."""
         self.known = self._lanes.get
         """The lane of this name, if somebody came in it lately."""
         self._holdings = holdings
         self._limits: dict[Hashable, Limits] = {}
+        self._has_promised = False
+        """A lane was promised something with `at_least`."""
         self.newcomers = Newcomers()
-        self._orders = tuple(Order(rank) for rank in RANKS)
+        self._orders = tuple(Order(rank, holdings) for rank in RANKS)
         self.normal = self._orders[NORMAL]
         """Of the lanes in which somebody of normal rank waits."""
-        self._refile = self.normal.move
+        self.refile: Callable[[Lane], None] = self.normal.move
         """A lane holds more or less than before."""
+        self.exchange = Exchange(self).exchange
         self._passed = [0 for _ in RANKS]
         """Hand-outs to higher ranks since each was last served."""
         self.uses_ranks = False
         """Not all borrowers are of one rank."""
+        self.is_plain = True
+        """All are of one rank, nothing was promised, no breaker is open."""
         self._keeps = True
         self.tick_at = 0.0
         self._ticked_at = 0.0
@@ -127,7 +131,10 @@ class Lanes:
         return name if len(self._lanes) < MOST_LANES else OTHERS
 
     def _make(self, name: Hashable, now: float) -> Lane:
-        lane = self._lanes[name] = Lane(name, now, self._make_queue) if name is not None else self.default
+        default = self.default
+        is_default = type(name) is type(default.name) and name == default.name
+        lane = default if is_default else Lane(name, now, self._make_queue)
+        self._lanes[name] = lane
         lane.limit(self._limits.get(name, UNLIMITED))
         if name is NEWCOMERS:
             lane.is_outside = True
@@ -138,9 +145,11 @@ class Lanes:
     def limit(self, name: Hashable, limits: Limits, now: float) -> None:
         """From now on it has these limits."""
         self._limits[name] = limits
+        self._has_promised = any(given.at_least for given in self._limits.values())
+        self.is_plain = self.is_plain and not self._has_promised
         lane = self._lanes.get(name) or self._make(name, now)
         lane.limit(limits)
-        self._refile(lane)
+        self.refile(lane)
         self._divide()
 
     def promised(self, *, besides: Hashable = _NOBODY) -> int:
@@ -182,7 +191,7 @@ class Lanes:
         if lane.breaker.is_open:
             lane.breaker.lent(lease)
         if lane.filed:
-            self._refile(lane)
+            self.refile(lane)
 
     def give_back(self, lease: Holding, now: float, *, succeeded: bool | None) -> Lane | None:
         """Its lane holds one less; None if none holds it. `succeeded`: it worked, in time; None if nothing is
@@ -191,18 +200,18 @@ class Lanes:
         if lane is None:
             return None
         lease.lane = None
-        used = lane.in_use - 1
+        used = lane.in_use
         if succeeded:
-            self._note_success(lane, now - lease.borrowed_at, now)
+            lane.note_success(now - lease.borrowed_at, now, self.quick)
+            if lane.breaker.is_alert:
+                lane.tell_breaker()
+                lane.breaker.succeeded(now)
         else:
             if succeeded is not None:
-                lane.charge += (now - lease.borrowed_at) / lane.weight
-                lane.last_return = now
-                lane.credit = 0
-                lane.pace = 0
+                lane.note_failure(now - lease.borrowed_at, now)
             lane.breaker.ended(lease)
+        lane.in_use = used = used - 1
         shares = self.shares
-        lane.in_use = used
         shares.free += 1
         if used < lane.full:
             shares.owed_full += 1
@@ -213,26 +222,8 @@ class Lanes:
         elif not used and lane.is_small:
             shares.small_held -= 1
         if lane.filed:
-            self._refile(lane)
+            self.refile(lane)
         return lane
-
-    def _note_success(self, lane: Lane, held: float, now: float) -> None:
-        lane.charge += held / lane.weight
-        lane.last_return = now
-        lane.pace = pace = lane.in_use + 1
-        lane.credit = pace if held <= self._quick else 0
-        lane.breaker.succeeded(held, now)
-
-    def exchange(self, lease: Holding, now: float) -> WaitQueue | None:
-        """A lane gives back what worked. If its own next waiter may have it and nobody waits elsewhere, all
-        counts stay as they are: the queue to hand it to. None if there is more to decide."""
-        lane = lease.lane
-        if lane is None or self.normal.single is not lane or self.uses_ranks or lane.breaker.is_open:
-            return None
-        if not self.shares.may_keep(lane):
-            return None
-        self._note_success(lane, now - lease.borrowed_at, now)
-        return lane.queues[NORMAL]
 
     def undo(self, lease: Holding) -> None:
         """Its lane holds one less, and nothing is learnt from that."""
@@ -279,11 +270,12 @@ class Lanes:
 
     def _use_ranks(self) -> None:
         self.uses_ranks = True
-        self._refile = self._refile_in_all
+        self.is_plain = False
+        self.refile = self._refile_in_all
 
     def joined(self, lane: Lane, rank: int) -> None:
         """Somebody waits in its queue."""
-        if lane.levels[rank] == NOT_FILED:
+        if lane.places[rank] is None:
             if rank != NORMAL:
                 self._use_ranks()
             self._orders[rank].file(lane)
@@ -293,8 +285,8 @@ class Lanes:
         for rank in self._ranks_in_turn() if self.uses_ranks else _ONLY_NORMAL:
             order = self._orders[rank]
             shares = self.shares
-            may_take = shares.may_take_at_last if self._passed[rank] >= _PASSED_AT_MOST else self._may_take
-            while order.length:
+            may_take = shares.may_take_at_last if self._passed[rank] >= _PASSED_AT_MOST else shares.may_take
+            while order.filed or order.has_parked:
                 if shares.owed_floor and shares.free <= shares.owed_floor:
                     lane = self._first_promised(order)
                 else:
@@ -361,13 +353,15 @@ class Lanes:
         share = 1 - exp(-min(elapsed, 2 * self._interval) / _MEMORY)
         hung = []
         gone = []
+        is_plain = not (self.uses_ranks or self._has_promised)
         oldest = self.oldest_leases()
         for lane in self._lanes.values():
             waiting = lane.waiting if lane.filed else 0
-            if not (lane.in_use or waiting) and self._is_forgotten(lane, now):
+            if not (lane.in_use or waiting) and lane.may_be_forgotten(now):
                 gone.append(lane.name)
                 continue
-            lane.charge *= fade
+            lane.tell_breaker()
+            lane.charge = lane.charge_told = lane.charge * fade
             lane.demand = lane.demand * fade + min(self.shares.size, lane.in_use + waiting) * share
             if lane.in_use:
                 if now - lane.last_return > TICK:
@@ -376,15 +370,16 @@ class Lanes:
                         lane.pace = 0
                 if lane.breaker.look(oldest.get(lane, now), self._awake_since, now):
                     hung.append(lane)
+            is_plain = is_plain and not lane.breaker.is_open
         for name in gone:
             self._forget(name)
+        self.is_plain = is_plain
+        for order in self._orders:
+            order.file_all()
         self._divide()
         self._interval = TICK * max(1.0, len(self._lanes) / _LANES_PER_TICK)
         self.tick_at = now + self._interval
         return hung
-
-    def _is_forgotten(self, lane: Lane, now: float) -> bool:
-        return now - lane.last_seen > _FORGOTTEN_AFTER and not lane.at_least
 
     def _forget(self, name: Hashable) -> None:
         try:
@@ -395,6 +390,11 @@ class Lanes:
             self.newcomers.left(name)
         for order in self._orders:
             order.remove(lane)
+
+    def uses(self, lane: Lane, demand: float) -> None:
+        """So many connections are used or waited for in it; nobody has measured that before."""
+        lane.demand = demand
+        self._divide()
 
     def _divide(self) -> None:
         self.shares.divide(self._lanes.values(), keep=self._keeps)

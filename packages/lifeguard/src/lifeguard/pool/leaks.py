@@ -7,6 +7,7 @@ from dataclasses import asdict
 from lifeguard.pool.callsite import CallSite, awaited_by, borrowed_at, frames_of, route_of
 from lifeguard.pool.connection import PooledConnection, Status
 from lifeguard.pool.events import LeaseInfo, Reporter
+from lifeguard.pool.lane import label_of
 from lifeguard.pool.names import PRIORITIES
 from lifeguard.pool.state import PoolState
 
@@ -17,7 +18,8 @@ _RETURN_FIRST = (
 
 def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
     """Who holds the connection, since when, from where, and where that task waits now."""
-    lane = pooled.lane
+    lane, place = pooled.lane, pooled.place
+    only = label_of(place[0]) if place is not None else None  # none holds it as long as there is only one
     task = pooled.task() if pooled.task is not None else None
     return LeaseInfo(
         backend_pid=pooled.backend_pid,
@@ -29,8 +31,8 @@ def lease_info(pooled: PooledConnection, now: float) -> LeaseInfo:
         stack=frames_of(task),
         waiting_for=awaited_by(task),
         overdue=pooled.overdue,
-        lane=lane.label if lane is not None else None,
-        priority=PRIORITIES[pooled.place[1]] if pooled.place is not None else "normal",
+        lane=lane.label if lane is not None else only,
+        priority=PRIORITIES[place[1]] if place is not None else "normal",
     )
 
 

@@ -18,8 +18,8 @@ from lifeguard.pool.callsite import Caller, borrowers, call_site_of
 from lifeguard.pool.connection import PooledConnection
 from lifeguard.pool.effects import Effect, effect_of, known_clean
 from lifeguard.pool.errors import PoolError
-from lifeguard.pool.lane_lending import Place
 from lifeguard.pool.lending import Lending
+from lifeguard.pool.names import Place
 from lifeguard.pool.recovery import Attempt, ReadOnce, note_failure, readable, recover
 from lifeguard.pool.session_methods import SessionMethods, note_statement, returned
 
@@ -86,6 +86,7 @@ class Lease(SessionMethods):
         pooled.task = held_by = ref(task) if task is not None else None
         pooled.caller = self._caller
         pooled.place = self._place
+        pooled.failed = False
         frame = _getframe(1)
         code = frame.f_code
         pooled.call_site = (code, frame.f_lasti) if code in borrowers else call_site_of(frame)
@@ -166,6 +167,7 @@ class Lease(SessionMethods):
         except BaseException:
             lending.give_up(queue, waiter)
             raise
+        fresh.failed = False
         if self._con is None:
             lending.take_back(fresh)
             raise asyncpg.InterfaceError("the connection has been released back to the pool")

@@ -21,8 +21,9 @@ from lifeguard.pool.connector import Connector
 from lifeguard.pool.effects import Effect
 from lifeguard.pool.events import Listener, Reporter
 from lifeguard.pool.faults import fault_of
-from lifeguard.pool.lane_lending import LaneLending, Place
+from lifeguard.pool.lane_lending import LaneLending
 from lifeguard.pool.leaks import LeakWatch
+from lifeguard.pool.names import Place
 from lifeguard.pool.opener import Opener
 from lifeguard.pool.queue import Waiter, WaitQueue
 from lifeguard.pool.state import Phase, PoolState
@@ -56,15 +57,11 @@ class Lending:
         state = self.state
         if state.suspended or state.phase is not _OPEN:
             return None
-        now = monotonic()
-        lane = None
-        if place is not None or state.has_lanes:
-            lane = self.lanes.lane_of_newcomer(place, now)
-            if lane is None:
-                return None
-        elif state.queue.length:
+        in_lane = place != state.only_place and (state.has_lanes or not self.lanes.is_only(place))
+        if state.queue.length and not in_lane:
             return None
         pooled = state.idle[-1]
+        now = monotonic()
         heard_of_at = pooled.heard_of_at
         if (
             now - heard_of_at > state.validate_after
@@ -75,12 +72,12 @@ class Lending:
             return None
         if now - pooled.idle_since > _UNREAD_AFTER and pooled.has_unread():
             return None
+        if in_lane and not self.lanes.lend(pooled, place, now):
+            return None
         state.idle.pop()
         pooled.status = _IN_USE
         pooled.borrowed_at = now
         state.tally.lent_at_once += 1
-        if lane is not None:
-            self.lanes.lend(pooled, lane)
         return pooled
 
     def line_up(self, timeout: float | None, place: Place | None) -> tuple[WaitQueue, Waiter]:
@@ -92,18 +89,20 @@ class Lending:
         config = state.config
         budget = config.acquire_timeout if timeout is None else timeout
         now = monotonic()
-        queue = state.queue
         if state.phase is not _OPEN or not state.members or budget <= 0:
             self._refuse_the_hopeless(budget)
-        if place is not None or state.has_lanes:
-            queue, waiter = self.lanes.line_up(place, budget, now)
-            if (state.idle or len(state.members) < config.max_size) and state.lanes.next_turn() is not None:
-                self.pump()
-            return queue, waiter
+        if place != state.only_place and (state.has_lanes or not self.lanes.is_only(place)):
+            return self.lanes.line_up(place, budget, now)
+        queue = state.queue
         if now > queue.calm_until or queue.length >= config.max_waiting or budget < queue.target:
             objection = queue.objection(now, state.serving, budget, config.max_waiting)
             if objection is not None and self._turns_away(objection):
+                if place is not None:
+                    self.lanes.begin()
+                    return self.lanes.line_up(place, budget, now)
                 raise state.saturated(objection, queue.expected_wait(now, state.serving))
+        if place is not None and self.lanes.timer is None:
+            self.lanes.watch(now)
         waiter = queue.join(now, budget)
         if state.idle or len(state.members) < config.max_size:
             self.pump()
@@ -126,7 +125,7 @@ class Lending:
         longest = state.config.acquire_timeout
         budget = longest if timeout is None else min(longest, timeout)
         queue = state.queue
-        if place is not None or state.has_lanes:
+        if place != state.only_place and (state.has_lanes or not self.lanes.is_only(place)):
             queue, waiter = self.lanes.line_up_again(place, budget, monotonic())
         else:
             waiter = queue.join(monotonic(), budget, first=True)
@@ -146,12 +145,15 @@ class Lending:
         """Count a borrower that arrives now as turned away, if it would be; seconds after which to retry."""
         state = self.state
         now = monotonic()
-        if place is not None or state.has_lanes:
+        if place != state.only_place and (state.has_lanes or not self.lanes.is_only(place)):
             return self.lanes.try_shed(place, budget, ahead, now)
         longest = state.config.max_waiting
         objection = state.queue.objection(now, state.serving, budget, longest, ahead=ahead)
         if objection is None or not self._turns_away(objection, ahead):
             return None
+        if place is not None:
+            self.lanes.begin()
+            return self.lanes.try_shed(place, budget, ahead, now)
         state.tally.shed[objection] += 1
         return state.queue.expected_wait(now, state.serving)
 
@@ -206,16 +208,22 @@ class Lending:
             pooled.caller = None
         else:
             pooled.caller = None
-            if not state.has_lanes:
-                self._pass_on(pooled, now)
-            elif not (
-                state.lanes.normal.single is not None
+            heard_of_at = pooled.heard_of_at
+            if (
+                state.total.waiting
+                and now - heard_of_at <= state.validate_after
+                and heard_of_at > state.suspect_since
                 and not state.suspended
-                and self._is_known_fresh(pooled, now)
-                and self.lanes.pass_within(pooled, now)
             ):
+                queue = state.lanes.exchange(pooled, now) if state.has_lanes else state.queue
+                if queue is not None:
+                    pooled.borrowed_at = now
+                    if queue.hand_out(pooled, now):
+                        return
+                    self.lanes.take_from_the_departed(pooled)
+            if state.has_lanes:
                 self.lanes.give_back(pooled, now)
-                self._pass_on(pooled, now)
+            self._pass_on(pooled, now)
         if state.has_lanes and now >= state.lanes.tick_at:
             self.lanes.tick(now)
 
@@ -328,11 +336,9 @@ class Lending:
 
     def _is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Heard of recently enough to be lent unchecked."""
-        return self._is_known_fresh(pooled, now) and not pooled.has_unread()
-
-    def _is_known_fresh(self, pooled: PooledConnection, now: float) -> bool:
-        heard_of_at = pooled.heard_of_at
-        return now - heard_of_at <= self.state.validate_after and heard_of_at > self.state.suspect_since
+        heard_of_at, state = pooled.heard_of_at, self.state
+        is_known_fresh = now - heard_of_at <= state.validate_after and heard_of_at > state.suspect_since
+        return is_known_fresh and not pooled.has_unread()
 
     # -- checks ------------------------------------------------------------------------------------
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 Priority = Literal["critical", "normal", "background"]
 """The lower is refused first, and served after the higher: in overload by one hand-over in 64."""
 
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 """The most important first."""
+
+Place: TypeAlias = tuple[Hashable, int]
+"""A lane's name and a rank: a place in `PRIORITIES`."""
+NOWHERE: Final = object()
+"""Is no place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ _CALM = 1 / 8
 _TIMER_SLACK = 0.001
 # Entries of waiters that have left are cleared away when there are this many more of them than of waiters.
 _CLUTTER = 100
+_LONG_AGO = float("-inf")
 
 
 class Total:
@@ -112,7 +113,7 @@ class WaitQueue:
         self._standing_since = 0.0
         self._handed_out: float = 0
         self._last_hand_out = 0.0
-        self._given_up_at = float("-inf")
+        self._given_up_at = _LONG_AGO
         """When the last waiter left without a connection; a queue that others have emptied starts anew."""
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
@@ -217,7 +218,7 @@ class WaitQueue:
                 continue
             self._handed_out += 1
             self._last_hand_out = now
-            self._given_up_at = float("-inf")
+            self._given_up_at = _LONG_AGO
             self._note_wait(waited)
             waiter.set_result(pooled)
             return True

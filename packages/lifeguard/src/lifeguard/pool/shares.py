@@ -133,12 +133,13 @@ class Shares:
             lane.floor = lane.at_least if keep_floors else 0
             lane.is_small = keep and lane.demand < _SMALL and not lane.floor
             if keep and not lane.is_small:
-                lane.full, lane.mean = self._kept_for(lane, self.size * lane.weight / in_pool)
+                lane.kept = lane.full, lane.mean = self._kept_for(lane, self.size * lane.weight / in_pool)
                 self.owed_full += max(0, lane.full - used)
                 self.owed_mean += max(0, lane.mean - used)
                 self.owed_floor += lane.floor - used if lane.floor > used else 0
                 continue
             lane.full = lane.mean = 0
+            lane.kept = None if lane.is_small else (0, 0)
             if lane.is_small:
                 small += lane.demand
                 small_lanes += 1

@@ -21,6 +21,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from itertools import islice
@@ -38,7 +39,7 @@ from lifeguard.pool.lane_stats import LaneSheds, lane_stats
 from lifeguard.pool.lanes import Lanes
 from lifeguard.pool.outage import Outage
 from lifeguard.pool.queue import Total, WaitQueue
-from lifeguard.pool.stats import PoolStats, Tally
+from lifeguard.pool.stats import LaneStats, PoolStats, Tally
 
 # A look at the oldest waiter of all lanes would take long when there are thousands: so many are looked at.
 _ENOUGH_LANES = 100
@@ -97,7 +98,9 @@ class PoolState:
         "last_error",
         "loop",
         "members",
+        "note_trouble",
         "note_use",
+        "only_place",
         "opening",
         "outage",
         "phase",
@@ -141,10 +144,14 @@ class PoolState:
         )
         self.lanes = Lanes(config.max_size, config.queue_target, self.total, self._make_queue, self.members)
         self.has_lanes = False
-        """A borrower has named a lane or a priority. Until then all wait in `queue`."""
+        """There is more than one lane, a priority or a limit. Until then all wait in `queue`."""
+        self.only_place: object = None
+        """Where all borrow until there are lanes: None if they name none. Then `NOWHERE`."""
+        self.note_trouble: Callable[[], None]
+        """To be told that a waiter of the only lane was refused."""
         self.lane_sheds = LaneSheds()
         self.queue = self.lanes.default.queue(NORMAL)
-        """Borrowers without a connection that named no lane, in order of arrival."""
+        """Borrowers without a connection, in order of arrival, until there are lanes."""
         self.holders: dict[Holder | None, PooledConnection] = {}
         """Which task holds which connection; the last one, if it holds several."""
         self.retry_at = 0.0
@@ -185,12 +192,17 @@ class PoolState:
         raise asyncpg.InterfaceError(f"the pool {self.config.name!r} {mistake}: {remedy}")
 
     def _make_queue(self, lane: Lane, rank: int) -> WaitQueue:
-        def time_out(stalled: bool) -> PoolTimeout:
+        def refused() -> None:
             lane.breaker.refused()
+            if self.only_place is not None and not self.has_lanes:
+                self.note_trouble()
+
+        def time_out(stalled: bool) -> PoolTimeout:
+            refused()
             return self.timed_out(stalled)
 
         def turn_away() -> PoolSaturated:
-            lane.breaker.refused()
+            refused()
             self.lane_sheds.note(lane, rank)
             return self.saturated("stale", 0.0)
 
@@ -263,14 +275,21 @@ class PoolState:
             utilisation=at[Status.IN_USE] / self.config.max_size,
             suspended=self.suspended,
             closing_down=self.phase in {Phase.DRAINING, Phase.CLOSED},
-            lanes=lane_stats(self.lanes, self.lanes.oldest_leases(), self.lane_sheds, now)
-            if of_lanes and self.has_lanes
-            else (),
+            lanes=self._lane_stats(at[Status.IN_USE], now) if of_lanes else (),
             shed_by_lane=self.lane_sheds.counts() if of_lanes else {},
             fault=self.fault,
             last_error=describe_error(self.last_error) if self.last_error else None,
             **self.tally.counts(),
         )
+
+    def _lane_stats(self, used: int, now: float) -> tuple[LaneStats, ...]:
+        if self.has_lanes:
+            return lane_stats(self.lanes, self.lanes.oldest_leases(), self.lane_sheds, now)
+        if self.only_place is None:
+            return ()
+        oldest = min((p.borrowed_at for p in self.members if p.status is Status.IN_USE), default=now)
+        only = lane_stats([self.lanes.default], {}, self.lane_sheds, now)[0]
+        return (replace(only, used=used, oldest_use=now - oldest),)
 
     @property
     def wanting(self) -> int:
