@@ -20,11 +20,13 @@ from lifeguard.pool.poolers import Approach, Pooler
 from lifeguard.pool.race import NEXT_HOST, STAGGER, Tries, accompanied, first
 
 # Seconds after which a host that has not served yet is looked up anew: its name may have moved, and where
-# nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses. A lone
-# host that leaves an attempt unanswered in an outage is asked anew as often: it may be a proxy that waits for
-# a server which is gone, and gives the next connection to another one.
+# nobody takes the connection another try may find somebody sooner than TCP, which doubles its pauses.
 LOOK_AGAIN = 1.0
-# The same for a host that has refused, while another one is silent.
+# The same for a lone host that leaves an attempt unanswered in an outage: it may be a proxy that waits for a
+# server which is gone, and gives the next connection to another one, or every other one while it believes in
+# both. The first attempt goes on: a slow server has its time, and two more logins a second from each pool.
+TRY_BESIDE = 0.5
+# And for a host that has refused, while another one is silent.
 ASK_AGAIN = 0.25
 _WRITABLE_ROLES = ("primary", "read-write")
 
@@ -169,7 +171,7 @@ class Connector:
     async def _reach_one(self, role: str, known: Known, is_urgent: Callable[[], bool]) -> asyncpg.Connection:
         if len(self._hosts) == 1:
             return await accompanied(
-                partial(self._try_host, self._hosts[0], role, known), is_urgent, LOOK_AGAIN
+                partial(self._try_host, self._hosts[0], role, known), is_urgent, TRY_BESIDE
             )
         hosts = sorted(self._hosts, key=lambda host: (host in self._silent, self._has_not_answered(host)))
         refused: set[Host] = set()
