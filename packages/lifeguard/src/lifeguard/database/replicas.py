@@ -83,11 +83,15 @@ class Replicas:
         if reason and replica not in self._told:
             self._told[replica] = reason
             lag = replica.lag.lag
-            fields = {} if lag is None else {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
-            reads = "other replicas" if any(other.serves for other in self.all) else "primary"
-            _log.warning(
-                "replica_out_of_service", replica=replica.pool.name, reason=reason, reads=reads, **fields
-            )
+            fields: dict[str, object] = {"replica": replica.pool.name, "reason": reason}
+            fields["reads"] = "other replicas" if any(other.serves for other in self.all) else "primary"
+            if lag is not None:
+                fields |= {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
+            # One that the URLs name for both is no fault: each switchover makes another of them the primary.
+            if replica.lag.standing == "primary":
+                _log.info("replica_out_of_service", **fields)
+            else:
+                _log.warning("replica_out_of_service", **fields)
         elif replica in self._told and replica.serves and not reason:
             del self._told[replica]
             _log.info("replica_serves_again", replica=replica.pool.name)
