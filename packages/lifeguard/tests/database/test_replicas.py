@@ -200,6 +200,7 @@ async def test_after_a_switchover_the_new_primary_is_the_primary_among_the_repli
     await eventually(lambda: old.standing == "primary")
     (told_of_it,) = [entry for entry in log if entry.get("replica") == "replica-1" and "reads" in entry]
     assert (told_of_it["reason"], told_of_it["log_level"]) == ("it is the primary", "info")
+    assert told_of_it["host"] == f"127.0.0.1:{trio.primary.port}"
     await serving(database, 2, 3)
     await trio.fail_over()
     await eventually(lambda: new.standing == "primary", 60)

@@ -65,6 +65,18 @@ def each_host(dsn: str) -> list[str]:
     return found
 
 
+def host_of(dsn: str) -> str:
+    """The host of a URL that names one, with its port if it says one.
+
+    >>> host_of("postgresql://app:s3cret@db.internal:5432/ledger")
+    'db.internal:5432'
+    """
+    url = urlsplit(dsn)
+    named = dict(parse_qsl(url.query))
+    in_query = ":".join(part for part in (named.get("host"), named.get("port")) if part)
+    return unquote(url.netloc.rpartition("@")[2]) or in_query
+
+
 def fault(dsn: str) -> str | None:
     """Say what must change in `dsn`, or None where the driver can use it."""
     return next(iter(faults(dsn)), None)
