@@ -122,3 +122,27 @@ def test_urls_are_told_apart_whatever_their_passwords_are(passwords: list[str], 
         for number, password in enumerate(passwords)
     ]
     assert dsn.several(between.join(urls)) == urls
+
+
+ONE, TWO = "postgresql://app:secret@127.0.0.1:5602/ledger", "postgresql://app:secret@127.0.0.1:5603/ledger"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ONE};{TWO}",
+        f"{ONE} postgres//app:secret@b/ledger",
+        f"{ONE.removesuffix('/ledger')}, 127.0.0.1:5603/ledger",
+        f"{ONE}, 127.0.0.1:5603",
+    ],
+)
+def test_what_is_between_several_urls_is_no_fault_of_a_password(text: str) -> None:
+    said = "the 2nd must start with postgresql://; between URLs is a space or a comma"
+    assert dsn.fault_between(dsn.several(text)) == said
+    assert dsn.fault_between(dsn.several(f"{ONE}, {ONE} {TWO}?options=-c%20a=b")) is None
+
+
+@pytest.mark.parametrize("name", ["ledger,127.0.0.1:5603", "led ger"])
+def test_the_name_of_a_database_has_no_comma_and_no_space(name: str) -> None:
+    assert "in the database's name" in str(dsn.fault(f"postgresql://app@a/{name}"))
+    assert dsn.fault("postgresql://app@a/led%2Cger%20") is None

@@ -170,6 +170,14 @@ class TestACommand:
         assert "exit code 9: denied ***" in str(stats.last_error)
         assert "half-a-secret" not in f"{stats} {caught.value!r} {caught.value.__cause__!r}"
 
+    async def test_that_gives_an_expired_token_is_a_failure_that_says_so(self, role: Role) -> None:
+        printed = '{"token": "first-token", "expires_at": "2020-03-17T17:46:40Z"}'
+        settings = settings_for(role.url, database_password_command=shlex.join(["echo", printed]))
+        (finding,) = [finding async for finding in examine(settings) if finding.topic == "primary"]
+        assert finding.verdict == "FAIL"
+        assert "the password had expired" in finding.text
+        assert "first-token" not in finding.text
+
 
 EPOCH = 1_900_000_000
 
@@ -239,6 +247,11 @@ asked: list[tuple[str, int, str]] = []
         ("aws 'rds", "as many opening as closing quotes"),
         ("/nowhere/token --user app --key=half-a-secret", "program that this process can run"),
         ("''", "program that this process can run"),
+        ("echo --host {hostname}", "{hostname} is none of {host}, {port}, {user}"),
+        ("echo token | head -1", r"no shell reads it: \| goes to the program as an argument; write sh -c"),
+        ("echo $TOKEN", r"no shell reads it: \$TOKEN goes"),
+        ("echo token > /tmp/token", "no shell reads it: > goes"),
+        ("true && echo token", "no shell reads it: && goes"),
     ],
 )
 def test_a_command_that_cannot_be_run_stops_the_start(
@@ -248,6 +261,19 @@ def test_a_command_that_cannot_be_run_stops_the_start(
     with pytest.raises(SettingsError, match=f"DATABASE_PASSWORD_COMMAND=.*{said}") as caught:
         Settings.load()
     assert "half-a-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        """sh -c 'echo "$TOKEN" | head -1'""",
+        """sh -c "echo ${TOKEN} && true" """,
+        "echo {host}:{port} --user={user} '{region}' https://vault/?a=1&b=2",
+    ],
+)
+def test_a_command_may_have_quoted_what_shells_read(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD_COMMAND", command)
+    assert Settings.load().database_password_command
 
 
 def test_a_command_and_a_file_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

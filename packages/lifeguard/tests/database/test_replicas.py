@@ -187,6 +187,27 @@ async def test_one_that_is_promoted_is_left_and_one_that_is_the_primary_is_not_r
 
 
 @pytest.mark.slow
+async def test_after_a_switchover_the_new_primary_is_the_primary_among_the_replicas(
+    make_database: MakeDatabase, trio: Replication, log: Log
+) -> None:
+    """Each server is in both URLs, so that none of them has to be changed."""
+    one, two = trio.standbys
+    servers = (trio.primary, one, two)
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    url = trio.primary.dsn().replace(f"127.0.0.1:{trio.primary.port}", hosts)
+    database = await make_database(url, database_replica_url=urls(*servers))
+    old, new = (replica.lag for replica in replicas_of(database)[:2])
+    await eventually(lambda: old.standing == "primary")
+    (told_of_it,) = [entry for entry in log if entry.get("replica") == "replica-1" and "reads" in entry]
+    assert (told_of_it["reason"], told_of_it["log_level"]) == ("it is the primary", "info")
+    assert told_of_it["host"] == f"127.0.0.1:{trio.primary.port}"
+    await serving(database, 2, 3)
+    await trio.fail_over()
+    await eventually(lambda: new.standing == "primary", 60)
+    assert new.reason == "it is the primary"
+
+
+@pytest.mark.slow
 async def test_a_standby_that_still_follows_the_old_primary_is_left(
     make_database: MakeDatabase, trio: Replication
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from lifeguard.pool import PasswordAnswer, PasswordByHost, Pool, PoolUnavailable
+from lifeguard.pool import PasswordAnswer, PasswordByHost, PasswordUnavailable, Pool, PoolUnavailable
 from lifeguard.pool.passwords import Passwords
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
@@ -119,6 +119,41 @@ class TestAreKept:
         gate.set()
         assert await asyncio.gather(*waiting[1:]) == ["secret"] * 19
         assert len(asked) == 1
+
+
+class TestThatCannotBeHad:
+    async def test_are_asked_for_again_once_a_pause_is_over_that_doubles(self) -> None:
+        issuer = Issuer(RuntimeError("the vault is sealed"))
+        passwords = Passwords(issuer)
+
+        async def fail() -> None:
+            with pytest.raises(PasswordUnavailable, match="the vault is sealed"):
+                await passwords.get(60)
+
+        most = 0.25
+        for asked in range(1, 9):
+            before = time.monotonic()
+            await fail()
+            assert issuer.asked == asked
+            assert before + most / 2 <= passwords._asked_again_at <= time.monotonic() + most
+            passwords._asked_again_at = before + HOUR  # however slow this machine is
+            await fail()
+            assert issuer.asked == asked
+            passwords._asked_again_at = before
+            most = min(most * 2, 8)
+        issuer.answers = ["secret", RuntimeError("the vault is sealed")]
+        assert await passwords.get(60) == "secret"
+        await fail()
+        assert passwords._asked_again_at <= time.monotonic() + 0.25
+
+    async def test_by_a_function_that_is_not_awaited_are_asked_for_each_time(self) -> None:
+        """A file is read at once, and may be there again."""
+        there: list[str] = []
+        passwords = Passwords(lambda: there[0])
+        with pytest.raises(PasswordUnavailable, match="IndexError"):
+            await passwords.get(60)
+        there.append("secret")
+        assert await passwords.get(60) == "secret"
 
 
 class TestThatAreRefused:

@@ -11,7 +11,8 @@ nothing, and what its standby has is the newest there is.
 
 A server that is not a standby (a primary, a logical subscriber), or does not tell its position in the WAL,
 cannot be measured. It is read while it answers. One that was a standby and has been promoted is not read
-while there is a primary: it may be another one.
+while there is a primary: it may be another one. It is the primary once it has the cluster's identifier and
+timeline of that.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ import structlog
 
 from lifeguard.database.aside import CANNOT_TELL, NO_ANSWER, Aside, StillOpening
 from lifeguard.database.replay import ReplayWaiters
-from lifeguard.database.wal import SYSTEM, Lag, PrimaryWatch
+from lifeguard.database.wal import SYSTEM, TIMELINE, Lag, PrimaryWatch
 from lifeguard.pool import Pool, PoolError
 from lifeguard.settings import Settings
 
 Standing = Literal["unknown", "current", "unmeasured", "behind", "silent", "promoted", "primary"]
 """unknown: not asked yet, or its pool has no connection; unmeasured: not known; silent: no answer; promoted:
-it was a standby; primary: of several one that is the primary itself."""
+it was a standby, and is not the primary; primary: it is the primary itself, one of several or one that was a
+standby."""
 
 READABLE: frozenset[Standing] = frozenset(("current", "unmeasured"))
 
@@ -52,7 +54,8 @@ _FRESH = 0.1
 # Questions in a row without an answer, all but the first on a new session, after which nothing is expected
 # any more of what the server was asked before: two seconds.
 _SILENCES_OF_FROZEN = 3
-# Seconds between two sessions with one that was promoted: its name may lead to another server by then.
+# Seconds between two sessions with one that was promoted, the primary or not: its name may lead to another
+# server by then.
 _LOOK_ELSEWHERE = 5.0
 
 # Whether there is a receiver may be seen by anybody, what it does by superusers and pg_read_all_stats only.
@@ -62,7 +65,7 @@ SELECT in_recovery,
             THEN (pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
        END AS place,
        receiver.received_tli AS received_timeline,
-       {timeline} AS timeline,
+       CASE WHEN in_recovery THEN {timeline} ELSE {own_timeline} END AS timeline,
        {system} AS system,
        CASE WHEN in_recovery THEN pg_catalog.pg_is_wal_replay_paused() END AS paused,
        receiver.pid IS NOT NULL AS receives,
@@ -80,8 +83,12 @@ GREATEST(receiver.received_tli,
 """
 # The second is for who may not see the control file, or where there is none.
 _QUESTIONS = (
-    _REPLICA.format(timeline=_TIMELINE, system=SYSTEM),
-    _REPLICA.format(timeline="receiver.received_tli", system="NULL::pg_catalog.int8"),
+    _REPLICA.format(timeline=_TIMELINE, own_timeline=TIMELINE, system=SYSTEM),
+    _REPLICA.format(
+        timeline="receiver.received_tli",
+        own_timeline="NULL::pg_catalog.int4",
+        system="NULL::pg_catalog.int8",
+    ),
 )
 
 _log = structlog.get_logger("lifeguard.database")
@@ -244,7 +251,7 @@ class LagWatch:
         else:
             self._answered_at = asked_at
             self._unanswered = 0
-            if self.standing == "promoted" and answer["place"] is not None:
+            if self.standing in {"promoted", "primary"} and answer["place"] is not None:
                 await self._pool.expire_connections()  # another server may have its name by now
             self._judge_answer(answer)
 
@@ -275,7 +282,10 @@ class LagWatch:
         """It is no standby."""
         primary = self._primary
         if self.was_standby and primary.is_heard:
-            self._judge("promoted", "it is no standby any more")
+            if self._is_primary(answer):
+                self._judge("primary", "it is the primary")
+            else:
+                self._judge("promoted", "it is no standby any more")
             now = asyncio.get_running_loop().time()
             if now >= self._look_elsewhere_at:
                 self._look_elsewhere_at = now + _LOOK_ELSEWHERE
@@ -288,6 +298,15 @@ class LagWatch:
             self._judge("primary", "it is the primary")
         else:
             self._judge("unmeasured")
+
+    def _is_primary(self, answer: asyncpg.Record) -> bool:
+        """Whether one that was promoted is the primary: with another timeline it is not."""
+        primary = self._primary
+        return (
+            None not in (primary.system, primary.timeline)
+            and primary.system == answer["system"]
+            and primary.timeline == answer["timeline"]
+        )
 
     def _follows_another(self, answer: asyncpg.Record) -> bool:
         """Whether what it replays is not what the primary writes, however far both are.

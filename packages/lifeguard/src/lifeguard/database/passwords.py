@@ -24,6 +24,7 @@ KEPT = 300.0
 """Seconds after which the next password is asked for if one says nothing of its expiry: a third of the life
 of AWS's tokens, the shortest we know. It is used until the next one is there."""
 
+_PARTS = 2  # of a password with its expiry
 _NAMES = ("password", "token", "accessToken")
 
 
@@ -86,10 +87,17 @@ def _of_command(line: str, user: str) -> PasswordByHost:
 
 
 def _noted(answer: PasswordAnswer) -> PasswordAnswer:
-    """`answer`, of which no text is to tell from now on."""
-    password = answer[0] if isinstance(answer, tuple) and answer else answer
+    """`answer`, of which no text is to tell from now on. Raises PasswordUnavailable if it has expired."""
+    password, expiry = answer if isinstance(answer, tuple) and len(answer) == _PARTS else (answer, None)
     if isinstance(password, str):
         note_secret(password, passes=True)
+    if isinstance(expiry, datetime):
+        expiry = expiry.timestamp() if expiry.tzinfo else None  # without a zone the pool refuses it
+    if isinstance(expiry, (int, float)) and (ago := time.time() - expiry) > 0:
+        raise PasswordUnavailable(
+            f"the password had expired {ago:.0f} s before it was given: it is an old one, or this"
+            " machine's clock is wrong"
+        )
     return answer
 
 

@@ -28,8 +28,11 @@ class Replica(Guard):
         *,
         primary: PrimaryWatch,
         is_one_of_several: bool = False,
+        host: str = "",
     ) -> None:
         super().__init__(make_pool, settings, on_event)
+        self.host = host
+        """Where it is, with its port: what its URL says."""
         self.lag = LagWatch(settings, self.pool, primary, is_one_of_several=is_one_of_several)
         self.outage_patience = settings.pool_outage_patience
         """Seconds: POOL_OUTAGE_PATIENCE, which no queue of its own waits."""

@@ -13,6 +13,7 @@ from lifeguard.database.replica import Replica
 from lifeguard.database.wal import PrimaryWatch
 from lifeguard.pool import OutsideLane, Pool, PoolEvent
 from lifeguard.settings import Settings
+from lifeguard.settings.dsn import host_of
 
 __all__ = ["Replica", "Replicas", "lane_instead"]
 
@@ -29,11 +30,19 @@ class Replicas:
         makers: Collection[PoolMaker],
         on_event: Callable[[PoolEvent], None] | None,
     ) -> None:
-        """Each of `makers` makes the pool of one replica. They are measured by `primary`."""
+        """Each of `makers` makes the pool of one replica, in the order of the settings' URLs. They are
+        measured by `primary`."""
         self._watch = PrimaryWatch(primary, session_name(settings), interval(settings))
         self.all = tuple(
-            Replica(make, settings, on_event, primary=self._watch, is_one_of_several=len(makers) > 1)
-            for make in makers
+            Replica(
+                make,
+                settings,
+                on_event,
+                primary=self._watch,
+                is_one_of_several=len(makers) > 1,
+                host=host_of(url),
+            )
+            for make, url in zip(makers, settings.replica_urls, strict=True)
         )
         self._told: dict[Replica, str] = {}
         """What was last said of those that are not read."""
@@ -83,14 +92,18 @@ class Replicas:
         if reason and replica not in self._told:
             self._told[replica] = reason
             lag = replica.lag.lag
-            fields = {} if lag is None else {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
-            reads = "other replicas" if any(other.serves for other in self.all) else "primary"
-            _log.warning(
-                "replica_out_of_service", replica=replica.pool.name, reason=reason, reads=reads, **fields
-            )
+            fields: dict[str, object] = {"replica": replica.pool.name, "host": replica.host, "reason": reason}
+            fields["reads"] = "other replicas" if any(other.serves for other in self.all) else "primary"
+            if lag is not None:
+                fields |= {"lag_seconds": round(lag.seconds, 3), "lag_bytes": lag.size}
+            # One that the URLs name for both is no fault: each switchover makes another of them the primary.
+            if replica.lag.standing == "primary":
+                _log.info("replica_out_of_service", **fields)
+            else:
+                _log.warning("replica_out_of_service", **fields)
         elif replica in self._told and replica.serves and not reason:
             del self._told[replica]
-            _log.info("replica_serves_again", replica=replica.pool.name)
+            _log.info("replica_serves_again", replica=replica.pool.name, host=replica.host)
 
     def note_served(self, replica: Replica) -> None:
         """It has lent a connection: tell that it serves again, if that was not told."""

@@ -33,16 +33,17 @@ SELECT CASE WHEN NOT in_recovery
        {system} AS system
 FROM pg_catalog.pg_is_in_recovery() AS in_recovery
 """
-_TIMELINE = """
+TIMELINE = """
 CASE WHEN NOT in_recovery
      THEN ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()), 8))
           ::pg_catalog.bit(32)::pg_catalog.int4
 END
 """
+"""Of one that is not in recovery."""
 SYSTEM = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 # The second is for who may not see the control file, or where there is none.
 _QUESTIONS = (
-    _PRIMARY.format(timeline=_TIMELINE, system=SYSTEM),
+    _PRIMARY.format(timeline=TIMELINE, system=SYSTEM),
     _PRIMARY.format(timeline="NULL::pg_catalog.int4", system="NULL::pg_catalog.int8"),
 )
 

@@ -49,6 +49,8 @@ class ReplicaNumbers:
     """Why it is not read; empty while it is, and while nothing is known."""
     repeated: int = 0
     """How many reads it has cancelled that the primary answered instead."""
+    host: str = ""
+    """Where it is, with its port: what its URL says."""
 
     @classmethod
     def of(cls, replica: Replica) -> ReplicaNumbers:
@@ -61,6 +63,7 @@ class ReplicaNumbers:
             lag_bytes=None if lag is None else lag.size,
             obstacle=replica.obstacle,
             repeated=replica.repeated,
+            host=replica.host,
         )
 
 

@@ -105,7 +105,7 @@ async def _examine_database(settings: Settings, role: Role, topic: str) -> Async
     try:
         connection, pooler, wanted = await _connect_anyway(settings, role)
     except Unreachable as error:
-        yield Finding(topic, "FAIL", str(error))
+        yield _unusable(role, topic, str(error))
         return
     connect_time = time.perf_counter() - start
     try:
@@ -159,7 +159,14 @@ async def _server(connection: asyncpg.Connection, role: Role, topic: str, wanted
     text = f"PostgreSQL {row['version']}, {kind}, {row['address']}, {row['tls'] or 'no TLS'}"
     if wanted and (role == "replica" or kind == "read-write"):
         return Finding(topic, "ok", text)
-    return Finding(topic, "FAIL", f"{text}: no {'writable' if role == 'primary' else 'matching'} server")
+    return _unusable(role, topic, f"{text}: no {'writable' if role == 'primary' else 'matching'} server")
+
+
+def _unusable(role: Role, topic: str, text: str) -> Finding:
+    """The service can do without a replica: others have its reads, or the primary."""
+    if role == "primary":
+        return Finding(topic, "FAIL", text)
+    return Finding(topic, "warn", f"{text}; its reads go to other replicas, or the primary")
 
 
 def _pooler(pooler: Pooler, topic: str) -> Finding:

@@ -34,7 +34,7 @@ class Replica(BaseModel):
     """`serves` is whether reads go there; `standing` what it was found to be when it was last asked:
     `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is), `promoted`, `primary` (one of
     several that is the primary itself) or `unknown` (not asked yet, or asleep). `obstacle` is why it is not
-    read, `repeated` how many reads it has cancelled that the primary answered."""
+    read, `repeated` how many reads it has cancelled that the primary answered, `host` where it is."""
 
     serves: bool
     standing: str
@@ -42,6 +42,7 @@ class Replica(BaseModel):
     lag_bytes: int | None
     obstacle: str
     repeated: int
+    host: str
 
 
 class HangingLane(BaseModel):

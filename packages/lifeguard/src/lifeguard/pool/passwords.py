@@ -31,6 +31,9 @@ Known = Mapping["Passwords", str | None]
 _RENEWED_AFTER = (0.7, 0.8)
 # Seconds until it is asked for again when that has failed: a tenth of what is left, within these.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# Seconds in which a function that is awaited is not asked again after a failure: the pause doubles with each,
+# and is drawn between its half and the whole.
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _PARTS = 2  # of a password with its expiry
 
 
@@ -39,6 +42,9 @@ class Passwords:
 
     An answer with an expiry is kept until then. One without is asked for at every connect; if `keep` is not
     0 it is kept until a server refuses it or a later one is there, which is asked for after `keep` seconds.
+
+    A function that is awaited is asked again after a failure once a pause is over, which doubles from 0.25 s
+    to 8 s, with jitter. Whoever asks before gets that failure at once.
     """
 
     def __init__(self, ask: Ask, *, keep: float = 0.0) -> None:
@@ -51,6 +57,10 @@ class Passwords:
         """By the monotonic clock, so that no change of the date makes a password older or younger."""
         self._is_plain = False
         """Whether the last answer came at once, and without an expiry."""
+        self._failure: PasswordUnavailable | None = None
+        """The last one, if nothing was given since."""
+        self._next_wait = _FIRST_WAIT
+        self._asked_again_at = -math.inf
 
     async def get(self, timeout: float) -> str | None:
         """The one that is kept, or else a new one within `timeout` seconds. Raises PasswordUnavailable."""
@@ -110,25 +120,44 @@ class Passwords:
             return False
 
     async def _ask_anew(self, timeout: float) -> str | None:
+        failure = self._failure
+        if failure is not None and monotonic() < self._asked_again_at:
+            raise type(failure)(str(failure)) from failure.__cause__
         self._timeout = timeout
         await self._question.run()
         return self._password
 
     async def _find(self) -> None:
+        is_awaited = False
         try:
             async with asyncio.timeout(self._timeout):
                 answer = self._ask()
                 is_awaited = isawaitable(answer)
                 if isawaitable(answer):
                     answer = await answer
-        except PasswordUnavailable:
-            raise
-        except TimeoutError as error:
-            raise PasswordTimeout(str(error) or f"no password within {self._timeout:g} s") from error
+            self._take(answer)
         except Exception as error:  # whatever the function raises
-            raise PasswordUnavailable(f"no password: {describe_error(error)}") from error
-        self._take(answer)
+            failure = self._failure_of(error)
+            if is_awaited:
+                self._wait_after(failure)
+            if failure is error:
+                raise
+            raise failure from error
+        self._failure, self._next_wait = None, _FIRST_WAIT
         self._is_plain = not is_awaited and not isinstance(answer, tuple)
+
+    def _failure_of(self, error: Exception) -> PasswordUnavailable:
+        if isinstance(error, PasswordUnavailable):
+            return error
+        if isinstance(error, TimeoutError):
+            return PasswordTimeout(str(error) or f"no password within {self._timeout:g} s")
+        return PasswordUnavailable(f"no password: {describe_error(error)}")
+
+    def _wait_after(self, failure: PasswordUnavailable) -> None:
+        self._failure = failure
+        pause = self._next_wait * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        self._asked_again_at = monotonic() + pause
+        self._next_wait = min(self._next_wait * 2, _LONGEST_WAIT)
 
     def _take(self, answer: Answer) -> None:
         now, expiry = monotonic(), None

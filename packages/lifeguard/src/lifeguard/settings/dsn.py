@@ -17,6 +17,7 @@ from lifeguard.settings import parameters
 _WRITE_AS_HEX = "must write '@', '#', '/', '?' and '%' inside the password as %XX"
 _SECRET_PARAMETERS = frozenset({"password", "sslpassword"})
 _HIGHEST_PORT = 65535
+_NOTHING_BETWEEN = re.compile(r"[\s,;]postgres(?:ql)?:?//", re.IGNORECASE)
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+:]*://)")
 
 
@@ -27,6 +28,16 @@ def several(dsns: str) -> list[str]:
     ['postgresql://a,b/ledger', 'postgresql://c/ledger']
     """
     return _BETWEEN_URLS.split(dsns.strip(" \t\r\n,"))
+
+
+def fault_between(urls: list[str]) -> str | None:
+    """Say which of `several` URLs does not begin as one, so that it looks like a part of that before it."""
+    for number, url in enumerate(urls, 2):
+        hosts_and_name = url.partition("?")[0].rpartition("@")[2]
+        if _NOTHING_BETWEEN.search(url) or re.search(r"[\s;]", hosts_and_name):
+            nth = {2: "2nd", 3: "3rd"}.get(number, f"{number}th")
+            return f"the {nth} must start with postgresql://; between URLs is a space or a comma"
+    return None
 
 
 def each_host(dsn: str) -> list[str]:
@@ -52,6 +63,18 @@ def each_host(dsn: str) -> list[str]:
         pairs = [(name, own.get(name, value)) for name, value in given]
         found.append(f"{front}?{urlencode(pairs, safe='/:', quote_via=quote)}")
     return found
+
+
+def host_of(dsn: str) -> str:
+    """The host of a URL that names one, with its port if it says one.
+
+    >>> host_of("postgresql://app:s3cret@db.internal:5432/ledger")
+    'db.internal:5432'
+    """
+    url = urlsplit(dsn)
+    named = dict(parse_qsl(url.query))
+    in_query = ":".join(part for part in (named.get("host"), named.get("port")) if part)
+    return unquote(url.netloc.rpartition("@")[2]) or in_query
 
 
 def fault(dsn: str) -> str | None:
@@ -90,6 +113,8 @@ def _fault_of_form(dsn: str, url: SplitResult) -> str | None:
         return _WRITE_AS_HEX
     if "\0" in unquote(dsn):
         return "must not contain %00"
+    if re.search(r"[\s,]", url.path):
+        return "must write ',' and ' ' in the database's name as %2C and %20; hosts go in front of the '/'"
     return _fault_of_hosts(_host_list(url))
 
 

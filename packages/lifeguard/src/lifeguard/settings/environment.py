@@ -158,6 +158,10 @@ def read_secret(path: Path) -> str:
     return secret
 
 
+_PLACEHOLDER = re.compile(r"(?<!\$)\{[A-Za-z_]\w*\}")
+_OF_SHELLS = re.compile(r"^(?:\|\|?|&&?$|\d?[<>]+|;)|\$(?:[({]|[A-Za-z_]\w*)|`|;$")
+
+
 def usable_command(line: str) -> str:
     """`line` if it is a command line whose program can be run. Raises ValueError."""
     try:
@@ -166,7 +170,22 @@ def usable_command(line: str) -> str:
         raise ValueError("must be a command line with as many opening as closing quotes") from None
     if not words or shutil.which(words[0]) is None:
         raise ValueError("must begin with a program that this process can run; no shell reads it")
+    # With quotes around it, it is for the program, as in sh -c '...'.
+    for word in shlex.split(line, posix=False):
+        if "'" in word or '"' in word:
+            continue
+        for name in _PLACEHOLDER.findall(word):
+            if name not in PLACEHOLDERS:
+                raise ValueError(f"{name} is none of {', '.join(PLACEHOLDERS)}")
+        if syntax := _OF_SHELLS.search(word):
+            raise ValueError(
+                f"no shell reads it: {syntax[0]} goes to the program as an argument; write sh -c '...'"
+            )
     return line
+
+
+PLACEHOLDERS = ("{host}", "{port}", "{user}")
+"""What becomes that of the server in DATABASE_PASSWORD_COMMAND."""
 
 
 def note_secret(secret: str, *, passes: bool = False) -> None:

@@ -27,6 +27,8 @@ def _usable_dsn(value: SecretStr) -> SecretStr:
 
 def _usable_dsns(value: SecretStr) -> SecretStr:
     urls = dsn.several(value.get_secret_value())
+    if problem := dsn.fault_between(urls):
+        raise ValueError(problem)
     if problems := [problem for url in urls for problem in dsn.faults(url)]:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     return value
@@ -34,7 +36,7 @@ def _usable_dsns(value: SecretStr) -> SecretStr:
 
 def long_enough(value: SecretStr) -> SecretStr:
     if not all(len(one) >= SHORTEST_SECRET for one in value.get_secret_value().split() or [""]):
-        raise ValueError(f"each must be {SHORTEST_SECRET} characters or longer")
+        raise ValueError(f"each secret (spaces separate them) must have {SHORTEST_SECRET} characters or more")
     return value
 
 
