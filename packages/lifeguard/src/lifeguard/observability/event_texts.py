@@ -82,9 +82,9 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     ),
     "replica_out_of_service": (
         "info, warning",
-        "Its reads go elsewhere. `replica` is its pool, `host` its server, `reads` where they go, `reason` why, "
-        "with `lag_seconds` and `lag_bytes` where they are known. At `info` if it is the primary, which the "
-        "replicas' URLs may name as well. "
+        "Its reads go elsewhere. `replica` is its pool, `host` its server, `reads` where they go, `reason` "
+        "why, with `lag_seconds` and `lag_bytes` where they are known. At `info` if it is the primary, which "
+        "the replicas' URLs may name as well. "
         "Once, until they are back. See docs/operations.md#a-replica-that-is-behind.",
     ),
     "replica_serves_again": (
