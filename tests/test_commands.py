@@ -1,6 +1,7 @@
 """The command line, started as its users start it."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -302,6 +303,21 @@ class TestDoctor:
         ended = CliRunner(env={"DATABASE_URL": NOWHERE}).invoke(cli, ["doctor"])
         assert ended.exit_code == 1
         assert "topsecret" not in ended.output
+
+    def test_is_quiet_where_nobody_reads_on(self) -> None:
+        """As before `| head -3`."""
+        ours, theirs = os.pipe()
+        os.close(ours)
+        command = [sys.executable, "-m", "app", "doctor"]
+        with os.fdopen(theirs, "wb") as out:
+            ended = subprocess.run(
+                command,
+                check=False,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "DATABASE_URL": NOWHERE},
+            )
+        assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 class TestSizing:

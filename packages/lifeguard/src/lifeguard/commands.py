@@ -6,8 +6,10 @@ Nothing here is needed to serve: uvicorn starts the same service from the app al
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, aclosing, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -241,9 +243,18 @@ def _tools() -> ModuleType:
 
 async def _report(settings: Settings) -> bool:
     failed = False
-    async for finding in examine(settings):
-        typer.echo(output.shown(finding))
-        failed |= finding.verdict == "FAIL"
+    is_read = True
+    async with aclosing(examine(settings)) as findings:
+        async for finding in findings:
+            failed |= finding.verdict == "FAIL"
+            try:
+                if is_read:
+                    typer.echo(output.shown(finding))
+            except BrokenPipeError:  # `doctor | head -3` has what it wants
+                is_read = False
+    if not is_read:
+        # Python flushes it at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return failed
 
 

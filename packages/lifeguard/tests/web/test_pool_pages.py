@@ -70,6 +70,7 @@ class TestPool:
                     "lag_bytes": None,
                     "obstacle": "",
                     "repeated": 0,
+                    "host": migrated_database.partition("@")[2].partition("/")[0],
                 }
                 return primary["replica"] is None and replica["replica"] == unmeasured
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,7 +52,7 @@ class Finding:
         return f"{self.topic:<18} {self.verdict:<5} {self.text}"
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
+async def examine(settings: Settings) -> AsyncGenerator[Finding, None]:
     """Look at everything, one finding after the other; what cannot be reached is a finding too.
 
     Raises SettingsError when there is no database to look at, or none that could ever be reached.
