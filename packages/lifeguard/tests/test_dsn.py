@@ -97,8 +97,8 @@ def test_knows_when_tls_is_left_to_chance(url: str, may: bool) -> None:
             ["postgresql://a/x", "postgresql://b/x?options=-c a=b"],
         ),
         (
-            "postgresql://u:p%40@a:1,b,[::1]:2/x?k=v",
-            [f"postgresql://u:p%40@{host}/x?k=v" for host in ("a:1", "b", "[::1]:2")],
+            "postgresql://u:p%40@[::1]:2,a:1,b/x?k=v",
+            [f"postgresql://u:p%40@{host}/x?k=v" for host in ("[::1]:2", "a:1", "b")],
         ),
         (
             "postgresql:///x?host=a,/tmp&port=1,2",
