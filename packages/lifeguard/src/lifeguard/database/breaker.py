@@ -272,7 +272,7 @@ class Breaker:
     async def _is_gone_for_long(self) -> bool:
         """Whether it does not answer. One that refuses may be about to restart."""
         give_up_at = self._now().time() + self._patience
-        while True:
+        while self.state is BreakerState.CLOSED:  # else its probe asks
             try:
                 await Question(self._ask_aside, PROBE_PATIENCE).answer()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer or none
@@ -284,6 +284,7 @@ class Breaker:
             else:
                 return False
             await asyncio.sleep(_ASK_AGAIN)
+        return False
 
     def _settle(self, outcome: Callable[[], None]) -> None:
         """Let pybreaker count a failure or a success.
