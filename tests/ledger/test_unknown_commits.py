@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from lifeguard.testing.commits import CommitProxy, Fate
+from lifeguard.testing.waiting import eventually
 
 from tests.ledger.conftest import balance, client_on, open_account
 
@@ -37,7 +38,16 @@ async def test_a_retry_with_the_same_key_settles_it(
     assert "Retry-After" not in unknown.headers
 
     proxy.at_commit = "pass"
-    settled = await distant.post("/v1/transfers", json=body, headers={"Idempotency-Key": "k1"})
+    settled: httpx.Response | None = None
+
+    async def is_settled() -> bool:
+        """The server may not have noticed yet that the first one's session has ended."""
+        nonlocal settled
+        settled = await distant.post("/v1/transfers", json=body, headers={"Idempotency-Key": "k1"})
+        return bool(settled.json().get("type") != "/problems/idempotency-in-progress")
+
+    await eventually(is_settled)
+    assert settled is not None
     assert settled.status_code == 201
     assert settled.headers.get("Idempotent-Replayed") == replayed
     assert [await balance(distant, source), await balance(distant, target)] == [70, 30]
