@@ -33,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " $PGBOUNCER, or the one that is installed",
     )
 
+    parser.addoption(
+        "--without-plans",
+        action="store_true",
+        help="have FastAPI answer all requests, but for services whose settings say `plans`",
+    )
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
@@ -47,9 +53,26 @@ def pytest_asyncio_loop_factories(
     return {name: LOOPS[name]}
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-plans"):
+        _leave_all_to_fastapi()
     # The servers of the tests have no TLS. To ask each of them for it would double the time to connect.
     os.environ.setdefault("PGSSLMODE", "disable")
+
+
+def _leave_all_to_fastapi() -> None:
+    """In the processes that tests start by a variable. Settings that tests make here read none."""
+    from lifeguard.service import Service  # noqa: PLC0415 - nobody else needs it here
+    from lifeguard.web import plans  # noqa: PLC0415
+
+    install = plans.install
+
+    def install_where_said(service: Service) -> None:
+        if "plans" in service.parts["settings"].model_fields_set:
+            install(service)
+
+    os.environ["PLANS"] = "false"
+    setattr(plans, "install", install_where_said)  # noqa: B010 - a function, to mypy
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from lifeguard.observability import logs, traces
 from lifeguard.operations import docs_page, live_page, pool_pages, probes
 from lifeguard.operations.state import State
 from lifeguard.service import Service, made_on_demand
+from lifeguard.web import plans
 
 from app import ledger
 from app.settings import Settings
@@ -55,6 +56,7 @@ def create_app(settings: Settings | None = None) -> Service:
         protection.sockets,
         protection.requests,
     )
+    plans.install(service)
     # What operators ask, on OPS_PORT where there is one.
     service.include_operators(probes.router)
     service.include_operators(pool_pages.router)

@@ -64,6 +64,9 @@ PARTS: dict[str, Part] = {
         (Lines("app/main.py", r"protection\.stale_answers"),),
         but="asked_for_before",  # and answered while the database is away
     ),
+    "plans": Part(
+        (Lines("app/main.py", r"plans\.install"),),
+    ),
     "live-page": Part(
         (Lines("app/main.py", r"include_operators\(live_page"),),
         but="live",

@@ -9,6 +9,7 @@ from lifeguard import protection
 from lifeguard.observability import logs, traces
 from lifeguard.operations import docs_page, live_page, pool_pages, probes
 from lifeguard.service import Service, made_on_demand
+from lifeguard.web import plans
 
 from packages.lifeguard.tests.sample import items
 from packages.lifeguard.tests.sample.settings import Settings
@@ -27,6 +28,7 @@ def create_app(settings: Settings | None = None) -> Service:
     logs.configure(settings)
     service = Service(settings, telemetry=traces.telemetry(settings))
     service.protect(*(getattr(protection, name) for name in PROTECTIONS))
+    plans.install(service)
     pages = [probes.router, pool_pages.router, live_page.router]
     service.include_operators(*pages, *([docs_page.router] if settings.serves_docs else []))
     service.include_router(items.router)

@@ -4,18 +4,25 @@ The one list of it. These packages are pinned below their next minor in pyprojec
 pin runs this first. A name that moves fails here, with the name, and not under load.
 """
 
+import dataclasses
+import hashlib
 import inspect
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
 
 import pytest
 import uvicorn
-from fastapi import APIRouter, FastAPI, routing
+from fastapi import APIRouter, Depends, FastAPI, routing
 from fastapi._compat.v2 import ModelField
 from fastapi.dependencies import utils
 from fastapi.dependencies.models import Dependant
+from lifeguard.web import strict_json, validation
+from lifeguard.web.plans import internals
 from pydantic.fields import FieldInfo
 from starlette import _utils
+from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
@@ -159,6 +166,100 @@ class TestFastAPI:
 
         await app(scope, receive, send)
         assert scope["fastapi"]["effective_route_context"].path == "/p/x"
+
+    async def test_keeps_a_stack_that_it_leaves_before_it_sends(self) -> None:
+        """Where `lifeguard.web.dependencies` leaves what it borrows."""
+        app = FastAPI(openapi_url=None)
+        order: list[str] = []
+
+        async def borrowed(request: Request) -> None:
+            stack: AsyncExitStack = request.scope["fastapi_function_astack"]
+            assert stack is not request.scope["fastapi_inner_astack"]
+            stack.callback(order.append, "returned")
+
+        @app.get("/x")
+        async def x(_: Annotated[None, Depends(borrowed, scope="function")]) -> None:
+            order.append("endpoint")
+
+        async def send(message: Any) -> None:
+            order.append(message["type"])
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        await app({**scope_of(app, "/x"), "query_string": b""}, receive, send)
+        assert order == ["endpoint", "returned", "http.response.start", "http.response.body"]
+        assert "fastapi_function_astack" in utils.solve_dependencies.__code__.co_consts
+
+    def test_counts_the_changes_of_a_routers_routes(self) -> None:
+        app, router = FastAPI(openapi_url=None), APIRouter()
+        app.include_router(router)
+        assert isinstance(app.router.routes[-1], routing._IncludedRouter)
+        assert app.router.routes[-1].original_router is router
+        before = router._routes_version
+        router.add_api_route("/x", nothing)
+        assert router._routes_version > before
+
+
+class TestWhatPlansRepeat:
+    """If one of these fails, FastAPI answers requests in another way than plans do. Compare what has changed
+    with `lifeguard.web.plans`, and only then write down the new digest, and `KNOWN_FASTAPI`."""
+
+    DIGEST = "f59cb7e1dbce926c"
+
+    def test_is_as_it_was(self) -> None:
+        sources = [
+            *(inspect.getsource(getattr(routing, name)) for name in internals.REPEATED),
+            *(inspect.getsource(getattr(utils, name)) for name in internals.REPEATED_OF_DEPENDENCIES),
+            inspect.getsource(wrap_app_handling_exceptions),
+            inspect.getsource(ExceptionMiddleware.__call__),
+            inspect.getsource(Response.__init__),
+            inspect.getsource(Response.init_headers),
+            inspect.getsource(Response.__call__),
+            inspect.getsource(Request.body),
+            inspect.getsource(Request.stream),
+        ]
+        digest = hashlib.sha256("".join(sources).encode()).hexdigest()
+        assert digest[:16] == self.DIGEST
+
+    def test_is_of_a_version_that_plans_know(self) -> None:
+        strict_json.install()
+        validation.install()
+        assert internals.why_off() == ""
+
+    @pytest.mark.parametrize("included", [True, False])
+    def test_is_found_around_the_handler_of_a_route(self, included: bool) -> None:
+        app, router = FastAPI(openapi_url=None), APIRouter()
+        router.add_api_route("/x", nothing)
+        if included:
+            app.include_router(router)
+        else:
+            app.router.routes.extend(router.routes)
+        (context,) = routing.iter_route_contexts(app.routes)
+        assert (context._route_context is not None) is included
+        assert internals.handler_of(context).keys() == internals.HANDLER_KNOWS
+
+    def test_stands_between_the_middlewares_and_the_router(self) -> None:
+        app = FastAPI(openapi_url=None)
+        stack: Any = app.build_middleware_stack()
+        while not isinstance(stack, ExceptionMiddleware):
+            stack = stack.app
+        assert internals.why_not_between(stack, app.router) == ""
+        assert internals.why_not_between(stack.app, app.router)
+
+    def test_is_kept_in_a_request(self) -> None:
+        assert {"_body", "_stream_consumed"} <= set(
+            Request.body.__code__.co_names + Request.stream.__code__.co_names
+        )
+
+    def test_knows_what_a_dependant_is(self) -> None:
+        known = {field.name for field in dataclasses.fields(Dependant)}
+        assert known == {
+            *("path_params", "query_params", "header_params", "cookie_params", "body_params", "dependencies"),
+            *("name", "call", "request_param_name", "websocket_param_name", "http_connection_param_name"),
+            *("response_param_name", "background_tasks_param_name", "security_scopes_param_name"),
+            *("own_oauth_scopes", "parent_oauth_scopes", "use_cache", "path", "scope", "concurrency"),
+        }
 
 
 class TestStarlette:

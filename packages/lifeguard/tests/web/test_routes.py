@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -152,7 +153,8 @@ def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str
 
     async def compare(method: str, path: str) -> None:
         scope = made.scope(method, path, host)
-        served = routing.find(scope)
+        choice = routing.choice({**scope})
+        served, found = choice.served, choice.path_params()
         status, body = await made.answer(scope)
         marks = {mark.name for mark in served.asks if isinstance(mark, Mark)} if served else set()
         if served is None:
@@ -160,6 +162,7 @@ def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str
         elif marks:
             assert marks == {body}
             assert served.path_params(scope) == made.params
+            assert found is None or found == made.params
         else:
             assert status in ANSWERED_BY_NO_ENDPOINT or body in made.hidden
 
@@ -171,3 +174,45 @@ def test_the_choice_is_the_routers(table: list[Entry], root_path: str, host: str
                     await compare(method, root_path + path)
 
     asyncio.run(compare_all())
+
+
+def route_of(app: FastAPI, path: str) -> str | None:
+    served = routing_of(app).find({"type": "http", "method": "GET", "path": path, "headers": []})
+    return served.template if served else None
+
+
+@cache
+def routing_of(app: FastAPI) -> Routing:
+    return Routing(app)
+
+
+async def nothing() -> None: ...
+
+
+def test_routes_may_come_and_go_while_it_serves() -> None:
+    app, router, deep = FastAPI(openapi_url=None), APIRouter(), APIRouter()
+    router.include_router(deep, prefix="/deep")
+    app.include_router(router, prefix="/in")
+    assert (route_of(app, "/in/deep/a"), route_of(app, "/in/b")) == (None, None)
+    deep.add_api_route("/{a}", nothing)
+    router.add_api_route("/b", nothing)
+    assert (route_of(app, "/in/deep/a"), route_of(app, "/in/b")) == ("/in/deep/{a}", "/in/b")
+    app.router.routes.insert(0, Route("/in/{rest:path}", nothing))
+    assert route_of(app, "/in/b") == "/in/{rest:path}"
+    app.router.routes[0] = Route("/in/c", nothing)  # there are as many as before
+    assert (route_of(app, "/in/b"), route_of(app, "/in/c")) == ("/in/b", "/in/c")
+    router.routes.clear()
+    assert route_of(app, "/in/b") is None
+
+
+def test_a_choice_is_for_one_method_and_path() -> None:
+    app = FastAPI(openapi_url=None)
+    for path in ("/a/{x}", "/b"):
+        app.add_api_route(path, nothing)
+    routing, scope = Routing(app), {"type": "http", "method": "GET", "path": "/a/1", "headers": []}
+    assert routing.choice(scope) is routing.choice(scope)
+    scope["path"] = "/b"
+    assert (choice := routing.choice(scope)).served is routing.find(scope)
+    assert choice.path_params() == {}
+    scope["method"] = "POST"
+    assert routing.choice(scope).served is None

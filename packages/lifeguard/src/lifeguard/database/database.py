@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Self, TypeVar
 
 import structlog
-from asyncpg import ReadOnlySQLTransactionError, Record
+from asyncpg import Record
 
+from lifeguard.database.blocks import ConnectionBlock, PrimaryReadBlock, ReadBlock, WholeTransaction
 from lifeguard.database.breaker import Breaker
-from lifeguard.database.connect_options import each_replica, quoted, session_limits, settings_in_url
-from lifeguard.database.consistency import Consistency
-from lifeguard.database.deadlines import DeadlineConnection
-from lifeguard.database.errors import DatabaseUnavailable, PoolOversized, WriteRefused
+from lifeguard.database.errors import PoolOversized
 from lifeguard.database.guard import Guard
+from lifeguard.database.lender import Lender
 from lifeguard.database.passwords import PasswordHook, PasswordSource
 from lifeguard.database.pools import primary_maker, replica_makers
-from lifeguard.database.reading import ReadingConnection, ReplicaReading
-from lifeguard.database.replica_lending import ReplicaLending
 from lifeguard.database.replicas import Replicas, lane_instead
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
-from lifeguard.database.scope import call_scope, current_deadline, current_tag, time_left, within_deadline
-from lifeguard.database.single import SingleStatements
+from lifeguard.database.scope import call_scope
 from lifeguard.database.sizing import fit
-from lifeguard.database.transactions import application_name, prelude, transaction
 from lifeguard.database.types import Connection, Isolation, ReadConnection, Transaction
 from lifeguard.pool import (
     DrainReport,
-    Lease,
     Pool,
     PoolClosing,
     PoolEvent,
@@ -81,25 +74,15 @@ class Database:
         asked for the passwords of this database in place of `Settings.password_for()`, variables and URL.
         """
         self._settings = settings
-        self._lane = lane
-        self._priority = priority
         self._on_event = on_event
-        self._limits = session_limits(settings)
         passwords = PasswordSource(settings, password)
         self._primary = Guard(primary_maker(settings, name, passwords), settings, on_event)
         self.primary = self._primary.pool
         self._replicas = Replicas(settings, self.primary, replica_makers(settings, name, passwords), on_event)
-        self.consistency = Consistency(settings, name, self._replicas, self._prelude)
-        self._readings = ReplicaLending(self._replicas, self.consistency)
+        self._lender = Lender(settings, name, self._primary, self._replicas, lane=lane, priority=priority)
+        self.consistency = self._lender.consistency
         self.replica = self._replicas.all[0].pool if self._replicas.all else None
         """The first one's."""
-        self._in_urls = {self._primary: settings_in_url(settings)} | {
-            replica: settings_in_url(of_one, "replica")
-            for replica, of_one in zip(self._replicas.all, each_replica(settings), strict=True)
-        }
-        """The settings of the session that the URL of each has."""
-        self.reads: Counter[str] = Counter()
-        """How many reads each pool has served, by its name."""
         self._sizing: asyncio.Task[None] | None = None
         self.oversized: PoolOversized | None = None
         """Why the service must not serve although the database answers."""
@@ -140,10 +123,9 @@ class Database:
         await self._stop_watching()
         await asyncio.gather(*(pool.close() for pool in self._pools()))
 
-    @asynccontextmanager
-    async def read(
+    def read(
         self, *, after: str | None = None, lane: Hashable | None = None, priority: Priority | None = None
-    ) -> AsyncIterator[ReadConnection]:
+    ) -> AbstractAsyncContextManager[ReadConnection]:
         """A connection to read from.
 
         With a replica, what others have just written may not be there yet; what this call has written is, and
@@ -154,55 +136,17 @@ class Database:
         Raises WriteRefused for a statement that writes, before it is sent; what a function of one's own
         writes inside is seen by a replica only. Raises InvalidToken for an `after` that is no token.
         """
-        async with AsyncExitStack() as stack, AsyncExitStack() as at_replica:
-            lend = partial(self._lend, lane=lane, priority=priority)
-            replica, lease = await self._readings.lend(at_replica, lend, self.consistency.latest(after))
-            if replica is None or lease is None:
-                lease = await self._lend_instead(stack, lane, priority)
-            else:
-                self.reads[replica.pool.name] += 1
-                self._replicas.note_served(replica)
-            await self._tag(lease, self._primary if replica is None else replica)
-            lease.promise_to_read()
+        if not self._replicas.all:
+            return PrimaryReadBlock(self._lender, lane, priority)
+        return ReadBlock(self._lender, after, lane, priority)
 
-            async def to_primary(error: Exception) -> ReadConnection:
-                nonlocal lease
-                assert replica is not None
-                with suppress(DatabaseUnavailable):  # which its breaker has to know
-                    await at_replica.__aexit__(type(error), error, error.__traceback__)
-                self._replicas.note_repeated(replica, error)
-                lease = await self._lend_instead(stack, lane, priority)
-                await self._tag(lease, self._primary)
-                lease.promise_to_read()
-                return self._bounded(self._single(lease, self._primary))
-
-            try:
-                if replica is None:
-                    yield ReadingConnection(self._bounded(self._single(lease, self._primary)))
-                else:
-                    session = self._bounded(self._single(lease, replica))
-                    yield ReplicaReading(session, replica, to_primary)
-            except ReadOnlySQLTransactionError as error:
-                if lease.was_refused_to_write:  # and not another one that was used meanwhile
-                    raise WriteRefused(f"a ReadConnection only reads: {error}") from error
-                raise
-
-    @asynccontextmanager
-    async def connection(
+    def connection(
         self, *, lane: Hashable | None = None, priority: Priority | None = None
-    ) -> AsyncIterator[Connection]:
+    ) -> AbstractAsyncContextManager[Connection]:
         """A connection to the primary; every statement commits by itself."""
-        async with self._lend(self._primary, lane, priority) as lease:
-            await self._tag(lease, self._primary)
-            try:
-                yield self._bounded(self._single(lease, self._primary))
-            except Exception:
-                await self.consistency.note_written(lease)  # what came before the error has committed
-                raise
-            await self.consistency.note_written(lease)
+        return ConnectionBlock(self._lender, lane, priority)
 
-    @asynccontextmanager
-    async def transaction(
+    def transaction(
         self,
         *,
         isolation: Isolation | None = None,
@@ -210,24 +154,13 @@ class Database:
         deferrable: bool = False,
         lane: Hashable | None = None,
         priority: Priority | None = None,
-    ) -> AsyncIterator[Transaction]:
+    ) -> AbstractAsyncContextManager[Transaction]:
         """A transaction on the primary: committed at the end of the block, undone if it raises.
 
         `isolation` None is the server's default, read committed. Raises CommitUnknown when the answer
         to COMMIT is lost, TransactionAborted when the block swallowed an error of the server.
         """
-        async with self._lend(self._primary, lane, priority) as lease:
-            async with transaction(
-                lease,
-                prelude=self._prelude(self._primary),
-                command_timeout=self._settings.command_timeout,
-                isolation=isolation,
-                read_only=read_only,
-                deferrable=deferrable,
-            ):
-                yield self._bounded(lease)
-            if not read_only:
-                await self.consistency.note_written(lease)
+        return WholeTransaction(self._lender, lane, priority, (isolation, read_only, deferrable))
 
     async def run_in_transaction(
         self,
@@ -291,6 +224,11 @@ class Database:
         return (self._primary, *self._replicas.all)
 
     @property
+    def reads(self) -> Counter[str]:
+        """How many reads each pool has served, by its name."""
+        return self._lender.reads
+
+    @property
     def breaker(self) -> Breaker:
         """The primary's."""
         return self._primary.breaker
@@ -324,58 +262,6 @@ class Database:
 
     def _pools(self) -> list[Pool]:
         return [guard.pool for guard in self.guards]
-
-    def _lend(
-        self, guard: Guard, lane: Hashable | None, priority: Priority | None, *, replaces: bool = False
-    ) -> AbstractAsyncContextManager[Lease]:
-        """The one place where this service borrows connections. `replaces`: a replica's, by the primary's."""
-        deadline = None
-        if (call := call_scope.get()) is not None:
-            deadline = call.deadline
-            lane = call.lane if lane is None else lane
-            priority = priority or call.priority
-        timeout = self._settings.pool_acquire_timeout
-        if deadline is not None:
-            timeout = min(timeout, time_left(deadline))
-        lane = self._lane if lane is None else lane
-        return guard.lend(timeout, lane_instead(lane) if replaces else lane, priority or self._priority)
-
-    async def _lend_instead(
-        self, stack: AsyncExitStack, lane: Hashable | None, priority: Priority | None
-    ) -> Lease:
-        """By the primary; where there are replicas in a lane of its own."""
-        replaces = bool(self._replicas.all)
-        lease = await stack.enter_async_context(self._lend(self._primary, lane, priority, replaces=replaces))
-        self.reads[self.primary.name] += 1
-        return lease
-
-    async def _tag(self, lease: Lease, guard: Guard) -> None:
-        """Let the server show whose statements come now, if TAG_STATEMENTS is on. The pool sees the SET and
-        resets the session when it is returned. Behind a pooler each transaction has its tag."""
-        if self._settings.tag_statements and guard.pool.pooler is None and (tag := current_tag()):
-            name = quoted(application_name(self._settings.service_name, tag))
-            await within_deadline(lease.execute(f"SET application_name = {name}"))
-
-    def _prelude(self, guard: Guard) -> str:
-        """What comes with BEGIN; behind a pooler also what the session would have of the URL."""
-        others = self._in_urls[guard] if guard.pool.pooler is not None else {}
-        return prelude(self._settings.service_name, self._limits, others)
-
-    def _single(self, lease: Lease, guard: Guard) -> Lease | SingleStatements:
-        """The lease; behind a pooler whose sessions lack what the service's would have, one that gives it to
-        each statement."""
-        pooler = guard.pool.pooler
-        if pooler is None or not (pooler.lacks or (self._settings.tag_statements and current_tag())):
-            return lease
-        return SingleStatements(lease, partial(self._prelude, guard), self._settings.command_timeout)
-
-    def _bounded(self, lease: Lease | SingleStatements) -> Transaction:
-        """The lease, or what ends its statements with the call. Callers narrow the type."""
-        deadline = current_deadline()
-        if deadline is None:
-            return cast("Transaction", lease)
-        bounded = DeadlineConnection(lease, deadline, self._settings.command_timeout)
-        return cast("Transaction", bounded)
 
     async def _size_pools(self) -> None:
         await asyncio.gather(*map(self._size_pool, self._pools()))

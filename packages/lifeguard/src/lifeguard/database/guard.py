@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable
 from contextvars import Context
+from types import TracebackType
 
 import asyncpg
 
@@ -79,10 +79,9 @@ class Guard:
                 self._open_one(), name=f"wake {self.pool.name}", context=Context()
             )
 
-    @asynccontextmanager
-    async def lend(
+    def lend(
         self, timeout: float | None, lane: Hashable | None = None, priority: Priority = "normal"
-    ) -> AsyncIterator[Lease]:
+    ) -> Lent:
         """A lease for the block; the arguments as in `Pool.acquire()`.
 
         Raises DatabaseUnavailable while the breaker is not closed and when the session is lost in the
@@ -91,33 +90,24 @@ class Guard:
         The breaker is charged with what happened here and nowhere else: errors of this pool, and the end
         of this very session. An error that another database raised inside the block is not charged.
         """
-        ticket = self.breaker.admit()
-        heard = self.breaker.heard
-        try:
-            lease = await self.pool.acquire(
-                timeout=timeout, caller=current_caller(), lane=lane, priority=priority
-            )
-        except PoolTimeout as error:
-            if timeout is None or timeout >= self._acquire_timeout:
-                self.breaker.stalled(ticket, error, heard)  # a shorter wait was the caller's haste
-            raise
-        except Exception as error:
+        return Lent(self, timeout, lane, priority)
+
+    def note_failed_borrowing(self, ticket: int, error: Exception, timeout: float | None, heard: int) -> None:
+        """Tell the breaker why there was no connection."""
+        if not isinstance(error, PoolTimeout):
             self.breaker.failed(ticket, error)
-            raise
-        try:
-            yield lease
-        except Exception as error:
-            if lease.is_closed() and _ends_with_the_session(error):
-                raise self._lost(ticket, error) from error
-            if says_schema_changed(error):
-                raise SchemaChanged(f"the schema changed under the work: {error}") from error
-            if isinstance(error, asyncpg.PostgresError) and not lease.is_closed():
-                self.breaker.succeeded(ticket)  # it has said no, so it is there
-            raise
-        else:
-            self.breaker.succeeded(ticket)
-        finally:
-            lease.end()
+        elif timeout is None or timeout >= self._acquire_timeout:
+            self.breaker.stalled(ticket, error, heard)  # a shorter wait was the caller's haste
+
+    def note_failed_block(self, ticket: int, error: Exception, lease: Lease) -> None:
+        """Tell the breaker what an error in the block says of the database. Raises the error that says it
+        more clearly, if there is one."""
+        if lease.is_closed() and _ends_with_the_session(error):
+            raise self._lost(ticket, error) from error
+        if says_schema_changed(error):
+            raise SchemaChanged(f"the schema changed under the work: {error}") from error
+        if isinstance(error, asyncpg.PostgresError) and not lease.is_closed():
+            self.breaker.succeeded(ticket)  # it has said no, so it is there
 
     def _lost(self, ticket: int, error: Exception) -> DatabaseUnavailable:
         """The lease's session has ended; what it tells of the database."""
@@ -159,6 +149,48 @@ class Guard:
             self.breaker.suspect()  # a lock, or the database: who asks finds out
         elif event.name == "connection_opened" and self.breaker.state is BreakerState.OPEN:
             self.breaker.look_now()
+
+
+class Lent:
+    """One loan of a guard's. Not a generator: with the layers around it, those cost a request more than its
+    connection did."""
+
+    __slots__ = ("_guard", "_lane", "_lease", "_priority", "_ticket", "_timeout")
+
+    _lease: Lease
+
+    def __init__(
+        self, guard: Guard, timeout: float | None, lane: Hashable | None, priority: Priority
+    ) -> None:
+        self._guard = guard
+        self._timeout = timeout
+        self._lane = lane
+        self._priority = priority
+        self._ticket = 0
+
+    async def __aenter__(self) -> Lease:
+        guard, timeout = self._guard, self._timeout
+        self._ticket = ticket = guard.breaker.admit()
+        heard = guard.breaker.heard
+        try:
+            self._lease = lease = await guard.pool.acquire(
+                timeout=timeout, caller=current_caller(), lane=self._lane, priority=self._priority
+            )
+        except Exception as error:
+            guard.note_failed_borrowing(ticket, error, timeout, heard)
+            raise
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._guard.breaker.succeeded(self._ticket)
+            elif isinstance(error, Exception):
+                self._guard.note_failed_block(self._ticket, error, self._lease)
+        finally:
+            self._lease.end()
 
 
 def _ends_with_the_session(error: Exception) -> bool:

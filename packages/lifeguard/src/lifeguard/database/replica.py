@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable
 from time import monotonic
+from types import TracebackType
 
 from typing_extensions import override
 
 from lifeguard.database.errors import DeadlineExceeded
-from lifeguard.database.guard import Guard, PoolMaker
+from lifeguard.database.guard import Guard, Lent, PoolMaker
 from lifeguard.database.lag import LagWatch
 from lifeguard.database.scope import within_deadline
 from lifeguard.database.wal import PrimaryWatch
@@ -96,21 +96,24 @@ class Replica(Guard):
         return False
 
     @override
-    @asynccontextmanager
-    async def lend(
+    def lend(
         self, timeout: float | None, lane: Hashable | None = None, priority: Priority = "normal"
-    ) -> AsyncIterator[Lease]:
+    ) -> Lent:
+        return _LentByReplica(self, timeout, lane, priority)
+
+    def note_asked(self) -> None:
+        """Count one who borrows, from before its wait on."""
         self.loans += 1
         self.chosen_at = monotonic()
-        try:
-            async with super().lend(timeout, lane, priority) as lease:
-                self._lent.add(lease)
-                try:
-                    yield lease
-                finally:
-                    self._lent.discard(lease)
-        finally:
-            self.loans -= 1
+
+    def note_lent(self, lease: Lease) -> None:
+        self._lent.add(lease)
+
+    def note_returned(self, lease: Lease | None) -> None:
+        """Count it no more; None has got no lease."""
+        self.loans -= 1
+        if lease is not None:
+            self._lent.discard(lease)
 
     def cut_off(self) -> None:
         """End the sessions that are lent: a server that is frozen will not answer them in time."""
@@ -127,3 +130,33 @@ class Replica(Guard):
         super()._hear(event)
         if event.name == "connection_opened" and not self.lag.allows_reading:
             self.lag.hurry()  # find out at once whether it may be read
+
+
+class _LentByReplica(Lent):
+    __slots__ = ("_replica",)
+
+    def __init__(
+        self, replica: Replica, timeout: float | None, lane: Hashable | None, priority: Priority
+    ) -> None:
+        super().__init__(replica, timeout, lane, priority)
+        self._replica = replica
+
+    @override
+    async def __aenter__(self) -> Lease:
+        self._replica.note_asked()
+        try:
+            lease = await super().__aenter__()
+        except BaseException:
+            self._replica.note_returned(None)
+            raise
+        self._replica.note_lent(lease)
+        return lease
+
+    @override
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        finally:
+            self._replica.note_returned(self._lease)

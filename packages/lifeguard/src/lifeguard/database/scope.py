@@ -79,8 +79,11 @@ async def within_deadline(work: Awaitable[T]) -> T:
 
     Raises DeadlineExceeded then, which says that it was the call's time that was up.
     """
+    deadline = current_deadline()
+    if deadline is None:
+        return await work
     try:
-        async with asyncio.timeout_at(current_deadline()) as bound:
+        async with asyncio.timeout_at(deadline) as bound:
             return await work
     except TimeoutError as error:
         if bound.expired():

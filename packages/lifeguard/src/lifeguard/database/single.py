@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from lifeguard.database.transactions import transaction
+from lifeguard.database.transactions import TransactionBlock
 from lifeguard.pool import Lease, may_be_in_transaction, what_writes
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class SingleStatements:
     async def _alone(self, query: str, run: Callable[[], Awaitable[T]]) -> T:
         if self._lease.is_in_transaction() or not _may_be_in_transaction(query):
             return await run()
-        async with transaction(
+        async with TransactionBlock(
             self._lease,
             prelude=self._prelude(),
             command_timeout=self._command_timeout,

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 import asyncpg
@@ -46,17 +47,7 @@ _NO_ANSWER = (
 )
 
 
-@asynccontextmanager
-async def transaction(
-    lease: Lease,
-    *,
-    prelude: str,
-    command_timeout: float,
-    isolation: Isolation | None = None,
-    read_only: bool = False,
-    deferrable: bool = False,
-    writes: bool = True,
-) -> AsyncIterator[Transaction]:
+class TransactionBlock:
     """BEGIN and `prelude` in one round trip; COMMIT at the end of the block, ROLLBACK if it raised.
 
     Where nothing in it writes, a COMMIT that is not confirmed is a lost session and no CommitUnknown.
@@ -64,19 +55,48 @@ async def transaction(
     Raises CommitUnknown, TransactionAborted, and what the server says to BEGIN, to COMMIT (deferred
     constraints, serialization failures) and to the statements inside.
     """
-    begun = await within_deadline(
-        lease.begin(isolation=isolation, read_only=read_only, deferrable=deferrable, prelude=prelude)
-    )
-    try:
-        yield cast("Transaction", lease)
-    except TimeoutError:
-        raise  # the server still has to acknowledge the cancel: the pool waits for it, and rolls back
-    except Exception:
-        await _roll_back(begun)
-        raise
-    await _read_last_words(lease)
-    _check_that_it_can_commit(lease, begun)
-    await _commit(lease, begun, _patience(command_timeout), writes=writes and not read_only)
+
+    __slots__ = ("_begin", "_begun", "_command_timeout", "_lease", "_writes")
+
+    _begun: DriverTransaction
+
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        prelude: str,
+        command_timeout: float,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        deferrable: bool = False,
+        writes: bool = True,
+    ) -> None:
+        self._lease = lease
+        self._begin = (isolation, read_only, deferrable, prelude)
+        self._command_timeout = command_timeout
+        self._writes = writes and not read_only
+
+    async def __aenter__(self) -> Transaction:
+        isolation, read_only, deferrable, prelude = self._begin
+        self._begun = await within_deadline(
+            self._lease.begin(
+                isolation=isolation, read_only=read_only, deferrable=deferrable, prelude=prelude
+            )
+        )
+        return cast("Transaction", self._lease)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lease, begun = self._lease, self._begun
+        if error is None:
+            await _read_last_words(lease)
+            _check_that_it_can_commit(lease, begun)
+            await _commit(lease, begun, _patience(self._command_timeout), writes=self._writes)
+        elif isinstance(error, Exception) and not isinstance(error, TimeoutError):
+            await _roll_back(begun)
+        # After a TimeoutError the server still has to acknowledge the cancel: the pool waits for it, and
+        # rolls back.
 
 
 @asynccontextmanager
@@ -87,7 +107,7 @@ async def reading_transaction(lease: Lease, prelude: str) -> AsyncIterator[None]
     try:
         yield
     except TimeoutError:
-        raise  # as in `transaction()`
+        raise  # as in `TransactionBlock`
     except Exception:
         await _roll_back(begun)
         raise

@@ -165,6 +165,16 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "warning",
         "A variable that may be a mistake: a typo, or TLS that is not demanded.",
     ),
+    "plans": (
+        "info",
+        "At the start: `planned` of `routes` routes are answered by plans, the `rest` by FastAPI, each for "
+        "its reason. See docs/plans.md.",
+    ),
+    "plans_off": (
+        "info, warning",
+        "FastAPI answers all: `PLANS=false`, or, as a warning, plans do not know this FastAPI. See "
+        "docs/plans.md.",
+    ),
     "traces_on": (
         "info",
         "Tracing is on.",

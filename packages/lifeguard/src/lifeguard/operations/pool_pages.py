@@ -66,11 +66,23 @@ class GuardedPool(BaseModel):
     hanging_lane: HangingLane | None
 
 
+class Plans(BaseModel):
+    """How many `routes` there are, how many are answered by plans (docs/plans.md), and why the others are
+    not, by method and path."""
+
+    routes: int
+    planned: int
+    unplanned: Mapping[str, str]
+
+
 class PoolsReport(BaseModel):
+    """`plans` is null where there are none."""
+
     draining: bool
     in_flight: int
     event_loop_lag: float
     pools: list[GuardedPool]
+    plans: Plans | None
 
 
 class Lease(BaseModel):
@@ -109,6 +121,7 @@ async def pool(request: Request) -> PoolsReport:
         in_flight=state["drain"].in_flight,
         event_loop_lag=rounded(state["loop_lag"].seconds, DIGITS),
         pools=[_guarded(pool) for pool in numbers(state["database"], state["scrub"])],
+        plans=Plans.model_validate(note()) if (note := state["gate"].routing.notes.get("plans")) else None,
     )
 
 

@@ -193,6 +193,8 @@ class Settings(BaseSettings):
     """Bytes of the largest request body, but where a route has `max_body()`. Larger ones are answered 413."""
     max_buffered_bytes: Annotated[int, Field(ge=1, le=2**40, json_schema_extra=IN_BYTES)] = 67_108_864
     """Most bytes of all requests under way together; bodies that come then are answered 503."""
+    plans: bool = True
+    """Whether requests are answered by plans that are made once a route; `false` leaves all to FastAPI."""
     ops_token: SecretStr | None = None
     """Bearer token of `/pool/leases`, which outside development refuses everybody without it."""
     docs: bool = False

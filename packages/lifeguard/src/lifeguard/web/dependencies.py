@@ -16,11 +16,14 @@ an event stream, a background task.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.dependencies import utils
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from starlette.requests import HTTPConnection
 
@@ -79,34 +82,95 @@ class PinsConnection(Exception):
         )
 
 
-async def lending(connection: HTTPConnection, database: DatabaseDep) -> Database:
-    """Give the database to a dependency that borrows for the whole endpoint: too long for a WebSocket."""
+_STACK = "fastapi_function_astack"
+"""Where FastAPI keeps what it leaves when the endpoint has returned: see tests' web/test_internals.py."""
+_Block = Callable[[Database], AbstractAsyncContextManager[Any]]  # Any: what it lends
+_Dependency = Callable[..., Any]  # a coroutine function, or an asynchronous generator
+
+
+async def _database_of(connection: HTTPConnection) -> Database:
+    """The service's; where a test has put another one into `dependency_overrides`, that."""
+    overrides = getattr(connection.scope.get("app"), "dependency_overrides", None)
+    if overrides and database in overrides:
+        return await _overridden(connection)
+    return state_of(connection)["database"]
+
+
+async def _overridden(connection: HTTPConnection) -> Database:
+    assert isinstance(connection, Request)
+    solved = await utils.solve_dependencies(
+        request=connection,
+        dependant=_ASKING_FOR_DATABASE,
+        dependency_overrides_provider=connection.app,
+        async_exit_stack=connection.scope["fastapi_inner_astack"],
+        embed_body_fields=False,
+    )
+    if solved.errors:
+        raise RequestValidationError(solved.errors)
+    given: Database = solved.values["database"]
+    return given
+
+
+async def _asking(database: DatabaseDep) -> None:
+    """What `_overridden` has FastAPI solve."""
+
+
+_ASKING_FOR_DATABASE = utils.get_dependant(path="", call=_asking)
+
+
+def _keeps_function_stack() -> bool:
+    """Whether FastAPI looks where this module does."""
+    return _STACK in utils.solve_dependencies.__code__.co_consts
+
+
+def _lent(name: str, block: _Block, *, at_once: bool) -> _Dependency:
+    """Make the dependency `name`, which holds what `block` lends until the endpoint has returned.
+
+    FastAPI wraps each generator in three context managers, and solves what it depends on separately. So this
+    is a plain function that leaves the block to FastAPI's own stack (`at_once`). The generator does the same
+    where that stack has moved.
+    """
+
+    async def lend(connection: HTTPConnection) -> Any:
+        """Give what an endpoint asks for. Raises PinsConnection for a WebSocket, which lasts too long."""
+        _refuse_socket(connection)
+        database = await _database_of(connection)
+        stack: AsyncExitStack = connection.scope[_STACK]
+        return await stack.enter_async_context(block(database))
+
+    async def lend_and_wait(connection: HTTPConnection, database: DatabaseDep) -> AsyncIterator[Any]:
+        """The same, from FastAPI's documentation."""
+        _refuse_socket(connection)
+        async with block(database) as lent:
+            yield lent
+
+    made: _Dependency = lend if at_once else lend_and_wait
+    made.__name__ = name
+    made.reads_no_content = True  # type: ignore[attr-defined]  # of a function
+    return borrows_for_the_endpoint(made)
+
+
+def _refuse_socket(connection: HTTPConnection) -> None:
     if connection.scope["type"] == "websocket":
         raise PinsConnection(connection.scope["path"])
-    return database
 
 
-lending.reads_no_content = True  # type: ignore[attr-defined]  # of a function
-_LendingDep = Annotated[Database, Depends(lending)]
+def _reading(database: Database) -> AbstractAsyncContextManager[ReadConnection]:
+    return database.read()
 
 
-@borrows_for_the_endpoint
-async def read_connection(database: _LendingDep) -> AsyncIterator[ReadConnection]:
-    async with database.read() as connection:
-        yield connection
+def _connected(database: Database) -> AbstractAsyncContextManager[Connection]:
+    return database.connection()
 
 
-@borrows_for_the_endpoint
-async def connection(database: _LendingDep) -> AsyncIterator[Connection]:
-    async with database.connection() as connection:
-        yield connection
+def _in_transaction(database: Database) -> AbstractAsyncContextManager[Transaction]:
+    return database.transaction()
 
 
-@borrows_for_the_endpoint
-async def transaction(database: _LendingDep) -> AsyncIterator[Transaction]:
-    async with database.transaction() as transaction:
-        yield transaction
-
+_at_once = _keeps_function_stack()
+read_connection = _lent("read_connection", _reading, at_once=_at_once)
+connection = _lent("connection", _connected, at_once=_at_once)
+transaction = _lent("transaction", _in_transaction, at_once=_at_once)
 
 ReadConnectionDep = Annotated[ReadConnection, Depends(read_connection, scope="function")]
 ConnectionDep = Annotated[Connection, Depends(connection, scope="function")]
@@ -125,8 +189,15 @@ def refuse_pinning(service: FastAPI) -> None:
 
 
 def _asks_to_borrow(dependant: Dependant) -> bool:
-    return dependant.call is lending or any(map(_asks_to_borrow, dependant.dependencies))
+    return dependant.call in BORROWING or any(map(_asks_to_borrow, dependant.dependencies))
 
 
-NEEDING_DATABASE = frozenset((database, read_connection, connection, transaction))
+BORROWING: Mapping[_Dependency, _Block] = {
+    read_connection: _reading,
+    connection: _connected,
+    transaction: _in_transaction,
+}
+"""What lends a connection for the whole endpoint, and by which block."""
+
+NEEDING_DATABASE = frozenset((database, *BORROWING))
 """A route that depends on one of these is behind the gate."""

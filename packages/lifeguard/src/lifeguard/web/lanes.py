@@ -26,7 +26,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
-from typing import Any, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 from uuid import UUID
 
 import structlog
@@ -153,6 +153,7 @@ def _check_of(of: Callable[[Request], object], limits: Limits) -> None:
 
 @dataclass(frozen=True)
 class _Lane:
+    does_nothing: ClassVar = True  # when it is called
     name: str | None
     limits: Limits
     priority: Priority | None

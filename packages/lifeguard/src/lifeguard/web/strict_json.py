@@ -33,7 +33,8 @@ MOST_CONTAINERS = 2048
 MOST_DEPTH = 32
 
 _BAD_REQUEST, _PAYLOAD_TOO_LARGE = 400, 413
-_LARGE = 4096  # bytes, above which a document waits for its turn
+LARGE = 4096
+"""Bytes, above which a document waits for its turn."""
 _BOM = "\ufeff"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AS_ARRAYS = bytes.maketrans(b"{}", b"[]")
@@ -79,7 +80,7 @@ def read(document: bytes | bytearray | str) -> Any:
     if "\\u" in text:
         _refuse_half_characters(text)
     value = _decoded(text)
-    if len(raw) > _LARGE and has_too_many_alike(value):
+    if len(raw) > LARGE and has_too_many_alike(value):
         raise JSONRefused(f"More than {MOST_ALIKE} numbers of the same hash")
     return value
 
@@ -100,14 +101,15 @@ def _decoded(text: str) -> Any:
 
 def install() -> None:
     """Put `read` where Starlette reads JSON: for every app of this process, and once."""
-    setattr(requests.Request, "json", _read_body)  # noqa: B010 - a method, to mypy
+    setattr(requests.Request, "json", read_body)  # noqa: B010 - a method, to mypy
     setattr(websockets, "json", SimpleNamespace(loads=read, dumps=json.dumps))  # noqa: B010 - a module, to mypy
 
 
-async def _read_body(request: Any) -> Any:  # Any: `_json` is Starlette's own note of it
+async def read_body(request: Any) -> Any:  # Any: `_json` is Starlette's own note of it
+    """What is in the place of `Request.json()`."""
     if not hasattr(request, "_json"):
         body = await request.body()
-        request._json = read(body) if len(body) <= _LARGE else await _read_large(body, request.scope)  # noqa: SLF001
+        request._json = read(body) if len(body) <= LARGE else await _read_large(body, request.scope)  # noqa: SLF001
     return request._json  # noqa: SLF001
 
 

@@ -52,10 +52,25 @@ Location = tuple[int | str, ...]
 
 def install() -> None:
     """Have FastAPI validate by this module's rule: for every app of this process, and once."""
-    setattr(ModelField, "validate", _validate)  # noqa: B010 - a method, to mypy
+    setattr(ModelField, "validate", validate)  # noqa: B010 - a method, to mypy
 
 
-def _validate(
+REFUSED: Any = object()
+"""In place of a value, where none was made."""
+
+
+def accepted(field: ModelField, value: Any, loc: Location) -> Any:
+    """What `validate` makes of a value; `REFUSED` if that has errors, of which nothing is said here."""
+    try:
+        made = field._type_adapter.validate_python(value, from_attributes=True)  # noqa: SLF001
+    except ValidationError:
+        return REFUSED
+    if type(made) in _NUMBERS and loc[0] in _PARAMETERS and _out_of_range(field, made, loc):
+        return REFUSED
+    return made
+
+
+def validate(
     field: ModelField, value: Any, _: Mapping[str, Any] | None = None, *, loc: Location = ()
 ) -> tuple[Any, list[dict[str, Any]]]:
     """FastAPI's own in all but the number of errors."""
