@@ -103,8 +103,8 @@ class TestACommand:
         settings = settings_for(role.url, database_password_command=role.command)
         async with migrating_session(settings) as connection:
             assert await connection.fetchval("SELECT session_user") == "token_user"
-        findings = {finding.topic: finding.verdict async for finding in examine(settings)}
-        assert findings["primary"] == "ok"
+        findings = {finding.topic: finding.level async for finding in examine(settings)}
+        assert findings["primary server"] == "ok"
 
     def test_is_for_psql_too_and_in_no_command_line(
         self, role: Role, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -257,12 +257,12 @@ class Opener:
         fault = fault_of(error)
         blocked = stays(error) and (before is None or fault_of(before) is not fault)
         level: Level = "debug" if blocked or is_same(error, before) else "warning"
+        hosts = ",".join(f"{host}:{port}" for host, port in self._connector.hosts)
         retry_in = self._state.retry_in(monotonic())
-        self._report(level, "open_failed", error=error, fault=fault.name, retry_in=retry_in)
+        tell = partial(self._report, error=error, host=hosts, fault=fault.name, retry_in=retry_in)
+        tell(level, "open_failed")
         if blocked:
-            self._report(
-                "error", "open_blocked", error=error, fault=fault.name, retry_in=retry_in, advice=fault.advice
-            )
+            tell("error", "open_blocked", advice=fault.advice)
 
     def _back_off(self, error: Exception) -> None:
         if self._retry is not None or self.stopped:
