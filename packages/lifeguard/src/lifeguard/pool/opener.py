@@ -258,11 +258,13 @@ class Opener:
         blocked = stays(error) and (before is None or fault_of(before) is not fault)
         level: Level = "debug" if blocked or is_same(error, before) else "warning"
         hosts = ",".join(f"{host}:{port}" for host, port in self._connector.hosts)
-        retry_in = self._state.retry_in(monotonic())
-        tell = partial(self._report, error=error, host=hosts, fault=fault.name, retry_in=retry_in)
-        tell(level, "open_failed")
+        name, retry_in = fault.name, self._state.retry_in(monotonic())
+        self._report(level, "open_failed", error=error, host=hosts, fault=name, retry_in=retry_in)
         if blocked:
-            tell("error", "open_blocked", advice=fault.advice)
+            advice = fault.advice
+            self._report(
+                "error", "open_blocked", error=error, host=hosts, fault=name, retry_in=retry_in, advice=advice
+            )
 
     def _back_off(self, error: Exception) -> None:
         if self._retry is not None or self.stopped:
