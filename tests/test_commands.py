@@ -1,6 +1,7 @@
 """The command line, started as its users start it."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -303,6 +304,19 @@ class TestDoctor:
         ended = CliRunner(env={"DATABASE_URL": NOWHERE}).invoke(cli, ["doctor"])
         assert ended.exit_code == 1
         assert "topsecret" not in ended.output
+
+    def test_says_the_same_to_programs(self, migrated_database: str) -> None:
+        ended = CliRunner(env={"DATABASE_URL": migrated_database}).invoke(cli, ["doctor", "--json"])
+        told = json.loads(ended.stdout)
+        assert (ended.exit_code, told["format"], told["counts"]["fail"]) == (0, 1, 0)
+        assert told["level"] in {"ok", "unknown"}
+        assert sum(told["counts"].values()) == len(told["findings"])
+        broken = CliRunner(env={"DATABASE_URL": NOWHERE}).invoke(cli, ["doctor", "--json"])
+        (wrong,) = [one for one in json.loads(broken.stdout)["findings"] if one["level"] == "fail"]
+        assert (broken.exit_code, wrong["on"], wrong["check"]) == (1, "primary", "server")
+        assert "topsecret" not in broken.output
+        bad = CliRunner(env={"DATABASE_URL": NOWHERE, "PORT": "x"}).invoke(cli, ["doctor", "--json"])
+        assert (bad.exit_code, bad.stdout) == (2, "")
 
     def test_is_quiet_where_nobody_reads_on(self) -> None:
         """As before `| head -3`."""

@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 import lifeguard
 import pytest
 import typer
+from lifeguard.operations.checks.examination import CHECKS
 from lifeguard.pool import PoolStats
 from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.faults import FAULTS
@@ -27,6 +28,7 @@ README = ROOT / "README.md"
 INDEX = ROOT / "docs/index.md"
 METRICS = ROOT / "docs/reference/metrics.md"
 POOL = ROOT / "docs/pool.md"
+DOCTOR = ROOT / "docs/doctor.md"
 ARCHITECTURE = ROOT / "docs/architecture.md"
 ENGINE = Path(lifeguard.__file__).parent
 MAKEFILES = (ROOT / "Makefile", *ROOT.glob("template/*.mk"))
@@ -263,3 +265,9 @@ def test_faults_of_connecting_are_documented() -> None:
     rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
     documented = {row[1].strip(" `"): row[2].strip() == "yes" for row in rows if "fault" not in row[1]}
     assert documented == {fault.name: fault.permanent for fault in FAULTS}
+
+
+def test_the_doctor_s_checks_are_each_explained() -> None:
+    headings = re.findall(r"^### (\w+)$", DOCTOR.read_text(encoding="utf-8"), re.MULTILINE)
+    of_no_server = ["settings", "operators", "hosts"]
+    assert headings == [*of_no_server, *(check.name for check in CHECKS), "session"]

@@ -6,6 +6,7 @@ Nothing here is needed to serve: uvicorn starts the same service from the app al
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from fastapi import FastAPI
 
 from lifeguard.database import MigrationError, PoolOversized
 from lifeguard.observability import logs, output
+from lifeguard.operations.checks.finding import Finding, summary
+from lifeguard.operations.checks.finding import as_json as in_json
 from lifeguard.operations.doctor import Unreachable, examine, sizing_report
 from lifeguard.pool import PasswordUnavailable
 from lifeguard.server import process
@@ -136,13 +139,20 @@ def migrate(context: typer.Context) -> None:
 
 
 @cli.command()
-def doctor(context: typer.Context) -> None:
-    """Check the settings and the databases; exit code 1 if the service could not serve.
+def doctor(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object in JSON, for programs.")] = False,
+) -> None:
+    """Check the settings and the databases, and say what to do.
+
+    Exit code 0: nothing is wrong, though there may be warnings and what could not be looked at. 1: something
+    is wrong (FAIL), and the service could not serve as it is meant to. 2: a variable is wrong, which standard
+    error says. Each check is explained in docs/doctor.md.
 
     Without DATABASE_URL it looks at the embedded server, which is started for it if no `dev` runs here.
     """
     with _readable_faults(), _database_to_look_at(context) as settings:
-        failed = asyncio.run(_report(settings))
+        failed = asyncio.run(_report(settings, as_json=as_json))
         raise typer.Exit(code=int(failed))
 
 
@@ -241,21 +251,36 @@ def _tools() -> ModuleType:
     return import_module("lifeguard.development.tools")
 
 
-async def _report(settings: Settings) -> bool:
-    failed = False
-    is_read = True
+async def _report(settings: Settings, *, as_json: bool) -> bool:
+    """Print what the doctor finds, and say whether something is wrong."""
+    found: list[Finding] = []
+    told = _Reader()
     async with aclosing(examine(settings)) as findings:
         async for finding in findings:
-            failed |= finding.verdict == "FAIL"
-            try:
-                if is_read:
-                    typer.echo(output.shown(finding))
-            except BrokenPipeError:  # `doctor | head -3` has what it wants
-                is_read = False
-    if not is_read:
-        # Python flushes it at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return failed
+            found.append(finding.scrubbed(output.shown))
+            if not as_json:
+                told.say(str(found[-1]))
+    told.say(json.dumps(in_json(found), indent=2) if as_json else f"\n{summary(found)}")
+    told.end()
+    return any(finding.level == "fail" for finding in found)
+
+
+class _Reader:
+    """Standard output, whose other end may have enough at any time: `doctor | head -3`."""
+
+    _reads = True
+
+    def say(self, text: str) -> None:
+        try:
+            if self._reads:
+                typer.echo(text)
+        except BrokenPipeError:
+            self._reads = False
+
+    def end(self) -> None:
+        if not self._reads:
+            # Python flushes it at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -103,8 +103,8 @@ class TestACommand:
         settings = settings_for(role.url, database_password_command=role.command)
         async with migrating_session(settings) as connection:
             assert await connection.fetchval("SELECT session_user") == "token_user"
-        findings = {finding.topic: finding.verdict async for finding in examine(settings)}
-        assert findings["primary"] == "ok"
+        findings = {finding.topic: finding.level async for finding in examine(settings)}
+        assert findings["primary server"] == "ok"
 
     def test_is_for_psql_too_and_in_no_command_line(
         self, role: Role, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,10 +173,11 @@ class TestACommand:
     async def test_that_gives_an_expired_token_is_a_failure_that_says_so(self, role: Role) -> None:
         printed = '{"token": "first-token", "expires_at": "2020-03-17T17:46:40Z"}'
         settings = settings_for(role.url, database_password_command=shlex.join(["echo", printed]))
-        (finding,) = [finding async for finding in examine(settings) if finding.topic == "primary"]
-        assert finding.verdict == "FAIL"
-        assert "the password had expired" in finding.text
-        assert "first-token" not in finding.text
+        (finding,) = [finding async for finding in examine(settings) if finding.on == "primary"]
+        assert finding.level == "fail"
+        assert "the password had expired" in finding.finding
+        assert "DATABASE_PASSWORD_COMMAND by hand" in finding.advice
+        assert "first-token" not in str(finding)
 
 
 EPOCH = 1_900_000_000

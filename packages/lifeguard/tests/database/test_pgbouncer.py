@@ -64,8 +64,14 @@ async def test_it_is_found_and_told(
     findings = {
         finding.topic: finding async for finding in doctor.examine(settings_for(through, pool_max_size=300))
     }
-    assert "PgBouncer in between" in findings["primary pooler"].text
-    assert "max_client_conn at least" in findings["sizing"].text
+    assert "PgBouncer in between" in findings["primary pooler"].finding
+    assert "max_client_conn at least" in findings["primary sizing"].finding
+    lacks = findings["primary timeouts"]
+    assert (lacks.level, "SET statement_timeout = '10000ms';" in lacks.advice) == ("warn", True)
+    assert "by its own settings" in findings["primary keepalive"].finding
+    assert [one.check for one in findings.values() if one.level == "fail"] == ["schema"]  # not migrated
+    unseen = [one for one in findings.values() if "could not look" in one.finding]
+    assert [one.check for one in unseen] == ["statements"]  # as without a pooler
     assert log is not None
 
 

@@ -63,9 +63,9 @@ async def test_migrations_and_the_doctor_pass_as_well(pooler: Pooler) -> None:
     settings = settings_for(pooler.dsn, pool_pgbouncer="on")
     assert not (await upgrade(settings)).is_old
     findings = {finding.topic: finding async for finding in doctor.examine(settings)}
-    assert {finding.verdict for finding in findings.values()} <= {"ok", "warn"}
-    assert "keeps no prepared statements" in findings["primary pooler"].text
-    assert "ALTER ROLE" in findings["primary pooler"].text
+    assert "fail" not in {finding.level for finding in findings.values()}
+    assert "keeps no prepared statements" in findings["primary pooler"].finding
+    assert "ALTER ROLE" in findings["primary pooler"].advice
 
 
 async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
@@ -81,6 +81,6 @@ async def test_without_it_the_event_and_the_readiness_and_the_doctor_name_it(
     said = [line for line in capsys.readouterr().out.splitlines() if "open_blocked" in line]
     assert REMEDY in said[0]
     findings = [finding async for finding in doctor.examine(settings_for(pooler.dsn, **off))]
-    assert any(finding.verdict == "FAIL" and REMEDY in finding.text for finding in findings)
+    assert any(finding.level == "fail" and REMEDY in finding.finding for finding in findings)
     with pytest.raises(MigrationError, match=REMEDY):
         await upgrade(settings_for(pooler.dsn, **off))

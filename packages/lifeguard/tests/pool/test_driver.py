@@ -348,6 +348,14 @@ class TestSockets:
         assert driver.client_address(connection) is None
         await connection.close()
 
+    async def test_the_other_end_s_address_and_its_tls(self, postgres: PostgresServer) -> None:
+        """Its TLS is in `doctor/test_reaching.py`."""
+        async with postgres.connect() as over_unix_socket:
+            assert driver.peer_of(over_unix_socket) == (None, None)
+        connection = await asyncpg.connect(postgres.dsn())
+        assert driver.peer_of(connection) == ("127.0.0.1", None)
+        await connection.close()
+
     async def test_this_ends_address_is_the_one_that_the_server_sees(
         self, connection: driver.Session
     ) -> None:

@@ -108,12 +108,14 @@ class TestTelling:
         assert event.level == "error"
         assert event.details["fault"] == pool.stats().fault == "authentication"
         assert "pg_hba.conf" in str(event.details["advice"])
+        assert event.details["host"] == f"127.0.0.1:{postgres.port}"
         assert {failure.level for failure in events.named("open_failed")} == {"debug"}
 
     async def test_what_may_pass_is_told_as_before(self, make_pool: MakePool, events: Events) -> None:
         pool = await make_pool(f"postgresql://u:p@{HOST}:{unused_port()}/x", ready=False)
         await eventually(lambda: pool.stats().open_failures >= 3)
         assert [event.level for event in events.named("open_failed")][:2] == ["warning", "debug"]
+        assert str(events.named("open_failed")[0].details["host"]).startswith(f"{HOST}:")
         assert events.named("open_blocked") == []
         assert pool.stats().fault == "unreachable"
 

@@ -15,6 +15,8 @@ import asyncpg
 import structlog
 from sqlalchemy import Connection, Engine, event
 
+from lifeguard.database.catalog import INVALID_INDEXES
+
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _CONCURRENTLY = re.compile(
     r"\s*(CREATE\s+(UNIQUE\s+)?INDEX|DROP\s+INDEX|REINDEX\b.*|ALTER\s+TABLE\b.*)\s+CONCURRENTLY\b",
@@ -30,14 +32,6 @@ _INVALID = """
 SELECT format('%I.%I', nspname, relname)
 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE NOT indisvalid AND indrelid = to_regclass($1) AND relname = (parse_ident($2))[1]
-"""
-# Those of partitioned tables (I) are valid once each partition has one; what is being built will be.
-_ALL_INVALID = """
-SELECT format('%I.%I', nspname, relname) AS name
-FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
-WHERE NOT indisvalid AND relkind = 'i'
-  AND indexrelid NOT IN (SELECT index_relid FROM pg_stat_progress_create_index WHERE index_relid IS NOT NULL)
-ORDER BY name
 """
 
 _log = structlog.get_logger("lifeguard.database")
@@ -60,7 +54,7 @@ def prepare_concurrent_statements(engine: Engine, lock_timeout: int) -> None:
 
 async def name_invalid_indexes(connection: asyncpg.Connection) -> None:
     """Log the invalid indexes that are left: no revision will build these again."""
-    for row in await connection.fetch(_ALL_INVALID):
+    for row in await connection.fetch(INVALID_INDEXES):
         remedy = "no revision builds it: DROP INDEX CONCURRENTLY, or REINDEX INDEX CONCURRENTLY"
         _log.warning("invalid_index", index=row["name"], remedy=remedy)
 

@@ -11,6 +11,7 @@ import asyncpg
 
 from lifeguard.database.breaker import Breaker, BreakerState
 from lifeguard.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
+from lifeguard.database.fault_advice import with_advice
 from lifeguard.database.lane_watch import LaneWatch
 from lifeguard.database.scope import current_caller
 from lifeguard.pool import (
@@ -40,6 +41,7 @@ class Guard:
     ) -> None:
         """`make_pool` gets what the pool is to call with its events; `on_event` hears of them too."""
         self._on_event = on_event
+        self._settings = settings
         self._acquire_timeout = settings.pool_acquire_timeout
         self.pool = make_pool(self._hear)
         self.breaker = Breaker(
@@ -142,7 +144,7 @@ class Guard:
 
     def _hear(self, event: PoolEvent) -> None:
         if self._on_event is not None:
-            self._on_event(event)
+            self._on_event(with_advice(event, self._settings))
         if event.name == "open_failed" and event.stats.size == 0 and not self.pool.waits_out_outage:
             self.breaker.cannot_connect(is_silent=event.details.get("fault") == NO_ANSWER)
         elif event.name == "lane_breaker_opened":

@@ -86,6 +86,11 @@ class Connector:
         """What is between here and a server, as far as a session has shown it."""
         return next((known.pooler for known in self._approaches.values() if known.pooler), None)
 
+    @property
+    def hosts(self) -> list[Host]:
+        """Those of the URL with their ports, in its order; a socket's directory is one."""
+        return self._hosts
+
     async def connect(self, is_urgent: Callable[[], bool] = lambda: False) -> asyncpg.Connection:
         """A new session, ready to be lent. Where `is_urgent()` a lone host that is silent is asked a second
         time meanwhile.

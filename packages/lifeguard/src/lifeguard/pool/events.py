@@ -33,14 +33,14 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     ),
     "open_failed": (
         "warning",
-        "An attempt to connect failed for a reason that may pass; `error`, with the variable that helps "
-        "against a pooler, `fault`, `retry_in`. Later attempts that fail for the same reason are debug. "
-        "See the alert ConnectFailures.",
+        "An attempt to connect failed for a reason that may pass; `host`, with its port, or all that the URL "
+        "names, `error`, with the variable that helps against a pooler, `fault`, `retry_in`. Later attempts "
+        "that fail for the same reason are debug. See the alert ConnectFailures.",
     ),
     "open_blocked": (
         "error",
-        "Attempts fail for a reason that stays until somebody acts; `fault`, `error`, `advice`. Once, "
-        "until the class changes. See docs/pool.md#when-no-connection-can-be-made.",
+        "Attempts fail for a reason that stays until somebody acts; `host`, `fault`, `error`, `advice`. "
+        "Once, until the class changes. See docs/pool.md#when-no-connection-can-be-made.",
     ),
     "password_not_renewed": (
         "warning",

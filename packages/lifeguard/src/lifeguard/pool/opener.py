@@ -257,11 +257,13 @@ class Opener:
         fault = fault_of(error)
         blocked = stays(error) and (before is None or fault_of(before) is not fault)
         level: Level = "debug" if blocked or is_same(error, before) else "warning"
-        retry_in = self._state.retry_in(monotonic())
-        self._report(level, "open_failed", error=error, fault=fault.name, retry_in=retry_in)
+        hosts = ",".join(f"{host}:{port}" for host, port in self._connector.hosts)
+        name, retry_in = fault.name, self._state.retry_in(monotonic())
+        self._report(level, "open_failed", error=error, host=hosts, fault=name, retry_in=retry_in)
         if blocked:
+            advice = fault.advice
             self._report(
-                "error", "open_blocked", error=error, fault=fault.name, retry_in=retry_in, advice=fault.advice
+                "error", "open_blocked", error=error, host=hosts, fault=name, retry_in=retry_in, advice=advice
             )
 
     def _back_off(self, error: Exception) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,14 @@ def client_address(connection: Session) -> str | None:
         return None
     host, port, *_ = sock.getsockname()
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer_of(connection: Session) -> tuple[str | None, ssl.SSLObject | None]:
+    """The address that was reached, None over a Unix socket, and the TLS of the connection, if it has any
+    (`_transport`)."""
+    transport = connection._transport
+    peer = transport.get_extra_info("peername")
+    return peer[0] if isinstance(peer, tuple) else None, transport.get_extra_info("ssl_object")
 
 
 def targets_of(dsn: str | None, options: dict[str, Any]) -> tuple[list[tuple[str, int]], str]:
