@@ -208,12 +208,14 @@ def test_text_json_and_lines_say_the_same(values: dict[str, object]) -> None:
         ({"cores": 8}, (17, 5)),
         ({"cores": 8, "disks": 0}, (16, 5)),
         ({"cores": 8, "replicas": 4}, (5, 5)),  # 17 / 4
-        ({"cores": 8, "rps": 200, "hold_ms": 20}, (6, 4)),  # 4 in use / 0.75
-        ({"cores": 8, "rps": 200, "hold_ms": 20, "replicas": 2}, (3, 2)),
+        ({"cores": 8, "rps": 200, "hold_ms": 20}, (17, 4)),  # 4 in use
+        ({"cores": 8, "rps": 200, "hold_ms": 20, "replicas": 2}, (9, 2)),
+        ({"rps": 200, "hold_ms": 20}, (6, 4)),  # 4 in use / 0.75
         ({"cores": 2, "rps": 200, "hold_ms": 20}, (5, 4)),  # tight: what the server does at once
         ({"rps": 100, "hold_ms": 100, "idle_ms": 90, "cores": 2}, (14, 10)),  # 1 of 10 at work
         ({"cores": 4, "tasks": 1, "replicas": 30, "scale_to_zero": True}, (1, 0)),
         ({"cores": 4, "tasks": 10, "borrows": 2}, (11, 5)),  # 10 x (2 - 1) + 1
+        ({"cores": 32, "replicas": 20}, (2, 2)),  # 3 of 65 would be, were it not for 25 while a deploy rolls
     ],
 )
 def test_examples(values: dict[str, object], expected: tuple[int, int]) -> None:
@@ -222,16 +224,16 @@ def test_examples(values: dict[str, object], expected: tuple[int, int]) -> None:
 
 
 def test_the_queue_is_what_is_served_in_time_and_its_target_no_less_than_a_hold() -> None:
-    quick = of({"cores": 8, "rps": 200, "hold_ms": 20})
+    quick = of({"rps": 200, "hold_ms": 20})
     assert (quick.max_size, quick.max_waiting, quick.queue_target) == (6, 1000, 0.25)
-    slow = of({"cores": 8, "rps": 4, "hold_ms": 1000})
+    slow = of({"rps": 4, "hold_ms": 1000})
     assert (slow.max_size, slow.max_waiting, slow.queue_target) == (6, 30, 1)
 
 
 def test_many_processes_get_a_pooler_with_sizes_for_both_sides() -> None:
     pooler = of({"cores": 4, "replicas": 40, "workers": 2, "rps": 300, "hold_ms": 10}).pooler
     assert pooler is not None
-    assert (pooler.default_pool_size, pooler.reserve_pool_size) == (4, 1)
+    assert (pooler.default_pool_size, pooler.reserve_pool_size) == (9, 3)
     assert (pooler.max_client_conn, pooler.instead) == (100 * 3, 270)
 
 

@@ -64,7 +64,7 @@ class Advice:
     deadlock_bound: int
     """The smallest pool in which tasks cannot wait for each other's connections for ever."""
     total: int
-    """What is worth having in all pools together, apart from what each process needs at least."""
+    """What is worth having in all pools together; what each process needs at least may be more."""
     fair_share: int
     """What the server has for each process while a deploy rolls."""
     least: int
@@ -133,7 +133,7 @@ def advise(asked: Asked) -> Advice:
     """Compute the sizes."""
     in_use, at_once = asked.in_use, _at_once(asked)
     needed = None if in_use is None else max(1, math.ceil(in_use / asked.headroom))
-    total = max(1, min(int(size) for size in (needed, at_once) if size is not None))
+    total = _total(asked, needed, at_once)
     deadlock_bound = _deadlock_bound(asked, 1)
     bound = min(LARGEST_POOL, deadlock_bound)
     least = _least(asked, bound, min(total, asked.comfortable))
@@ -167,6 +167,15 @@ def advise(asked: Asked) -> Advice:
         queue_target=queue_target,
         pooler=pooler,
     )
+
+
+def _total(asked: Asked, needed: int | None, at_once: float | None) -> int:
+    """What the server can do at once, so that a crowd has all of it, or what the load needs if that is more,
+    as where connections wait for the network; never more than keeps it busy. Without cores, the load."""
+    if at_once is None:
+        assert needed is not None
+        return needed
+    return max(1, int(min(at_once, max(_at_work(asked), needed or 0))))
 
 
 def _wanted(asked: Asked, total: int, bound: int, least: int) -> tuple[int, Why]:

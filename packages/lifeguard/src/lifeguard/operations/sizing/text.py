@@ -114,7 +114,7 @@ def _measured(observed: Observed) -> Lines:
 
 def _server(advice: Advice) -> Lines:
     asked = advice.asked
-    of_share = "" if asked.share == 1 else f", of which a share of {asked.share:g} is this service's"
+    of_share = "" if asked.share == 1 else f", {asked.share:g} of it for this service"
     if asked.cores is not None and advice.at_once is not None:
         yield (
             "server works at",
@@ -186,7 +186,7 @@ def _reason(advice: Advice) -> str:
     processes = advice.asked.processes
     more = "more would be a queue inside the server"
     return {
-        "load": f"{advice.total} for the load with headroom, / {processes}; {more}",
+        "load": f"{advice.total} for the load with headroom, / {processes}",
         "server": f"{advice.total} of what the server does at once, / {processes}; {more}",
         "tasks": "all that its tasks can borrow at once",
         "deadlock": "the smallest without deadlock",
@@ -201,11 +201,10 @@ def _at_server(advice: Advice) -> Lines:
     low, high = advice.megabytes
     memory = f"{low}-{high} MB of its memory, {MEGABYTES[0]}-{MEGABYTES[1]} each"
     if advice.pooler is None:
-        lag = " and 1 for the lag of standbys" if asked.standbys else ""
+        each = f"({advice.max_size} + 1 for the lag of standbys)" if asked.standbys else f"{advice.max_size}"
         yield (
             "at the server",
-            f"{asked.instances} x {advice.max_size}{lag} = {advice.at_server} of"
-            f" {asked.comfortable}; {memory}",
+            f"{asked.instances} x {each} = {advice.at_server} of {asked.comfortable}; {memory}",
         )
         yield "pooler", "none is due"
         return
