@@ -74,7 +74,7 @@ FILES = (
     ),
 )
 DOCUMENTS = re.compile(
-    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|configuration|deploy|development|extending|faults"
+    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|choosing|configuration|deploy|development|extending|faults"
     r"|kubernetes|lanes|limits|migrations|operations|pool|runbooks|security|testing|updating)\.md"
 )
 TESTS = re.compile(r"tests/(?:__init__|conftest|test_main|test_openapi)\.py|tests/deploy/.*|tests/ledger/.*")

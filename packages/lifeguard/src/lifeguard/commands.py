@@ -42,6 +42,7 @@ EXPECTED_FAULTS = (
 S = TypeVar("S", bound=Settings)
 
 EMBEDDED_DATA = Path(".data/postgres18")
+_ASLEEP = "Nothing stays open while nobody asks."
 
 cli = typer.Typer(
     help="The service and what belongs to it. Settings come from the environment: .env.example.",
@@ -49,6 +50,11 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _option(text: str, *names: str, metavar: str = "N") -> Any:  # Any: as typer has it
+    """An option of `sizing`, its default in parentheses; `lifeguard.operations.sizing.Asked` bounds it."""
+    return typer.Option(*names, metavar=metavar, help=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +183,75 @@ def shell(context: typer.Context) -> None:
 
 
 @cli.command()
-def sizing(context: typer.Context) -> None:
-    """Compare what all instances' pools may ask for with what the server has.
+def sizing(
+    context: typer.Context,
+    *,
+    cores: Annotated[str | None, _option("Processors of the database's server.")] = None,
+    disks: Annotated[str | None, _option("Disks it reads from at once, 0 if all is in memory (1).")] = None,
+    replicas: Annotated[str | None, _option("Instances of the service (1).")] = None,
+    workers: Annotated[str | None, _option("Processes of each instance (1).")] = None,
+    surge: Annotated[str | None, _option("More instances while a deploy rolls (a quarter).")] = None,
+    rps: Annotated[str | None, _option("Requests a second that borrow, of all instances.")] = None,
+    hold_ms: Annotated[str | None, _option("Milliseconds that one keeps its connection.")] = None,
+    idle_ms: Annotated[str | None, _option("Of them, in which the server waits for the service (0).")] = None,
+    max_connections: Annotated[str | None, _option("Of the server (100).")] = None,
+    reserved: Annotated[str | None, _option("Of them, for superusers and other roles (3).")] = None,
+    share: Annotated[str | None, _option("The part of the server that is this service's (1).")] = None,
+    headroom: Annotated[str | None, _option("POOL_HEADROOM (0.75).")] = None,
+    standbys: Annotated[str | None, _option("Replicas of the database that are read (0).")] = None,
+    tasks: Annotated[str | None, _option("Most requests under way at once in a process.")] = None,
+    borrows: Annotated[str | None, _option("Connections that one holds at once (1).")] = None,
+    scale_to_zero: Annotated[bool, typer.Option("--scale-to-zero", help=_ASLEEP)] = False,
+    running: Annotated[str | None, _option("A running service: its load.", "--from", metavar="URL")] = None,
+    seconds: Annotated[str | None, _option("Measure it so long; 0: since it began (10).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_env: Annotated[bool, typer.Option("--env", help="Print lines for the environment.")] = False,
+) -> None:
+    """Say how large the pools should be, and why; without options compare them with what the server has.
 
-    Without DATABASE_URL it looks at the embedded server, which is started for it if no `dev` runs here.
+    Its advice is computed; no database is asked. The exit code is 1 if the server cannot carry the load.
+    Without options it asks the server: that of DATABASE_URL, or the embedded one, which is started for it if
+    no `dev` runs here.
     """
-    with _readable_faults(), _database_to_look_at(context) as settings:
-        typer.echo(output.shown(asyncio.run(sizing_report(settings))))
+    given = {
+        "cores": cores,
+        "disks": disks,
+        "replicas": replicas,
+        "workers": workers,
+        "surge": surge,
+        "rps": rps,
+        "hold_ms": hold_ms,
+        "idle_ms": idle_ms,
+        "max_connections": max_connections,
+        "reserved": reserved,
+        "share": share,
+        "headroom": headroom,
+        "standbys": standbys,
+        "tasks": tasks,
+        "borrows": borrows,
+        "scale_to_zero": scale_to_zero or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    with _readable_faults():
+        if given or running or seconds or as_json or as_env:
+            _advise(given, running, seconds, "json" if as_json else "env" if as_env else "text")
+            return
+        with _database_to_look_at(context) as settings:
+            typer.echo(output.shown(asyncio.run(sizing_report(settings))))
+
+
+def _advise(given: dict[str, Any], running: str | None, seconds: str | None, form: str) -> None:
+    """Any: texts and a bool, which `read` takes apart."""
+    from lifeguard.operations import sizing  # noqa: PLC0415 - `serve` starts without
+
+    try:
+        asked, observed = sizing.asked_of(given, running, seconds)
+    except sizing.NotObserved as error:
+        raise SettingsError(str(error)) from error
+    advice = sizing.advise(asked)
+    forms = {"json": sizing.as_json, "env": sizing.as_environment, "text": sizing.as_text}
+    typer.echo(output.shown(forms[form](advice, observed)))
+    raise typer.Exit(code=int(not advice.works))
 
 
 @cli.command()

@@ -71,7 +71,7 @@ class _AnyType(GenerateJsonSchema):
 
 
 @functools.cache
-def _properties(model: type[BaseSettings]) -> dict[str, Any]:
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of each field, references in it resolved."""
     schema = model.model_json_schema(schema_generator=_AnyType)
     properties: dict[str, Any] = _resolved(schema.get("properties", {}), schema.get("$defs", {}))
@@ -111,7 +111,7 @@ def typos(
             yield f"{name.upper()}: not a variable of this service"
 
 
-def allowed_values(model: type[BaseSettings], name: str) -> str:
+def allowed_values(model: type[BaseModel], name: str) -> str:
     """Say what the field `name` may be, from its type and bounds: `a whole number from 1 to 9`."""
     return _allowed(_properties(model)[name])
 
