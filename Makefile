@@ -97,6 +97,7 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	$(BIN)/python -m deploy.grafana | diff $(DASHBOARD) - || stale; \
 	$(BIN)/python -m docs.cookbook --check || stale; \
 	$(BIN)/python -m docs.reference --check || stale; \
+	$(if $(wildcard bench),$(BIN)/python -m bench.readme --check || stale;) \
 	$(if $(OPERATOR_RULES),{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale)
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy" "$$fresh/docs"; \
 	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; cp docs/*.lock "$$fresh/docs"; \
@@ -164,6 +165,7 @@ clean:  ## remove the environment, the embedded server's data and all caches
 generated: .env.example $(DASHBOARD) $(OPERATOR_RULES) $(READY)  ## write what is made from other files here
 	$(BIN)/python -m docs.cookbook
 	$(BIN)/python -m docs.reference
+	$(if $(wildcard bench),$(BIN)/python -m bench.readme)
 
 .env.example: $(wildcard app/settings.py packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
 	$(BIN)/python -m app settings $(WHOLE)
