@@ -98,6 +98,7 @@ check: $(READY)  ## formatting, lint, strict types, imports, dependencies, dupli
 	$(BIN)/python -m docs.cookbook --check || stale; \
 	$(BIN)/python -m deploy.profiles --check || stale; \
 	$(BIN)/python -m docs.reference --check || stale; \
+	$(if $(wildcard bench),$(BIN)/python -m bench.readme --check || stale;) \
 	$(if $(OPERATOR_RULES),{ $(AS_OPERATOR_RULES); } | diff $(OPERATOR_RULES) - || stale)
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/deploy" "$$fresh/docs"; \
 	cp requirements*.lock "$$fresh"; cp deploy/*.lock "$$fresh/deploy"; cp docs/*.lock "$$fresh/docs"; \
@@ -166,6 +167,7 @@ generated: .env.example $(DASHBOARD) $(OPERATOR_RULES) $(READY)  ## write what i
 	$(BIN)/python -m docs.cookbook
 	$(BIN)/python -m deploy.profiles
 	$(BIN)/python -m docs.reference
+	$(if $(wildcard bench),$(BIN)/python -m bench.readme)
 
 .env.example: $(wildcard app/settings.py packages/lifeguard/src/lifeguard/settings/*.py) $(READY)
 	$(BIN)/python -m app settings $(WHOLE)

@@ -1,30 +1,50 @@
-"""`python -m bench.readme`: write the figures of README and docs/benchmarks.md from `bench/results`."""
+"""`python -m bench.readme`: write what README, the report and the guide say from `bench/results`.
+
+The report is docs/benchmarks.md. `--check` writes nothing, and exits with 1 if a page says anything else
+than the results do.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from bench import tables
+from bench.tables import QUESTIONS, Row, line, served
 
 ROOT = Path(__file__).parents[1]
-LOADS = (1, 1.5, 3, 5, 10)
-"""Of the overload that is shown, in capacities."""
-
-SCENES = {"a thousand": "a thousand at once", "bursts": "bursts", "jitter": "jitter", "crash": "crash"}
-"""Of `bench.strategies`, and what they are called."""
 
 _SHORT = ("Lifeguard", "asyncpg.Pool", "SQLAlchemy")
 _LONG = ("Lifeguard", "asyncpg's default pool", "SQLAlchemy's default pool")
-"""Whom README shows, as the pools' questions call them and as `bench.strategies` does."""
+"""Whom README shows, as most questions call them and as `bench.strategies` does."""
+_QUESTION = re.compile(r"^\| (.+) \| `python -m bench\.(\w+)` \| (.+) \| (.+) \|$", re.MULTILINE)
+"""In the table of bench/README.md: the question, its name, and how long it takes, also with `--quick`."""
 
-Row = dict[str, Any]  # as `json` gives it
 
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m bench.readme", description="Write the figures of the pages."
+    )
+    options.add_argument(
+        "--check", action="store_true", help="exit 1 when a page is not what the results give"
+    )
+    check = options.parse_args(arguments).check
+    stale = []
     for page, blocks in PAGES.items():
         path = ROOT / page
-        path.write_text(with_figures(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        made = with_figures(text, blocks)
+        if made != text:
+            stale.append(page)
+        if not check:
+            path.write_text(made, encoding="utf-8")
+    if check and stale:
+        print(f"{', '.join(stale)}: not what bench/results gives: `python -m bench.readme`", file=sys.stderr)
+    return 1 if check and stale else 0
 
 
 def with_figures(text: str, blocks: Mapping[str, Callable[[], list[str]]]) -> str:
@@ -44,174 +64,178 @@ def answer_to(question: str) -> Row:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """What stands before and after the figures: of `bench.<name>`, or of all."""
+    """What stands before and after the figures: of `bench.<name>`, or of several."""
     return f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
 
 
-def _overload(answer: Row) -> list[str]:
-    plan = answer["plan"]
+def _asked() -> dict[str, tuple[str, str, str]]:
+    """Of each question: its words, how long it takes, and with `--quick`."""
+    text = (ROOT / "bench/README.md").read_text(encoding="utf-8")
+    return {name: (words, full, quick) for words, name, full, quick in _QUESTION.findall(text)}
+
+
+def _overview() -> list[str]:
+    """A line for each question."""
+    asked = _asked()
     return [
-        f"Requests answered in time, per second. Capacity: {plan['capacity']:g} per second; clients give up"
-        f" after {plan['deadline']:g} s.",
-        "",
-        f"| load, in capacities | {' | '.join(f'{load:g}' for load in LOADS)} |",
-        f"|---{'|---' * len(LOADS)}|",
+        "| question | measured | targets met | figures |",
+        "|---|---|---|---|",
         *(
-            _line(name, [f"{row['goodput']:.0f}" for row in rows if row["load"] in LOADS])
-            for name, rows in _by(answer["rows"], "contestant")
+            f"| [{asked[name][0]}](#{_anchor(name)}) | {_date(answer)}{_quick(answer)} | {_met(answer)} |"
+            f" [{name}.json](../bench/results/{name}.json) |"
+            for name, answer in ((name, answer_to(name)) for name in QUESTIONS)
         ),
-        "",
-        f"{_machine(answer['machine'])}.",
     ]
 
 
-def _lanes(answer: Row) -> list[str]:
-    plan = answer["plan"]
-    shown = list(dict.fromkeys((row["scene"], row["who"]) for row in answer["rows"]))
-    return [
-        f"Share of the requests that were answered within {plan['deadline']:g} s.",
-        "",
-        f"| | {' | '.join(f'{scene}: {who}' for scene, who in shown)} |",
-        f"|---{'|---' * len(shown)}|",
-        *(
-            _line(name, [_share(row["during"]["in_time"]) for row in rows])
-            for name, rows in _by(answer["rows"], "contestant")
-        ),
-        "",
-        f"{_machine(answer['machine'])}.",
-    ]
+def _anchor(name: str) -> str:
+    """Of the heading above the figures of a question."""
+    text = (ROOT / REPORT).read_text(encoding="utf-8")
+    heading = re.findall(r"^## (.+)$", text.partition(markers(name)[0])[0], re.MULTILINE)[-1]
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def _share(share: float) -> str:
-    """With as many digits as tell it from all of them."""
-    return f"{share:.1%}" if share < 0.995 else f"{share:.2%}"
+def _date(answer: Row) -> str:
+    return str(answer["machine"]["date"][:10])
 
 
-def _pool(answer: Row) -> list[str]:
-    plan = answer["plan"]
-    return [
-        f"Borrow, `SELECT 1`, return; {plan['pool_size']} connections; medians of {plan['rounds']} rounds.",
-        "",
-        "| | µs per operation at 10 / 100 / 500 borrowers | p99 wait in ms at 100 / 500 |",
-        "|---|---|---|",
-        *(_line(name, _costs(rows)) for name, rows in _by(answer["rows"], "implementation")),
-        "",
-        f"{_machine(answer['machine'])}, Unix socket.",
-    ]
+def _quick(answer: Row) -> str:
+    return ", `--quick`" if answer["plan"].get("quick") else ""
 
 
-def _costs(rows: list[Row]) -> list[str]:
-    costs = [f"{row['us_per_operation']:.0f}" for row in rows]
-    fewest = min(row["borrowers"] for row in rows)
-    waits = [row["wait_p99_ms"] for row in rows if row["borrowers"] > fewest]
-    waited = "-" if None in waits else " / ".join(f"{wait:.1f}" for wait in waits)
-    return [" / ".join(costs), waited]
+def _met(answer: Row) -> str:
+    targets = answer["targets"]
+    return f"{sum(target['met'] for target in targets)} of {len(targets)}"
 
 
-def _strategies(answer: Row) -> list[str]:
-    plan = answer["plan"]
-    return [
-        f"The p99 of those who were served or gave up, in ms; clients give up after {plan['deadline']:g} s."
-        " In parentheses the share that was not served.",
-        "",
-        f"| | {' | '.join(SCENES.values())} | all | reuse | MB for a thousand |",
-        f"|---{'|---' * (len(SCENES) + 3)}|",
-        *(_line(name, _trouble(rows)) for name, rows in _by(answer["rows"], "contestant")),
-        "",
-        f"{_machine(answer['machine'])}.",
-    ]
+def _full(question: str) -> Callable[[], list[str]]:
+    """All about one question: its table, the machine, its targets, its plot, how to repeat it."""
+
+    def lines() -> list[str]:
+        answer = answer_to(question)
+        picture = f"../bench/results/{question}.svg"
+        has_picture = (ROOT / "docs" / picture).exists()
+        return [
+            *QUESTIONS[question](answer),
+            "",
+            *_shorter(answer),
+            f"{_machine(answer['machine'])}.",
+            "",
+            _verdict(answer["targets"]),
+            "",
+            *([f"![{answer['question']}]({picture})", ""] if has_picture else []),
+            _repeat(question),
+        ]
+
+    return lines
 
 
-def _trouble(rows: list[Row]) -> list[str]:
-    """A cell for each scene and one for all of them, which come last, then reuse and memory."""
-    return [*map(_served, rows), f"{rows[-1]['reuse']:.0%}", f"{rows[-1]['memory_mb']:.0f}"]
-
-
-def _served(row: Row) -> str:
-    failed = (row["refused"] + row["gave_up"] + row["broken"]) / row["requests"]
-    return f"{row['p99_ms']:.0f} ({failed:.0%})"
-
-
-def _by(rows: list[Row], name: str) -> list[tuple[str, list[Row]]]:
-    """The rows of each, in the order of their first appearance."""
-    return [
-        (key, [row for row in rows if row[name] == key]) for key in dict.fromkeys(row[name] for row in rows)
-    ]
-
-
-def _line(name: str, cells: list[str]) -> str:
-    shown = f"**{name}**" if name == "Lifeguard" else name
-    return f"| {shown} | {' | '.join(cells)} |"
+def _shorter(answer: Row) -> list[str]:
+    if not answer["plan"].get("quick"):
+        return []
+    return ["These are of a `--quick` run: shorter, and noisier, than the full one.", ""]
 
 
 def _machine(machine: Row) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores (load {machine['load_at_start']:g} before the"
-        f" start), Python {machine['python']}, {machine['event_loop']}, PostgreSQL {machine['postgresql']},"
-        f" {machine['date'][:10]}"
+        f" start), {machine['system']}, Python {machine['python']}, {machine['event_loop']}, PostgreSQL"
+        f" {machine['postgresql']}, {packages}, {machine['date'][:10]}"
     )
 
 
-def _verdict(question: str, targets: list[Row]) -> str:
-    where = f"[results/{question}.json](../bench/results/{question}.json)"
+def _verdict(targets: list[Row]) -> str:
     missed = [
         f'"{target["promise"]}" ({target["at"]}): {target["value"]:.3g} instead of {target["bound"]:g}'
         for target in targets
         if not target["met"]
     ]
     if not missed:
-        return f"All {len(targets)} targets are met: {where}."
-    met = len(targets) - len(missed)
-    return f"{met} of {len(targets)} targets are met: {where}. Missed: {'; '.join(missed)}."
+        return f"All {len(targets)} targets are met."
+    return f"{len(targets) - len(missed)} of {len(targets)} targets are met. Missed: {'; '.join(missed)}."
 
 
-def _best_lines() -> list[str]:
-    """A figure of each question, beside those of the pools that most services have."""
-    pool, overload, strategies = map(answer_to, ("pool", "overload", "strategies"))
-    crowd = max(row["borrowers"] for row in pool["rows"])
-    load, plan = max(LOADS), overload["plan"]
-    costs = {row["implementation"]: row for row in pool["rows"] if row["borrowers"] == crowd}
+def _repeat(question: str) -> str:
+    _, full, quick = _asked()[question]
+    return (
+        f"Again: `python -m bench.{question}`, {full} (`--quick` {quick});"
+        f" [how it is measured](../bench/README.md#bench{question}),"
+        f" [all figures](../bench/results/{question}.json)."
+    )
+
+
+def _best() -> list[str]:
+    """The three figures that decide, beside those of the pools that most services have."""
+    request, overload, strategies = map(answer_to, ("http", "overload", "strategies"))
+    load, plan = max(tables.LOADS), overload["plan"]
+    costs = {row["contestant"]: f"{row['read_us']:.0f}" for row in request["rows"]}
     goodput = {row["contestant"]: row for row in overload["rows"] if row["load"] == load}
     trouble = {
         row["contestant"]: row for row in strategies["rows"]
     }  # the last of each is all scenes together
-    dates = sorted({answer["machine"]["date"][:10] for answer in (pool, overload, strategies)})
+    dates = sorted({_date(answer) for answer in (request, overload, strategies)})
     return [
         "| | **Lifeguard** | asyncpg's pool | SQLAlchemy's |",
         "|---|---|---|---|",
-        _line(
-            f"µs to borrow, `SELECT 1` and return, {crowd} borrowers",
-            [f"{costs[name]['us_per_operation']:.0f}" for name in _SHORT],
+        line(
+            "µs of processor time for a `GET`, with everything on; the others: FastAPI and nothing on",
+            [costs.get(name, "-") for name in _SHORT],
         ),
-        _line(
+        line(
             f"answers in time per second of {plan['capacity']:g} possible, at {load:g} times that load",
             [f"{goodput[name]['goodput']:.0f}" for name in _SHORT],
         ),
-        _line(
+        line(
             "p99 in ms through a cold start, bursts, jitter and a crash (not served)",
-            [_served(trouble[name]) for name in _LONG],
+            [served(trouble[name]) for name in _LONG],
         ),
         "",
-        f"Measured on machines with {pool['machine']['cores']} cores, {' and '.join(dates)}.",
+        f"Measured on machines with {request['machine']['cores']} cores, {_list(dates)}.",
     ]
 
 
-def _full(question: str) -> Callable[[], list[str]]:
-    """The table of one question, and whether its targets are met."""
-
-    def lines() -> list[str]:
-        answer = answer_to(question)
-        return [*_FIGURES[question](answer), "", _verdict(question, answer["targets"])]
-
-    return lines
+def _list(words: list[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
-_FIGURES = {"strategies": _strategies, "overload": _overload, "lanes": _lanes, "pool": _pool}
+def _capacity() -> list[str]:
+    """What one process has carried."""
+    request, scale = answer_to("http"), answer_to("scale")
+    ours = next(row for row in request["rows"] if row["contestant"] == "Lifeguard")
+    kinds = dict.fromkeys(row["what"] for row in scale["rows"])
+    return [
+        "| one process, one core | |",
+        "|---|---|",
+        line("`GET` of a row, a second", [f"{ours['reads_per_second_64']:,.0f}"]),
+        line("`POST` in a transaction, a second", [f"{ours['writes_per_second']:,.0f}"]),
+        *(
+            line(f"refusals a second ({row['manner']})", [f"{row['per_second']:,.0f}"])
+            for row in request["refusals"]
+        ),
+        line("memory at the start", [f"{ours['memory_mb']:.0f} MB"]),
+        *(line(*_carried([row for row in scale["rows"] if row["what"] == kind])) for kind in kinds),
+        "",
+        f"{request['machine']['processor']}, {_list(sorted({_date(request), _date(scale)}))}.",
+    ]
+
+
+def _carried(rows: list[Row]) -> tuple[str, list[str]]:
+    first, last = rows[0], rows[-1]
+    cost = f"an operation costs {last['cost_us'] / first['cost_us']:.2f} times that with {first['number']}"
+    if last["memory_kb"] is not None:
+        cost += f"; {last['memory_kb']:.1f} KB each"
+    return f"{last['number']:,} {last['what']}", [cost]
+
+
+REPORT = "docs/benchmarks.md"
 PAGES: Mapping[str, Mapping[str, Callable[[], list[str]]]] = {
-    "README.md": {"best": _best_lines},
-    "docs/benchmarks.md": {question: _full(question) for question in _FIGURES},
+    "README.md": {"best": _best},
+    REPORT: {"all": _overview, **{question: _full(question) for question in QUESTIONS}},
+    "docs/operations.md": {"capacity": _capacity},
 }
 """The pages with figures, and what makes those between each pair of markers."""
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,7 @@ test-pooler: $(READY)  ## run the ledger's tests, and the engine's, through PgBo
 	@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' --through-pgbouncer $(wildcard tests/ledger) \
 	  $(if $(PACKAGE),$(PACKAGE)/tests/database/test_pgbouncer.py)
 
-bench: $(READY)  ## answer the questions of bench/: a table and a plot each
-	@set -e; for question in bench/*/__main__.py; do \
-	  $(BIN)/python -m "bench.$$(basename "$$(dirname "$$question")")"; done
+bench: $(READY)  ## answer the questions of bench/, a table and a plot each, and write the report, docs/benchmarks.md
+	@failed=; for question in bench/*/__main__.py; do name=$$(basename "$$(dirname "$$question")"); \
+	  $(BIN)/python -m "bench.$$name" || failed="$$failed $$name"; done; $(BIN)/python -m bench.readme && \
+	  if [ -n "$$failed" ]; then echo "without an answer:$$failed" >&2; exit 1; fi

@@ -18,7 +18,7 @@ from lifeguard.pool.faults import FAULTS
 
 from app.commands import cli
 from app.settings import Settings
-from bench import readme
+from bench import readme, tables
 from docs.reference import events
 from docs.reference.__main__ import stale
 from tests.inside import service, settings_for
@@ -258,6 +258,7 @@ def test_every_question_of_the_benchmarks_is_described_and_answered() -> None:
     assert questions == set(re.findall(r"^\|.*`python -m bench\.(\w+)` \|", text, re.MULTILINE))
     assert questions == set(re.findall(r"^## `bench\.(\w+)`$", text, re.MULTILINE))
     assert questions == {path.stem for path in (ROOT / "bench/results").glob("*.json")}
+    assert questions == set(tables.QUESTIONS), "in the report"
 
 
 def test_faults_of_connecting_are_documented() -> None:

@@ -1,0 +1,1 @@
+"""What does a request cost, with everything on? `python -m bench.http` finds out."""

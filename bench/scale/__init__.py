@@ -1,0 +1,1 @@
+"""How does cost grow? `python -m bench.scale` finds out."""
