@@ -137,6 +137,8 @@ def pool_config(settings: Settings, role: Role = "primary") -> PoolConfig:
     }
     if named["max_size"] == "auto":  # it grows once the server has said how many sessions it has
         named["max_size"] = settings.pool_min_size
+    if settings.pool_instances == "auto":  # one until its share is known
+        named |= {"max_size": 1, "min_size": min(1, settings.pool_min_size)}
     own = {"name": role, "max_size": max(1, named["max_size"]), "init": prepare_session(settings)}
     if role == "replica":  # its reads are answered by the primary meanwhile
         own["outage_patience"] = 0.0

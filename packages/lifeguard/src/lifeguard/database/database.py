@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 
-import structlog
 from asyncpg import Record
 
 from lifeguard.database.blocks import ConnectionBlock, PrimaryReadBlock, ReadBlock, WholeTransaction
@@ -21,23 +20,17 @@ from lifeguard.database.pools import primary_maker, replica_makers
 from lifeguard.database.replicas import Replicas, lane_instead
 from lifeguard.database.retries import ATTEMPTS, retry_idempotent
 from lifeguard.database.scope import call_scope
-from lifeguard.database.sizing import fit
+from lifeguard.database.sizes import Sizes, of_this_process
 from lifeguard.database.types import Connection, Isolation, ReadConnection, Transaction
 from lifeguard.pool import (
     DrainReport,
     Pool,
-    PoolClosing,
     PoolEvent,
     Priority,
 )
 from lifeguard.settings import Settings
 
 T = TypeVar("T")
-
-# Seconds that the start waits for the server's word on the pools' sizes.
-_SIZING_PATIENCE = 1.0
-
-_log = structlog.get_logger("lifeguard.database")
 
 
 class Database:
@@ -73,19 +66,21 @@ class Database:
         `lane` and `priority` are those of what belongs to no call, or to one that names none. `password` is
         asked for the passwords of this database in place of `Settings.password_for()`, variables and URL.
         """
+        alone = settings
+        settings = of_this_process(settings)
         self._settings = settings
         self._on_event = on_event
         passwords = PasswordSource(settings, password)
         self._primary = Guard(primary_maker(settings, name, passwords), settings, on_event)
         self.primary = self._primary.pool
         self._replicas = Replicas(settings, self.primary, replica_makers(settings, name, passwords), on_event)
-        self._lender = Lender(settings, name, self._primary, self._replicas, lane=lane, priority=priority)
+        self._lender = Lender(
+            settings, alone, name, self._primary, self._replicas, lane=lane, priority=priority
+        )
         self.consistency = self._lender.consistency
         self.replica = self._replicas.all[0].pool if self._replicas.all else None
         """The first one's."""
-        self._sizing: asyncio.Task[None] | None = None
-        self.oversized: PoolOversized | None = None
-        """Why the service must not serve although the database answers."""
+        self._sizes = Sizes(self.guards, settings)
 
     async def open(self) -> None:
         """Open the pools. A server that is not there is no error; the pools go on trying.
@@ -97,10 +92,7 @@ class Database:
             await guard.pool.open()
             guard.lane_watch.start()
         self._replicas.start()
-        self._sizing = asyncio.create_task(self._size_pools(), name="pool sizing")
-        await asyncio.wait({self._sizing}, timeout=_SIZING_PATIENCE)
-        if self.oversized:
-            raise self.oversized
+        await self._sizes.start()
 
     async def __aenter__(self) -> Self:
         try:
@@ -234,6 +226,11 @@ class Database:
         return self._primary.breaker
 
     @property
+    def oversized(self) -> PoolOversized | None:
+        """Why the service must not serve although the database answers."""
+        return self._sizes.oversized
+
+    @property
     def replica_obstacles(self) -> dict[str, str]:
         """Why a replica is not read, without any numbers, for each that is not, by the name of its pool."""
         return self._replicas.obstacles
@@ -263,22 +260,8 @@ class Database:
     def _pools(self) -> list[Pool]:
         return [guard.pool for guard in self.guards]
 
-    async def _size_pools(self) -> None:
-        await asyncio.gather(*map(self._size_pool, self._pools()))
-
-    async def _size_pool(self, pool: Pool) -> None:
-        try:
-            await fit(pool, self._settings)
-        except PoolOversized as error:
-            self.oversized = error
-            _log.error("pool_oversized", reason=str(error))
-        except PoolClosing:
-            return
-
     async def _stop_watching(self) -> None:
         await self._replicas.stop()
         for guard in self.guards:
             await guard.stop()
-        if self._sizing is not None:
-            self._sizing.cancel()
-            await asyncio.wait({self._sizing})
+        await self._sizes.stop()

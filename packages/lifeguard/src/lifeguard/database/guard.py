@@ -12,6 +12,7 @@ import asyncpg
 from lifeguard.database.breaker import Breaker, BreakerState
 from lifeguard.database.errors import OVERSTAYED, SESSION_ENDED, DatabaseUnavailable, SchemaChanged
 from lifeguard.database.fault_advice import with_advice
+from lifeguard.database.fleet_watch import Fleet
 from lifeguard.database.lane_watch import LaneWatch
 from lifeguard.database.scope import current_caller
 from lifeguard.pool import (
@@ -55,6 +56,8 @@ class Guard:
             waits_out=lambda: self.pool.waits_out_outage,
         )
         self.lane_watch = LaneWatch(self.pool, self.breaker)
+        self.fleet = Fleet(self.pool, settings) if settings.pool_instances == "auto" else None
+        """What finds the other processes that share the server, with POOL_INSTANCES=auto."""
         self._waking: asyncio.Task[None] | None = None
 
     @property
@@ -66,7 +69,7 @@ class Guard:
     def sleeps(self) -> bool:
         """Whether there is no connection because none was needed (POOL_MIN_SIZE=0)."""
         pool = self.pool
-        nothing_kept = pool.get_min_size() == 0 == pool.get_size()
+        nothing_kept = pool.get_min_size() == 0 == pool.get_size() and not pool.is_held
         return nothing_kept and self.breaker.state is BreakerState.CLOSED and pool.stats().last_error is None
 
     def may_shed(self, lane: Hashable | None) -> bool:  # noqa: ARG002 - a replica looks at it
@@ -120,6 +123,8 @@ class Guard:
         return DatabaseUnavailable(f"the connection was lost: {reason}", repeatable=repeatable)
 
     async def stop(self) -> None:
+        if self.fleet is not None:
+            await self.fleet.stop()
         await self.lane_watch.stop()
         await self.breaker.stop()
         if self._waking is not None:
@@ -145,6 +150,8 @@ class Guard:
     def _hear(self, event: PoolEvent) -> None:
         if self._on_event is not None:
             self._on_event(with_advice(event, self._settings))
+        if event.name == "connection_opened" and self.fleet is not None:
+            self.fleet.connection_opened()
         if event.name == "open_failed" and event.stats.size == 0 and not self.pool.waits_out_outage:
             self.breaker.cannot_connect(is_silent=event.details.get("fault") == NO_ANSWER)
         elif event.name == "lane_breaker_opened":

@@ -27,6 +27,7 @@ class Lender:
     def __init__(
         self,
         settings: Settings,
+        shared: Settings,
         name: str | None,
         primary: Guard,
         replicas: Replicas,
@@ -34,11 +35,12 @@ class Lender:
         lane: Hashable | None,
         priority: Priority,
     ) -> None:
-        """The arguments are those of `Database`."""
+        """The arguments are those of `Database`. `shared`: the settings as all processes of the service have
+        them."""
         self.primary = primary
         self.replicas = replicas
         self.command_timeout = settings.command_timeout
-        self.consistency = Consistency(settings, name, replicas, self.prelude)
+        self.consistency = Consistency(shared, name, replicas, self.prelude)
         self.readings = ReplicaLending(replicas, self.consistency)
         self.reads: Counter[str] = Counter()
         """How many reads each pool has served, by its name."""

@@ -21,14 +21,15 @@ _PATIENCE = 1.0
 
 # One query for all versions: pg_settings has no row for what a server does not know, as
 # reserved_connections before 16. A limit of -1 is none.
-_CAPACITY = """
-SELECT current_setting('max_connections')::int AS max_connections,
+CAPACITY_COLUMNS = """
+current_setting('max_connections')::int AS max_connections,
        (SELECT sum(setting::int)::int FROM pg_settings
          WHERE name IN ('superuser_reserved_connections', 'reserved_connections')) AS reserved,
        (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user) AS role_limit,
        (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
            AS database_limit
 """
+_CAPACITY = f"SELECT {CAPACITY_COLUMNS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,11 @@ async def read_capacity(connection: ReadConnection) -> Capacity:
     row = await connection.fetchrow(_CAPACITY)
     if row is None:
         raise AssertionError("a SELECT without FROM gives a row")
+    return capacity_of(row)
+
+
+def capacity_of(row: asyncpg.Record) -> Capacity:
+    """What a row with `CAPACITY_COLUMNS` says."""
     limits = [row[name] for name in ("role_limit", "database_limit") if row[name] is not None]
     return Capacity(row["max_connections"], row["reserved"], min(limits, default=None))
 
@@ -106,7 +112,7 @@ def size_pool(settings: Settings, capacity: Capacity, pooler: Pooler | None = No
     Raises PoolOversized when the server cannot serve all instances. Behind a pooler only the pooler's own
     sessions count at the server, so the pools may be larger.
     """
-    instances = settings.pool_instances
+    instances = 1 if settings.pool_instances == "auto" else settings.pool_instances
     if settings.pool_max_size == "auto":
         max_size = int(capacity.available * settings.pool_headroom / instances)
         if max_size < max(1, settings.pool_min_size):
@@ -133,6 +139,7 @@ async def fit(pool: Pool, settings: Settings) -> None:
     Raises PoolOversized, and PoolClosing when the pool is closed before the server answers.
     """
     sizing = size_pool(settings, await _capacity_behind(pool), pool.pooler)
+    pool.expect_peers(sizing.instances)
     if settings.pool_max_size == "auto":
         await pool.resize(max_size=sizing.max_size)
     log = _log.bind(pool=pool.name, max_size=sizing.max_size, instances=sizing.instances)

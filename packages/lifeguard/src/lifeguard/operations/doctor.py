@@ -78,7 +78,7 @@ async def sizing_report(settings: Settings) -> str:
     finally:
         await connection.close(timeout=settings.pool_connect_timeout)
     sizing = size_pool(settings, capacity, pooler)
-    most = int(capacity.available * settings.pool_headroom / settings.pool_instances)
+    most = int(capacity.available * settings.pool_headroom / sizing.instances)
     return (
         f"the server has     {capacity}\n"
         f"the pools may ask  {sizing.demand} (POOL_INSTANCES={sizing.instances}"

@@ -20,6 +20,7 @@ from lifeguard.pool.faults import NO_WRITABLE_SERVER as _NO_WRITABLE_SERVER
 from lifeguard.pool.faults import Fault, NoHostServes, PasswordTimeout, PasswordUnavailable, fault_of
 from lifeguard.pool.lease import Lease
 from lifeguard.pool.names import PRIORITIES, OutsideLane, Priority
+from lifeguard.pool.opener import PEERS_ATTEMPTS_A_SECOND
 from lifeguard.pool.passwords import Answer as PasswordAnswer
 from lifeguard.pool.passwords import PasswordByHost
 from lifeguard.pool.pool import Pool
@@ -37,6 +38,7 @@ NO_WRITABLE_SERVER = _NO_WRITABLE_SERVER.name
 __all__ = [
     "NO_ANSWER",
     "NO_WRITABLE_SERVER",
+    "PEERS_ATTEMPTS_A_SECOND",
     "PRIORITIES",
     "Caller",
     "Connector",

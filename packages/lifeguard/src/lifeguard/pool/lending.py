@@ -165,6 +165,15 @@ class Lending:
             self.offer(handed_over)
         self.closer.note_progress()
 
+    def hold(self, why: str | None) -> None:
+        """Open none, for this reason if there is one to give; None: open some again."""
+        self.state.held = why
+        if why is not None:
+            self.closer.retire(tuple(self.state.members), "resized")
+        if self.opener.is_hopeless:
+            self.state.refuse_all(self.state.unavailable)
+        self.pump()
+
     def _refuse_the_hopeless(self, budget: float) -> None:
         """Raise at once what a borrower would only learn later."""
         state = self.state

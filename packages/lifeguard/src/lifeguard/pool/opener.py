@@ -43,22 +43,34 @@ SHARE_OF_PERMANENT = 1 / 2
 HIGHEST_PERMANENT_CEILING = 8.0
 
 
-def ceiling_of(failures: int, seconds: float, *, permanent: bool, standby: bool = False) -> float:
-    """The longest delay, in seconds, after so many failures before this one and so long an outage."""
+# Attempts a second at a server that is away, of all processes together, where many are known of. A delay of
+# up to 2 * processes / this is processes / this on average; a thousand spread over three seconds from the
+# first failure on, and are all back three seconds after the server (bench/fleet).
+PEERS_ATTEMPTS_A_SECOND = 700.0
+WIDEST_SPREAD = 4.0
+
+
+def ceiling_of(
+    failures: int, seconds: float, *, permanent: bool, standby: bool = False, peers: int = 1
+) -> float:
+    """The longest delay, in seconds, after so many failures before this one and so long an outage, of one of
+    so many processes."""
     share, highest = (
         (SHARE_OF_PERMANENT, HIGHEST_PERMANENT_CEILING) if permanent else (SHARE_OF_OUTAGE, HIGHEST_CEILING)
     )
     highest = HIGHEST_CEILING_WITH_A_STANDBY if standby and not permanent else highest
     longest = min(max(SHORT_OUTAGE_CEILING, seconds * share), highest)
-    return min(FIRST_CEILING * 2.0 ** min(failures, 30), longest)
+    spread = min(2 * peers / PEERS_ATTEMPTS_A_SECOND, WIDEST_SPREAD)
+    return max(min(FIRST_CEILING * 2.0 ** min(failures, 30), longest), spread)
 
 
 class Opener:
     """Keeps as many attempts under way as the pool wants, within bounds.
 
-    It starts with one attempt at a time and doubles with each success. After a failure it waits, and
-    then tries with one again: borrowers never try themselves. When that succeeds, or an existing connection
-    shows that the server is there again, the waiting is over.
+    It starts with one attempt at a time and doubles with each success. Where other processes come back as
+    well, it begins with one again once a connection was lost. After a failure it waits, and then tries with
+    one again: borrowers never try themselves. When that succeeds, or an existing connection shows that the
+    server is there again, the waiting is over.
     """
 
     def __init__(
@@ -79,6 +91,7 @@ class Opener:
         self._report = report
         self._when_opened = when_opened
         self._at_once = 1
+        self._succeeded_at = 0.0
         self._failures = 0
         self._failing_since = 0.0
         self._stays = False
@@ -86,6 +99,8 @@ class Opener:
         self._pooler_told: Pooler | None = None
         self._outdated: WeakSet[object] = WeakSet()
         """Attempts that began before the last `start_over()`."""
+        self.peers = 1
+        """Processes with a pool on the same server, this one included."""
         self.stopped = False
 
     @property
@@ -95,7 +110,10 @@ class Opener:
 
     @property
     def is_hopeless(self) -> bool:
-        """There is no connection, and who waits for one is refused: the outage is long, or stays."""
+        """There is no connection, and who waits for one is refused: the outage is long, or stays, or none
+        may be opened."""
+        if self._state.held and not self._state.members:
+            return True
         return self.failing and not (self._state.members or self.waits_out_outage)
 
     @property
@@ -116,6 +134,8 @@ class Opener:
     def pump(self) -> None:
         """Start what is wanted, unless backing off."""
         opening = self._state.opening
+        if self.peers > 1 and self._state.suspect_since > self._succeeded_at:
+            self._at_once = 1  # a connection was lost: one attempt shows whether the server is there
         while (
             not self.stopped and self._retry is None and len(opening) < self._at_once and self._wanted() > 0
         ):
@@ -125,7 +145,7 @@ class Opener:
     def _wanted(self) -> int:
         """How many more connections to open now."""
         state = self._state
-        if state.phase in {Phase.NEW, Phase.CLOSED}:
+        if state.phase in {Phase.NEW, Phase.CLOSED} or state.held is not None:
             return 0
         coming = len(state.opening)
         waiting = state.wanting - len(state.checking) - coming
@@ -183,6 +203,7 @@ class Opener:
     def succeeded(self, attempt: OpenConnection, connection: asyncpg.Connection, seconds: float) -> None:
         self._state.opening.pop(attempt, None)
         self._failures = 0
+        self._succeeded_at = monotonic()
         self._at_once = min(self._at_once * 2, MOST_AT_ONCE)
         self._take_in(connection, seconds)
         self.pump()
@@ -275,7 +296,11 @@ class Opener:
             self._failing_since = now
         self._stays = permanent
         ceiling = ceiling_of(
-            self._failures, now - self._failing_since, permanent=permanent, standby=finds_standby(error)
+            self._failures,
+            now - self._failing_since,
+            permanent=permanent,
+            standby=finds_standby(error),
+            peers=self.peers,
         )
         self._failures += 1
         self._at_once = 1

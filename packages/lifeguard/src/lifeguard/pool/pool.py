@@ -24,6 +24,7 @@ from lifeguard.pool.lending import Lending
 from lifeguard.pool.names import Priority, rank_of
 from lifeguard.pool.query_methods import QueryMethods
 from lifeguard.pool.shared import Shared
+from lifeguard.pool.sharing import Sharing
 from lifeguard.pool.snapshots import Snapshots
 from lifeguard.pool.state import Phase
 from lifeguard.pool.tasks import CLOSE_BOUND
@@ -34,7 +35,7 @@ _closing_dropped: set[asyncio.Task[None]] = set()
 """Dropped pools that are being closed."""
 
 
-class Pool(QueryMethods, Snapshots):
+class Pool(QueryMethods, Snapshots, Sharing):
     """A pool of asyncpg connections: fair, bounded in size and in every wait; it recovers by itself.
 
     pool = Pool(dsn, max_size=20)                 # settings: PoolConfig; the rest: asyncpg.connect()

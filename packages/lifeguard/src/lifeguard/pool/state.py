@@ -5,7 +5,7 @@ Everything runs on one event loop, and every decision is made without suspending
 between two `await`s the numbers add up. Who writes what:
 
     Pool       phase, loop, done, suspended, the settings, first_size
-    Lending    idle, checking, queue, lanes, holders
+    Lending    held, idle, checking, queue, lanes, holders
     Opener     members (adds), opening, retry_at, last_error, outage; ends first_size and read_only_since
     Closer     members, idle, checking (take out), closing, suspect_since, read_only_since, outage, settled
     recovery   generation
@@ -91,6 +91,7 @@ class PoolState:
         "generation",
         "has_lanes",
         "has_setup",
+        "held",
         "holders",
         "idle",
         "lane_sheds",
@@ -123,6 +124,8 @@ class PoolState:
         """Awaited where nothing has to be waited for."""
         self.phase = Phase.NEW
         self.suspended = False
+        self.held: str | None = None
+        """While it is not None no connection is opened; if it says why, who needs one is refused."""
         self.first_size = 0
         """Connections to open at the start; 0 once they are there."""
         self.members: set[PooledConnection] = set()
@@ -342,8 +345,9 @@ class PoolState:
     def unavailable(self, stats: PoolStats | None = None) -> PoolUnavailable:
         """The error of a borrower when no connection can be opened."""
         stats = stats or self.stats()
+        why = f"may be opened ({self.held})" if self.held else "can be opened"
         unavailable = PoolUnavailable(
-            f"no connection can be opened: {stats.summary()}",
+            f"no connection {why}: {stats.summary()}",
             stats,
             retry_after=self.retry_in(monotonic()),
         )

@@ -133,8 +133,9 @@ class Settings(BaseSettings):
     """Connections that are kept open even when nobody asks."""
     pool_max_size: Annotated[Connections | Literal["auto"], BeforeValidator(lower)] = 20
     """Most server sessions at once; `auto` shares the server's `max_connections` out."""
-    pool_instances: Count = 1
-    """Processes that share the server: instances times workers, the surge of a rollout included."""
+    pool_instances: Annotated[Count | Literal["auto"], BeforeValidator(lower)] = 1
+    """Processes that share the server: instances times workers, the surge of a rollout included. `auto`: they
+    find each other there, and each pool's maximum is its share."""
     pool_headroom: Annotated[float, Field(ge=0.01, le=1)] = 0.75
     """Part of the server's `max_connections` that `auto` may share out."""
     pool_acquire_timeout: Seconds = 5.0
