@@ -27,6 +27,7 @@ NAMES: dict[str, object] = {
     "_cancellations": asyncpg.Connection,
     "_check_conn_validity": Transaction,
     "_cleanup_stmts": asyncpg.Connection,
+    "_ConnectionProxy": asyncpg.connection,
     "_con_release_ctr": Transaction,
     "_connection": Transaction,
     "_deferrable": Transaction,
@@ -95,7 +96,7 @@ async def test_the_name_is_where_it_was(connection: driver.Session, name: str) -
     owner = NAMES[name]
     if owner == "statement":
         await connection.fetch("SELECT 1")
-        owner = driver.statement_at_hand(connection, "SELECT 1")
+        owner = connection._stmt_cache.get(("SELECT 1", connection._protocol.get_record_class(), False))
     assert hasattr(connection._protocol if owner == "protocol" else owner, name)
 
 
@@ -103,31 +104,36 @@ def test_this_is_the_asyncpg_it_was_read_for() -> None:
     assert asyncpg.__version__.startswith("0.32.")
 
 
+async def rows_at_hand(connection: driver.Session, query: str, *args: object, limit: int = 0) -> Any:
+    running = driver.run_at_hand(connection, query, args, limit, None)
+    return None if running is None else await running
+
+
 class TestShortWay:
-    """`statement_at_hand()` and `run_statement()` do what `Connection.fetch()` does."""
+    """`run_at_hand()` does what `Connection.fetch()` does."""
 
     async def test_there_is_none_before_the_first_use(self, connection: driver.Session) -> None:
-        assert driver.statement_at_hand(connection, "SELECT 1") is None
+        assert await rows_at_hand(connection, "SELECT 1") is None
 
     async def test_it_gives_the_same_rows(self, connection: driver.Session) -> None:
         query = "SELECT n, n::text FROM generate_series(1, $1) AS n"
         expected = await connection.fetch(query, 5)
-        statement = driver.statement_at_hand(connection, query)
-        assert await driver.run_statement(connection, statement, (5,), 0, None) == expected
-        assert await driver.run_statement(connection, statement, (5,), 1, None) == expected[:1]
+        assert await rows_at_hand(connection, query, 5) == expected
+        assert await rows_at_hand(connection, query, 5, limit=1) == expected[:1]
 
     async def test_its_timeout_holds(self, connection: driver.Session) -> None:
         query = "SELECT pg_sleep($1)"
         await connection.fetch(query, 0)
-        statement = driver.statement_at_hand(connection, query)
+        running = driver.run_at_hand(connection, query, (60,), 0, 0.05)
+        assert running is not None
         with pytest.raises(TimeoutError):
-            await driver.run_statement(connection, statement, (60,), 0, 0.05)
+            await running
 
     async def test_a_query_logger_closes_it(self, connection: driver.Session) -> None:
         await connection.fetch("SELECT 1")
-        assert driver.statement_at_hand(connection, "SELECT 1") is not None
+        assert await rows_at_hand(connection, "SELECT 1") is not None
         with connection.query_logger(print):
-            assert driver.statement_at_hand(connection, "SELECT 1") is None
+            assert await rows_at_hand(connection, "SELECT 1") is None
 
     async def test_so_does_a_connection_class_of_the_user_s_own(self, postgres: PostgresServer) -> None:
         class Own(asyncpg.Connection):
@@ -135,13 +141,13 @@ class TestShortWay:
 
         connection = await asyncpg.connect(postgres.dsn(), connection_class=Own)
         await connection.fetch("SELECT 1")
-        assert driver.statement_at_hand(connection, "SELECT 1") is None
+        assert await rows_at_hand(connection, "SELECT 1") is None
         await connection.close()
 
     async def test_so_does_the_connection_s_end(self, connection: driver.Session) -> None:
         await connection.fetch("SELECT 1")
         connection.terminate()
-        assert driver.statement_at_hand(connection, "SELECT 1") is None
+        assert await rows_at_hand(connection, "SELECT 1") is None
 
 
 class TestCopy:

@@ -85,7 +85,7 @@ class StallWatch:
         place = describe(site)
         if site is None or place is None or place in self._seen:
             return
-        if site[0] not in borrowers or not _is_a_mistake(frame):
+        if id(site[0]) not in borrowers or not _is_a_mistake(frame):
             return
         if len(self._seen) < _SEEN_AT_MOST:
             self._seen.add(place)

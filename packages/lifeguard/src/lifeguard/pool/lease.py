@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from asyncio import current_task, get_running_loop, sleep
 from collections.abc import Awaitable, Callable, Generator
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from sys import _getframe
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import ref
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from lifeguard.pool import driver
 from lifeguard.pool.callsite import Caller, borrowers, call_site_of
 from lifeguard.pool.connection import PooledConnection
+from lifeguard.pool.driver import run_at_hand
 from lifeguard.pool.effects import Effect, effect_of, known_clean
 from lifeguard.pool.errors import PoolError
 from lifeguard.pool.lending import Lending
@@ -40,21 +42,12 @@ class Lease(SessionMethods):
 
     __slots__ = ("_caller", "_only_reads", "_pinned", "_place", "_spent", "_timeout")
 
-    def __init__(
-        self,
-        lending: Lending,
-        timeout: float | None,
-        caller: Caller | None = None,
-        place: Place | None = None,
-    ) -> None:
-        self._lending = lending
-        self._timeout = timeout
-        self._caller = caller
-        self._place = place
-        self._spent = False
-        self._only_reads = False
-        self._pinned = False
-        self._con = None
+    _timeout: float | None
+    _caller: Caller | None
+    _place: Place | None
+    _spent: bool
+    _only_reads: bool
+    _pinned: bool
 
     # -- borrowing and returning; these lines run for every request ---------------------------------
 
@@ -89,7 +82,7 @@ class Lease(SessionMethods):
         pooled.failed = False
         frame = _getframe(1)
         code = frame.f_code
-        pooled.call_site = (code, frame.f_lasti) if code in borrowers else call_site_of(frame)
+        pooled.call_site = (code, frame.f_lasti) if id(code) in borrowers else call_site_of(frame)
         if state.holders.setdefault(held_by, pooled) is not pooled:
             lending.leaks.nested(pooled)
         self._pooled = pooled
@@ -238,12 +231,12 @@ class Lease(SessionMethods):
         if query not in known_clean:
             bore_traces = pooled.bears_traces
             note_statement(pooled, query)
-        statement = driver.statement_at_hand(connection, query)
-        if statement is None:
+        running = run_at_hand(connection, query, args, 0 if part is _ALL else 1, timeout)
+        if running is None:
             return await self._run_the_long_way(query, args, timeout, part, bore_traces)
         pooled.busy += 1
         try:
-            rows = await driver.run_statement(connection, statement, args, 0 if part is _ALL else 1, timeout)
+            rows = await running
         except BaseException as error:
             if bore_traces is None:
                 bore_traces = pooled.bears_traces
@@ -355,7 +348,42 @@ async def _counted(pooled: PooledConnection, call: Callable[[driver.Session], Aw
     return answer
 
 
-# Help, names and signatures are those of the methods that these stand for.
-for _name, _method in {**vars(SessionMethods), **vars(Lease)}.items():
-    if callable(_method) and not _name.startswith("_") and hasattr(asyncpg.Connection, _name):
-        update_wrapper(_method, getattr(asyncpg.Connection, _name))
+class LeaseOfOwnClass(Lease):
+    """Of a pool with a `connection_class`: has what only that class has, too."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # nothing is unknown to a lease then
+        __getattr__ = Lease._beyond
+
+
+def new_lease(
+    kind: type[Lease], lending: Lending, timeout: float | None, caller: Caller | None, place: Place | None
+) -> Lease:
+    """A lease on nothing as yet."""
+    # In place of `__init__`: with one, to call the class would cost twice as much.
+    lease = kind()
+    lease._lending = lending
+    lease._timeout = timeout
+    lease._caller = caller
+    lease._place = place
+    lease._spent = lease._only_reads = lease._pinned = False
+    lease._con = None
+    return lease
+
+
+def _complete() -> None:
+    """Give the class what it has of `asyncpg.Connection` without having written it down."""
+    for name, method in {**vars(SessionMethods), **vars(Lease)}.items():
+        if callable(method) and not name.startswith("_") and hasattr(asyncpg.Connection, name):
+            # Help, names and signatures are those of the methods that these stand for.
+            update_wrapper(method, getattr(asyncpg.Connection, name))
+    for name, method in vars(PoolConnectionProxy).items():
+        if not name.startswith("_") and not hasattr(Lease, name):
+            setattr(Lease, name, method)
+    for name in dir(asyncpg.Connection):
+        if not hasattr(Lease, name):
+            setattr(Lease, name, property(partial(Lease._beyond, name=name)))
+
+
+_complete()

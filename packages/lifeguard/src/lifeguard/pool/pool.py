@@ -19,7 +19,7 @@ from lifeguard.pool.errors import PoolUnavailable
 from lifeguard.pool.events import DrainReport, Listener, log_event
 from lifeguard.pool.housekeeping import Housekeeping
 from lifeguard.pool.lane import NORMAL, Limits
-from lifeguard.pool.lease import Lease
+from lifeguard.pool.lease import Lease, LeaseOfOwnClass, new_lease
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.names import Priority, rank_of
 from lifeguard.pool.query_methods import QueryMethods
@@ -105,6 +105,7 @@ class Pool(QueryMethods, Snapshots, Sharing):
         connector = Connector(dsn, config.connect_timeout, config.init, connect_options, **chosen)
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state
+        self._lease: type[Lease] = LeaseOfOwnClass if "connection_class" in connect_options else Lease
         self._housekeeping = Housekeeping(self._lending)
         self._aside = Shared(connector.ask_aside, f"pool {config.name}: ask aside")
 
@@ -251,9 +252,9 @@ class Pool(QueryMethods, Snapshots, Sharing):
         if timeout is not None:
             check_seconds("timeout", timeout)
         if lane is None and priority == "normal":
-            return Lease(self._lending, timeout, caller)
+            return new_lease(self._lease, self._lending, timeout, caller, None)
         rank = NORMAL if priority == "normal" else rank_of(priority)
-        return Lease(self._lending, timeout, caller, (lane, rank))
+        return new_lease(self._lease, self._lending, timeout, caller, (lane, rank))
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing
@@ -355,6 +356,8 @@ class Pool(QueryMethods, Snapshots, Sharing):
         (see `expire_connections`). If none could be opened, that is tried at once. Raises as the constructor
         does."""
         state = self._state
+        if "connection_class" in connect_options:
+            self._lease = LeaseOfOwnClass
         self._lending.connector.configure(dsn, connect_options)
         if state.loop is not None and not state.loop.is_closed():  # perhaps not the one that runs
             state.loop.call_soon_threadsafe(self._lending.opener.start_over)

@@ -25,7 +25,7 @@ from lifeguard.pool.session_state import LISTEN, refuse_session_state, refused
 if TYPE_CHECKING:
     _Proxy = PoolConnectionProxy[asyncpg.Record]
 else:
-    _Proxy = PoolConnectionProxy
+    _Proxy = driver.LikeAConnection
 
 T = TypeVar("T")
 
@@ -52,14 +52,22 @@ def note_statement(pooled: PooledConnection, query: str) -> None:
 
 
 class SessionMethods(_Proxy):
-    """Part of `Lease`. Help, names and signatures are those of the `asyncpg.Connection` methods."""
+    """Part of `Lease`. Help, names and signatures are those of the `asyncpg.Connection` methods.
 
-    __slots__ = ("__weakref__", "_lending", "_pooled")
+    It is no PoolConnectionProxy, and has no `__getattr__`: with one, Python looks up each attribute of a lease
+    the slow way, which cost as much as a twentieth of a small query.
+    """
+
+    __slots__ = ("__weakref__", "_con", "_lending", "_pooled")
 
     _caller: Caller | None
-    _con: asyncpg.Connection | None  # asyncpg's proxy raises whatever is called while this is None
+    _con: asyncpg.Connection | None  # None: every call raises
     _lending: Lending
     _pooled: PooledConnection
+
+    def __repr__(self) -> str:
+        held = "[released]" if self._con is None else repr(self._con)
+        return f"<{type(self).__name__} {held} {id(self):#x}>"
 
     def _lent(self, name: str) -> PooledConnection:
         """The connection that is lent now; raises InterfaceError when none is."""
@@ -90,6 +98,15 @@ class SessionMethods(_Proxy):
     ) -> Attempt:
         executed = driver.executed(pooled.connection)
         return Attempt(query, pooled.bears_traces, executed, repeatable=repeatable, harmless=harmless)
+
+    def _beyond(self, name: str) -> Any:
+        """Something that only a `connection_class` has, or that is private to asyncpg. It may do anything
+        to the session, and what it executes is not seen here."""
+        attribute = getattr(self._con, name)
+        if self._con is not None:
+            self._pooled.begun = None
+            self._pooled.changed_by(Effect.DIRTY)
+        return attribute
 
     # -- transactions and COPY ----------------------------------------------------------------------
 
@@ -258,14 +275,10 @@ class SessionMethods(_Proxy):
             self._lent("set_builtin_type_codec").changed_by(Effect.RUINOUS)
             await self._con.set_builtin_type_codec(*args, **kwargs)
 
-        def __getattr__(self, name):
-            """Something that only a `connection_class` has, or that is private to asyncpg. It may do anything
-            to the session, and what it executes is not seen here."""
-            attribute = getattr(self._con, name)
-            if self._con is not None:
-                self._pooled.begun = None
-                self._pooled.changed_by(Effect.DIRTY)
-            return attribute
+        @property
+        def __class__(self):
+            """For `isinstance()`: what asyncpg.Pool lends."""
+            return PoolConnectionProxy
 
 
 @contextmanager

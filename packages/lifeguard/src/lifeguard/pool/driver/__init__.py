@@ -8,6 +8,7 @@ from lifeguard.pool.driver.copying import copy
 from lifeguard.pool.driver.poolers import ThroughPooler, is_through_pooler, renew_texts, through_pooler
 from lifeguard.pool.driver.sessions import (
     NOT_SENT,
+    LikeAConnection,
     Session,
     check_transaction_ended,
     cut,
@@ -42,8 +43,7 @@ from lifeguard.pool.driver.statements import (
     is_cached,
     is_unresolved,
     parameters,
-    run_statement,
-    statement_at_hand,
+    run_at_hand,
 )
 from lifeguard.pool.driver.transactions import Isolation, Transaction, begin, commit
 
@@ -53,6 +53,7 @@ __all__ = [
     "NOT_SENT",
     "TCP_USER_TIMEOUT",
     "Isolation",
+    "LikeAConnection",
     "Session",
     "ThroughPooler",
     "Transaction",
@@ -84,9 +85,8 @@ __all__ = [
     "reading",
     "renew_texts",
     "roll_back",
-    "run_statement",
+    "run_at_hand",
     "settle",
-    "statement_at_hand",
     "targets_of",
     "through_pooler",
     "tune_socket",

@@ -15,6 +15,9 @@ from lifeguard.pool.errors import StatementNotSent
 # asyncpg's stubs leave its private names out.
 Session = Any
 
+LikeAConnection = asyncpg.connection._ConnectionProxy
+"""What is of this class is an `asyncpg.Connection` for `isinstance()` (`_ConnectionProxy`)."""
+
 # Seconds for a cancel request that was sent to be closed by the server, which has answered the query.
 _LAST_WORD = 0.5
 

@@ -13,36 +13,35 @@ from lifeguard.pool.driver.sessions import Session
 _PLAIN: Any = frozenset((asyncpg.Connection, ThroughPooler))
 
 
-def statement_at_hand(connection: Session, query: str) -> Any:
-    """The prepared statement that asyncpg keeps for `query`, if it can be run the short way; else None.
+def run_at_hand(
+    connection: Session, query: str, args: tuple[object, ...], limit: int, timeout: float | None
+) -> Awaitable[list[asyncpg.Record]] | None:
+    """Run the prepared statement that asyncpg keeps for `query`, if that can be done the short way; else
+    None. At most `limit` rows, 0 for all.
 
     asyncpg reaches a cached statement through five coroutines, which cost a small query a sixth of its
-    time. The short way is `run_statement()` at once. None, for the long way, when the statement is
+    time. The short way is `_protocol.bind_execute` at once. None, for the long way, when the statement is
     yet to be prepared, the query is to be logged, or a `connection_class` may do things differently
     (`_stmt_cache`, `_query_loggers`).
+
+    Raises as `Connection.fetch()`, besides InvalidCachedStatementError and OutdatedSchemaCacheError: then
+    `forget_caches()`.
     """
+    # One function: it runs for nearly every statement.
     if connection._aborted or connection._query_loggers or connection.__class__ not in _PLAIN:
         return None
-    return _cached(connection, query)
-
-
-def _cached(connection: Session, query: str) -> Any:
-    return connection._stmt_cache.get((query, connection._protocol.get_record_class(), False))
-
-
-def run_statement(
-    connection: Session, statement: Any, args: tuple[object, ...], limit: int, timeout: float | None
-) -> Awaitable[list[asyncpg.Record]]:
-    """Run a statement at hand; at most `limit` rows, 0 for all (`_protocol.bind_execute`).
-
-    Raises as `Connection.fetch()`, besides InvalidCachedStatementError and OutdatedSchemaCacheError:
-    then `forget_statements()`.
-    """
     protocol = connection._protocol
+    statement = connection._stmt_cache.get((query, protocol.get_record_class(), False))
+    if statement is None:
+        return None
     if timeout is not None:  # else the connection's command_timeout is taken there
         timeout = protocol._get_timeout(timeout)
     rows: Awaitable[list[asyncpg.Record]] = protocol.bind_execute(statement, args, "", limit, False, timeout)
     return rows
+
+
+def _cached(connection: Session, query: str) -> Any:
+    return connection._stmt_cache.get((query, connection._protocol.get_record_class(), False))
 
 
 def forget_caches(connection: Session) -> None:
