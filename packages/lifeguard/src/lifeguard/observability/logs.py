@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import structlog
@@ -19,19 +21,24 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from lifeguard.database import call_scope
 from lifeguard.observability import bounds
+from lifeguard.observability.access_line import AccessLine
 from lifeguard.observability.scrub import Scrubber
 from lifeguard.settings import Settings
 
 # uvicorn's loggers. Its line for each request is replaced by the one of `lifeguard.web.middleware`.
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.asgi")
 _ACCESS_LOGGER = "uvicorn.access"
+# Of structlog's configuration, what a line depends on.
+_DECIDING = ("processors", "wrapper_class", "logger_factory", "context_class")
 
 
 def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
     """Send every log line of the process to `stream`, by default standard output."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared = _shared_processors()
-    rendering = _rendering(settings, stream or sys.stdout)
+    scrub = Scrubber(settings.secret_values())
+    as_json = writes_json(settings, stream or sys.stdout)
+    rendering = _rendering(settings, scrub, stream or sys.stdout, as_json=as_json)
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -40,7 +47,29 @@ def configure(settings: Settings, *, stream: TextIO | None = None) -> None:
         # keeps a bound logger, as the middleware does.
         cache_logger_on_first_use=False,
     )
+    _Lines.configured = structlog.get_config() if as_json else {}
+    _Lines.service, _Lines.scrub = settings.service_name, scrub
     _route_standard_logging(level, stream, shared, rendering)
+
+
+class _Lines:
+    """What `configure` has said last, for lines that structlog need not put together."""
+
+    configured: Mapping[str, object] = MappingProxyType({})
+    service = ""
+    scrub = Scrubber()
+
+
+def access_line(name: str) -> AccessLine | None:
+    """Give what writes the lines of requests for the logger `name`. None: structlog has to, because lines are no
+    JSON, or because somebody else has configured it since."""
+    configured = structlog.get_config()
+    if any(_Lines.configured.get(name) is not configured[name] for name in _DECIDING):
+        return None
+    lines = configured["logger_factory"](name)
+    return AccessLine(
+        name, configured["processors"], service=_Lines.service, scrub=_Lines.scrub, write=lines.msg
+    )
 
 
 def writes_json(settings: Settings, stream: TextIO) -> bool:
@@ -70,13 +99,11 @@ def _stack_below(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return event
 
 
-def _rendering(settings: Settings, stream: TextIO) -> list[Processor]:
-    scrub = Scrubber(settings.secret_values())
-
+def _rendering(settings: Settings, scrub: Scrubber, stream: TextIO, *, as_json: bool) -> list[Processor]:
     def scrub_line(_logger: WrappedLogger, _method: str, line: Any) -> str:  # Any: structlog's own
         return scrub(line)
 
-    if not writes_json(settings, stream):
+    if not as_json:
         columns = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
             sort_keys=False,  # as they are said: of a request method, path and status come first

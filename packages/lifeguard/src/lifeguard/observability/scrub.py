@@ -63,7 +63,8 @@ class Scrubber:
         return max(_LONGEST_LOGIN, longest * _LONGEST_ESCAPE)
 
     def __call__(self, text: str) -> str:
-        self._learn(self._told.union(secrets_read, tokens_read))
+        if secrets_read or tokens_read or self._known is not self._told:
+            self._learn(self._told.union(secrets_read, tokens_read))
         for form in self._forms:
             if form in text:
                 text = text.replace(form, HIDDEN)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 from collections.abc import Hashable, Iterable
 from time import perf_counter
-from types import CodeType
 
 import structlog
 from fastapi import Request
@@ -25,19 +23,14 @@ from lifeguard.web import problems, request_head
 from lifeguard.web.answer_headers import complete
 from lifeguard.web.body_limit import BodyLimit
 from lifeguard.web.buffered import Buffered, Share
-from lifeguard.web.client import client_of
+from lifeguard.web.caller import RequestCaller, route_template
 from lifeguard.web.consistency import SAFE_METHODS, ConsistencyTokens
 from lifeguard.web.drain import Drain
 from lifeguard.web.excess import excess
 from lifeguard.web.failures import cause_of, told, words_of
-from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
-from lifeguard.web.routes import WEBSOCKET, choice_of
-from lifeguard.web.turns import RECORD
+from lifeguard.web.request_log import RequestLog
 
-# Machines request these every few seconds, or keep them open for hours: they are not counted, and logged
-# only when they fail.
-UNNOTED = frozenset({"/healthz", "/readyz", "/metrics", "/pool/live/events"})
 # Seconds that a body may take, and the bytes of it that add a second: a client that sends as slowly as it
 # can must not hold a request open without end.
 _BODY_PATIENCE = 10.0
@@ -45,14 +38,9 @@ _SLOWEST_BODY = 8192
 _LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
 _NO_TIMEOUT = f"X-Request-Timeout must be seconds, {request_head.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
 _EVENT_STREAM = b"text/event-stream"
-_TOO_LATE = (
-    "what runs later, as a StreamingResponse's body, a background task or a task of its own, takes"
-    " DatabaseDep and borrows with `async with database.read()`, connection() or transaction()"
-)
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
 _PAYLOAD_TOO_LARGE = 413
-_CLIENT_CLOSED_REQUEST = 499  # nginx's number for an answer that nobody waited for
 
 
 class RequestMiddleware:
@@ -76,8 +64,8 @@ class RequestMiddleware:
         self.body_limit = body_limit
         self.buffered = buffered
         self.drain = drain
-        self.metrics = metrics
         self.log = structlog.get_logger("lifeguard.request").bind()  # bound once: this path is hot
+        self.request_log = RequestLog(metrics, self.log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -303,65 +291,12 @@ class RequestExchange:
 
     def note(self) -> None:
         """Count and log what came of it, once: when the answer is out, or will not come any more."""
-        if self._noted:
-            return
-        self._noted = True
-        seconds = perf_counter() - self._started
-        status = self._status or _CLIENT_CLOSED_REQUEST
-        if RECORD in self._scope:
-            self._scope[RECORD].is_answered(status)
-        if TURNED_AWAY in self._scope:  # the gate writes a line for all of a second
-            self._middleware.metrics.count(self._scope["method"], self._scope[TURNED_AWAY], status)
-            return
-        route = route_template(self._scope)
-        if route not in UNNOTED:
-            self._middleware.metrics.observe(self._scope["method"], route, status, seconds)
-        elif status < _SERVER_ERROR and not self._broken_off:
-            return
-        log = self._middleware.log
-        level = logging.INFO if status < _SERVER_ERROR else logging.WARNING
-        if log.is_enabled_for(level):
-            log.log(level, "request", **self._line(route, status, seconds))
-
-    def _line(self, route: str, status: int, seconds: float) -> dict[str, object]:
-        line: dict[str, object] = {
-            "method": self._scope["method"],
-            "path": request_head.shown_path(self._scope),
-            "route": route,
-            "status": status,
-            "duration_ms": round(seconds * 1000, 2),
-            "client": client_of(self._scope),
-        }
-        if problems.SCOPE_KEY in self._scope:
-            error, problem = self._scope[problems.SCOPE_KEY]
-            line["problem"] = problem.type
-            if status >= _SERVER_ERROR or self._broken_off:
-                line["error"] = words_of(error)
-        if self._broken_off:
-            line["broken_off"] = True
-        return line
-
-
-class RequestCaller:
-    """For whom a request borrows connections: its route, once that is known, and its endpoint."""
-
-    __slots__ = ("_scope",)
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    @property
-    def route(self) -> str:
-        return f"{self._scope.get('method', WEBSOCKET)} {route_template(self._scope)}"
-
-    @property
-    def remedy(self) -> str:
-        return f"that of {self.route} ended when its endpoint returned: {_TOO_LATE}"
-
-    @property
-    def endpoint(self) -> CodeType | None:
-        endpoint = inspect.unwrap(self._scope["endpoint"]) if "endpoint" in self._scope else None
-        return getattr(endpoint, "__code__", None)
+        if not self._noted:
+            self._noted = True
+            seconds = perf_counter() - self._started
+            self._middleware.request_log.note(
+                self._scope, self.call, self._status, seconds, broken_off=self._broken_off
+            )
 
 
 def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -374,15 +309,3 @@ def _is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 def _cut_off(status: int, detail: str | None = None) -> HTTPException:
     """Make the answer to a body that is not read to its end. What is left of it is not a request."""
     return HTTPException(status, detail, headers={"Connection": "close"})
-
-
-def route_template(scope: Scope) -> str:
-    """Give the path of the route that served, or would have, placeholders unfilled; `none` without one."""
-    # FastAPI's own note holds the whole path, the route only that below `include_router(prefix=...)`.
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    # For a WebSocket, FastAPI keeps that in Starlette's route below its note.
-    path: str = getattr(route, "path", "") or getattr(getattr(route, "starlette_route", None), "path", "")
-    if path:
-        return path
-    choice = choice_of(scope)  # of a request that was refused before its route was asked
-    return choice.served.template if choice and choice.served else "none"

@@ -26,6 +26,7 @@ from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import Metrics
 from lifeguard.web import origins, problems, request_head
 from lifeguard.web.answer_headers import answer_types, complete
+from lifeguard.web.caller import RequestCaller, route_template
 from lifeguard.web.client import client_of
 from lifeguard.web.consistency import ConsistencyTokens
 from lifeguard.web.drain import Drain
@@ -33,7 +34,6 @@ from lifeguard.web.excess import excess
 from lifeguard.web.failures import cause_of, told
 from lifeguard.web.gate import TURNED_AWAY
 from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
-from lifeguard.web.middleware import RequestCaller, route_template
 
 _SWITCHING = 101
 _FORBIDDEN = 403
