@@ -147,8 +147,9 @@ class TestServe:
             assert "server" not in (await service.get("/healthz")).headers
             assert await service.end(signal.SIGTERM) == 0
 
-    def test_starts_without_what_only_migrations_need(self) -> None:
-        loaded = "import sys, lifeguard.commands; print({'alembic', 'sqlalchemy'} & sys.modules.keys())"
+    def test_starts_without_what_only_migrations_and_the_doctor_need(self) -> None:
+        others = {"alembic", "sqlalchemy", "lifeguard.operations.checks.examination"}
+        loaded = f"import sys, lifeguard.commands; print({others} & sys.modules.keys())"
         ended = subprocess.run(
             [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
         )

@@ -11,7 +11,8 @@ async def report(database_url: str, **values: object) -> dict[str, Finding]:
     """Each finding by its topic, `primary clock` for one."""
     if isinstance(replicas := values.get("database_replica_url"), str):
         values["database_replica_url"] = SecretStr(replicas)
-    settings = Settings.model_validate({"database_url": SecretStr(database_url), **values})
+    patient = {"pool_connect_timeout": 60}
+    settings = Settings.model_validate({"database_url": SecretStr(database_url), **patient, **values})
     return {finding.topic: finding async for finding in examine(settings)}
 
 

@@ -251,12 +251,15 @@ class TestServerOfItsOwn:
         assert found.advice == "as a superuser: in postgres: CREATE EXTENSION pg_stat_statements;"
         await admin.execute("CREATE EXTENSION pg_stat_statements")
         await admin.execute("ALTER ROLE app PASSWORD 'canary-hush'")
+        await admin.execute("CREATE PROCEDURE learn(text) BEGIN ATOMIC SELECT pg_sleep(0.1); END")
+        await admin.execute("CALL learn('canary-hush')")
         await admin.execute("SELECT pg_sleep(0.2), 'canary-hush'")
         assert await admin.fetchval("SELECT count(*) FROM pg_class WHERE relname = 'deep_thought'") == 0
         line = (await report(server.dsn()))["primary statements"]
         assert line.level == "ok"
         assert "SELECT pg_sleep($1), $2" in line.lines[0]
         assert "hush" not in told(line)
+        assert any(one.endswith(": CALL") for one in line.lines)
         assert "pg_stat_statements" not in "".join(line.lines[1:])  # the doctor's own are left out
         as_app = f"postgresql://app:canary-hush@127.0.0.1:{server.port}/postgres"
         hidden = (await report(as_app))["primary statements"]

@@ -244,7 +244,7 @@ class TestChecksThatCannotLook:
             return Result("ok", "the next one has less time")
 
         async def look(server: Server) -> Result:
-            monkeypatch.undo()
+            monkeypatch.setattr(examination, "PATIENCE", 60.0)
             await server.connection.execute("SELECT pg_sleep(600)")
             raise AssertionError
 
@@ -292,6 +292,12 @@ def test_the_report_for_programs() -> None:
         ],
     }
     assert summary(findings) == "2 checks: 1 warn, 1 ok\nwarn: replica-1 lag"
+
+
+def test_a_name_does_not_move_the_cursor_of_a_terminal() -> None:
+    finding = Finding("primary", "scans", "warn", "of \x1b[2J", "DROP \x07", ("\n",))
+    clean = finding.scrubbed(lambda text: text.replace("of", "in"))
+    assert (clean.finding, clean.advice, clean.lines) == ("in ?[2J", "DROP ?", ("?",))
 
 
 def test_amounts_and_names_are_for_people() -> None:

@@ -11,9 +11,7 @@ from typing import Any
 
 from lifeguard.database.connect_options import Role, check, each_replica
 from lifeguard.database.sizing import read_capacity, size_pool
-from lifeguard.operations.checks.examination import examine_server
 from lifeguard.operations.checks.finding import Finding
-from lifeguard.operations.checks.hosts import hosts
 from lifeguard.operations.checks.reaching import Unreachable, connect
 from lifeguard.settings import Settings
 
@@ -51,11 +49,16 @@ async def examine(settings: Settings) -> AsyncGenerator[Finding, None]:
 
 
 async def _hosts(settings: Settings) -> list[Finding]:
+    from lifeguard.operations.checks.hosts import hosts  # noqa: PLC0415 - as below
+
     found = await hosts(settings)
     return [found] if found else []
 
 
 async def _server(settings: Settings, role: Role, name: str) -> list[Finding]:
+    # What `serve`, which has this file by way of the commands, starts without.
+    from lifeguard.operations.checks.examination import examine_server  # noqa: PLC0415
+
     return [finding async for finding in examine_server(settings, role, name)]
 
 

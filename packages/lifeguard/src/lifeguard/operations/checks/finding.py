@@ -36,12 +36,14 @@ class Finding:
         return f"{self.on} {self.check}"
 
     def scrubbed(self, scrub: Callable[[str], str]) -> Finding:
-        """The same, with each text as `scrub` gives it."""
+        """The same, with each text as `scrub` gives it, and without what would move a terminal's cursor:
+        names in a database may have any characters."""
+
+        def clean(text: str) -> str:
+            return "".join(char if char.isprintable() else "?" for char in scrub(text))
+
         return replace(
-            self,
-            finding=scrub(self.finding),
-            advice=scrub(self.advice),
-            lines=tuple(map(scrub, self.lines)),
+            self, finding=clean(self.finding), advice=clean(self.advice), lines=tuple(map(clean, self.lines))
         )
 
     def __str__(self) -> str:

@@ -37,6 +37,8 @@ async def timeouts(server: Server) -> Result:
     problems += _in_the_way(settings, found, role)
     if problems:
         advice = " ".join(dict.fromkeys(advice for _, advice in problems))
+        if server.pooler is not None:
+            advice += " Then RECONNECT on the pooler's console: it takes new sessions."
         return Result("warn", "; ".join(text for text, _ in problems), advice)
     return Result(
         "ok",

@@ -88,6 +88,12 @@ def _query(schema: str, major: int) -> str:
     return query if major >= _TOPLEVEL_SINCE else query.replace(" AND toplevel", "")
 
 
+def _kind(query: str) -> str:
+    """The first words: what is behind them may be a password, as in `CALL` or `ALTER ROLE`."""
+    first, *more = [*query.split(), ""][:2]
+    return " ".join([first, *(word for word in more if word.isalpha())])
+
+
 def _line(number: int, row: asyncpg.Record, place: str) -> str:
     share = f"{row['share'] or 0:.0%}"
     numbers = (
@@ -97,7 +103,7 @@ def _line(number: int, row: asyncpg.Record, place: str) -> str:
     )
     query = str(row["query"])
     if not _WITHOUT_CONSTANTS.match(query):
-        return f"{numbers}: {query if query == _HIDDEN else ' '.join(query.split()[:2])}"
+        return f"{numbers}: {query if query == _HIDDEN else _kind(query)}"
     plain = " ".join(query.split())
     shown = plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}..."
     return (
