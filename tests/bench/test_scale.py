@@ -1,6 +1,7 @@
 """`bench.scale`: what it measures comes to its end, and is told for each of them."""
 
 import os
+from collections.abc import Mapping
 
 import pytest
 
@@ -23,11 +24,10 @@ async def test_so_many_borrow_until_the_time_is_over(
     plan = Plan(what, number, database_url, os.getpid(), seconds=0.05)
     assert (plan.connections, plan.borrowers) == (connections, borrowers)
     measured = await measure(plan)
-    assert measured.seconds >= plan.seconds
     assert measured.processor > 0
 
 
-def points(what: str, costs: dict[int, list[float]], memory: dict[int, float]) -> list[Point]:
+def points(what: str, costs: dict[int, list[float]], memory: Mapping[int, float]) -> list[Point]:
     """A point a round, for each number."""
     return [
         Point(what, number, cost, 1000, memory[number] / number)
