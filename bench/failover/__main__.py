@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench import options, results
 from bench.failover.cluster import behind_haproxy, cluster
+from bench.failover.picture import draw
 from bench.failover.report import Row, row_of, targets_of
 from bench.failover.trial import RATE, Plan, Trial, crashing, hold, switching
 from bench.machine import describe_machine
@@ -48,6 +49,7 @@ def main() -> int:
         "targets": [asdict(target) for target in targets],
     }
     results.write_json(chosen.out / "failover.json", answer)
+    draw(rows, machine.caption(), chosen.out / "failover.svg")
     print("\n\n".join((machine.caption(), _table(rows), verdicts(targets), f"written to {chosen.out}")))
     return 1 if chosen.check and not all(target.met for target in targets) else 0
 

@@ -23,6 +23,7 @@ from bench.http.trial import (
 )
 from bench.http.work import POOL_SIZE
 from bench.machine import describe_machine
+from bench.rounds import bounded
 from bench.server import throwaway_postgres
 from bench.table import text_table
 from bench.targets import verdicts
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 FULL = Lengths(rounds=3, settle=0.3, measured=1.2, half=2.1, requests=1_000_000, longest=110.0)
 QUICK = Lengths(rounds=1, settle=0.2, measured=0.7, half=1.2, requests=20_000, longest=20.0)
+LONGEST = 330.0
+"""Seconds of all rounds: one that would go beyond is not begun. Starts take long on a busy machine."""
 INSTRUMENTATOR = "prometheus-fastapi-instrumentator"
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "asyncpg", "psycopg-pool", "SQLAlchemy", INSTRUMENTATOR)
 
@@ -42,6 +45,7 @@ def main() -> int:
     lengths = _lengths(chosen)
     machine = describe_machine(event_loop="uvloop", packages=PACKAGES)
     report = _measured(chosen, lengths)
+    lengths = replace(lengths, rounds=len({turn.round for turn in report.turns}))
     rows, refusals, memory, targets = (
         report.rows(),
         report.refusal_rows(),
@@ -88,7 +92,7 @@ def _measured(chosen: argparse.Namespace, lengths: Lengths) -> Report:
     # Everything but the service has the other cores, the database included.
     with apart() as core, throwaway_postgres() as postgres:
         stand = prepared(postgres, core)
-        for number in range(lengths.rounds):
+        for number in bounded(lengths.rounds, LONGEST):
             first = number * len(taking_part) // lengths.rounds
             for contestant in taking_part[first:] + taking_part[:first]:
                 _say(f"{contestant.name}, round {number + 1}")

@@ -28,8 +28,10 @@ def draw(
     """Write the plot as SVG."""
     figure, (costs, rates, growth) = plot.panels(3, height=4.2)
     _bars(costs, rows, "read_us", "write_us", ("GET", "POST"))
-    for row in refusals:
-        costs.barh(f"{OURS.name}: refused, {row.manner}", row.refused_us, color=plot.OURS_LIGHTER[1])
+    below = range(len(rows), len(rows) + len(refusals))
+    costs.barh(below, [row.refused_us for row in refusals], WIDTH, color=plot.OURS_LIGHTER[1])
+    names = [row.contestant for row in rows] + [f"{OURS.name}, refused: {row.manner}" for row in refusals]
+    costs.set_yticks(range(len(names)), names)
     costs.set_title("processor time of an answer, µs")
     _bars(rates, rows, "reads_per_second_64", "writes_per_second", ("GET, 64 connections", "POST, 16"))
     rates.set_title("answers a second, one process")
@@ -37,12 +39,13 @@ def draw(
     for run, colour in zip(memory, (plot.OURS, plot.PEERS[0]), strict=False):
         growth.plot(run.requests, run.memory_mb, color=colour, marker="o", markersize=3, label=run.contestant)
     growth.set_title("private memory, MB, over requests")
-    growth.set_ylim(bottom=0)
     if memory:
+        growth.set_ylim(0, max(max(run.memory_mb) for run in memory) * 1.2)
         growth.legend(loc="lower right")
     for axes in (costs, rates):
         axes.invert_yaxis()
         axes.legend(loc="lower right")
+    rates.set_ylim(costs.get_ylim())
     plot.save(figure, caption, path)
 
 
@@ -54,4 +57,3 @@ def _bars(axes: Axes, rows: Sequence[Row], read: str, write: str, names: tuple[s
         ours, peers = (plot.OURS, plot.OURS_LIGHTER[0])[nth], plot.REFERENCES[1 - nth]
         colours = [ours if label == OURS.name else peers for label in labels]
         axes.barh(places, [getattr(row, figure) for row in rows], WIDTH, color=colours, label=name)
-    axes.set_yticks(range(len(rows)), labels)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from bench import options, results
 from bench.machine import describe_machine
+from bench.outage.picture import draw
 from bench.outage.report import Row, rows_of, targets_of
 from bench.outage.trial import CONTESTANTS, DEADLINE, RATE, Stop, Trial, hold
 from bench.server import throwaway_postgres
@@ -35,6 +36,7 @@ def main() -> int:
         "targets": [asdict(target) for target in targets],
     }
     results.write_json(chosen.out / "outage.json", answer)
+    draw(rows, machine.caption(), chosen.out / "outage.svg")
     parts = (machine.caption(), _table(rows), verdicts(targets), f"written to {chosen.out}")
     print("\n\n".join(parts))
     return 1 if chosen.check and not all(target.met for target in targets) else 0

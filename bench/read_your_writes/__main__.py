@@ -10,6 +10,7 @@ import uvloop
 from bench import options, results
 from bench.machine import describe_machine
 from bench.quantile import quantile
+from bench.read_your_writes.picture import draw
 from bench.read_your_writes.trial import CLIENTS, DELAY, READS_OF_A_WRITE, SPREAD, Seen, cost, look, pair
 from bench.table import text_table
 from bench.targets import Target, at_most, verdicts
@@ -63,6 +64,7 @@ def main() -> int:
         "targets": [asdict(target) for target in targets],
     }
     results.write_json(chosen.out / "read_your_writes.json", answer)
+    draw(rows, costs, machine.caption(), chosen.out / "read_your_writes.svg")
     parts = (
         machine.caption(),
         _table(rows),

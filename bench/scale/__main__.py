@@ -15,6 +15,7 @@ from bench.hostile.trial import apart
 from bench.http.trial import prepared
 from bench.machine import describe_machine
 from bench.processes import allow_many_connections
+from bench.rounds import bounded
 from bench.scale.picture import draw
 from bench.scale.report import Row, rows_of, targets_of
 from bench.scale.trial import (
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 FULL = Lengths(rounds=3, measured=1.0, idle=2.0, most=10_000)
 QUICK = Lengths(rounds=1, measured=0.5, idle=0.5, most=1000)
+LONGEST = 270.0
+"""Seconds of all rounds: one that would go beyond is not begun."""
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "asyncpg")
 
 
@@ -78,7 +81,7 @@ def _points(only: Sequence[str], lengths: Lengths) -> list[Point]:
         EmbeddedServer(Path(directory), disposable=True, parameters=MAX_CONNECTIONS) as postgres,
     ):
         stand = prepared(postgres, core)
-        for number in range(lengths.rounds):
+        for number in bounded(lengths.rounds, LONGEST):
             _say(f"round {number + 1}")
             for what in NUMBERS:
                 if what in only and what != IDLE:

@@ -23,6 +23,8 @@ from bench.processes import allow_many_connections, children, private_memory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lifeguard.pool import PoolStats
+
 TEN, TWENTY, BORROWERS_OF_LANES = 10, 20, 200
 PATIENCE = 120.0
 """Seconds that a borrower waits: nobody is refused here, however slow the machine."""
@@ -74,7 +76,8 @@ async def measure(plan: Plan) -> Measured:
         await _until(lambda: run.pool.stats().idle == plan.connections)
         with_connections = private_memory(os.getpid())
         tasks = [asyncio.ensure_future(run.borrow(lane)) for lane in run.lanes()]
-        await _until(lambda: run.pool.stats().waiting == plan.borrowers - plan.connections)
+        # Not as many as there are connections have one: the pool keeps some from lanes that give none back.
+        await _until(lambda: _asking(run.pool.stats()) == plan.borrowers)
         if plan.what == "connections":
             memory = with_connections - without
         else:
@@ -89,6 +92,10 @@ async def measure(plan: Plan) -> Measured:
         run.over = True
         await asyncio.gather(*tasks)
     return Measured(done, seconds, spent, memory, backends)
+
+
+def _asking(stats: PoolStats) -> int:
+    return stats.used + stats.waiting
 
 
 async def _until(condition: Callable[[], bool]) -> None:

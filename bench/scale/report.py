@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import truediv
 from statistics import median
 
 from bench.scale.trial import CONNECTIONS, IDLE, LANES, WAITERS, Point
@@ -54,7 +55,9 @@ def _targets(rows: Sequence[Row]) -> Iterator[Target]:
             continue
         first, last = of_it[0], of_it[-1]
         at = f"{last.number} / {first.number} {what}"
-        yield at_most(LINEAR, "cpu of an operation", at, last.cost_us / first.cost_us)
+        # Within a round: what ran a minute later met another machine.
+        growth = median(map(truediv, last.cost_by_round, first.cost_by_round))
+        yield at_most(LINEAR, "cpu of an operation", at, growth)
         known = [row for row in of_it if row.memory_kb]
         if len(known) > 1:
             at = f"{known[-1].number} / {known[0].number} {what}"

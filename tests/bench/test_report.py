@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import readme
+from bench.rounds import bounded
 
 
 @pytest.fixture
@@ -43,3 +44,11 @@ def test_a_missed_target_is_shown_with_what_it_missed(copy: Path) -> None:
     readme.main([])
     missed = f'Missed: "{answer["targets"][0]["promise"]}"'
     assert missed in (copy / "docs/benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_no_round_is_begun_that_would_end_too_late() -> None:
+    """On a clock that says when each round begins and ends."""
+    clock = iter((0, 0, 20, 20, 50, 50, 80, 80)).__next__
+    assert list(bounded(10, 100, clock=clock)) == [0, 1, 2], "a fourth would end after 110 s"
+    clock = iter((0, 0, 50, 50)).__next__
+    assert list(bounded(3, 1, clock=clock)) == [0], "the first one always"
