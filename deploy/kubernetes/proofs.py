@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from app.commands import cli
 from app.settings import Settings
+from deploy.kubernetes import fleet
 from deploy.kubernetes.placement import disruptions
 from deploy.kubernetes.rendered import (
     Document,
@@ -110,18 +111,27 @@ def rollout(deployment: Document, replicas: int) -> dict[str, int]:
 def sessions(rendered: Rendered) -> dict[str, int]:
     """Who may hold how many sessions of the server at the same time."""
     service = Service.of(rendered)
+    others = {"migration": MIGRATION, "others": service.promised("other-sessions")}
+    if fleet.shares(service.settings):
+        return {"fleet": fleet.budget_of(service.settings, service.available, sum(others.values()))} | others
     pods, each = rollout(service.deployment, service.largest), service.pool
     if pgbouncer := rendered.find("Deployment", "pgbouncer"):
         pods = rollout(pgbouncer, pgbouncer["spec"]["replicas"])
         bouncer = pgbouncer_settings(rendered)
         each = int(bouncer["default_pool_size"]) + int(bouncer["reserve_pool_size"])
     held = {kind: count * each for kind, count in pods.items()}
-    return held | {"migration": MIGRATION, "others": service.promised("other-sessions")}
+    return held | others
 
 
 def connections(rendered: Rendered) -> Iterator[str]:
-    """All sessions together stay within the server; POOL_INSTANCES is what it says."""
+    """All sessions together stay within the server; POOL_INSTANCES is what it says, or `auto`."""
     service = Service.of(rendered)
+    if fleet.shares(service.settings):
+        pods = sum(rollout(service.deployment, service.largest).values())
+        others = MIGRATION + service.promised("other-sessions")
+        between = rendered.find("Deployment", "pgbouncer") is not None
+        yield from fleet.faults(service.settings, service.available, others, pods, behind_pooler=between)
+        return
     allowed = {service.largest + service.surge}
     if rendered.find("Deployment", "pgbouncer"):
         allowed.add(1)  # the pools may exceed the server then, and PgBouncer does not
@@ -133,6 +143,7 @@ def connections(rendered: Rendered) -> Iterator[str]:
     demand = sessions(rendered)
     if sum(demand.values()) > service.available:
         yield f"{sum(demand.values())} sessions ({demand}), but the server has {service.available}"
+    assert service.settings.pool_instances != "auto"
     share = service.settings.pool_instances * service.pool / service.available
     if share > service.settings.pool_headroom:
         yield f"the pools may take {share:.0%} of the server, more than POOL_HEADROOM: the service would warn"

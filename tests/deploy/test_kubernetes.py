@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lifeguard.pool import pool_metrics
 
 from deploy.kubernetes import proofs
 from deploy.kubernetes.rendered import Document, Rendered, container_of, everything_named, pod_of
@@ -229,13 +230,45 @@ def test_each_component_is_in_an_example() -> None:
 
 
 def test_the_autoscaler_reads_a_metric_that_exists() -> None:
-    (autoscaler,) = documents(MANIFESTS / "overlays/production/autoscaler.yaml")
-    asked = {metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"] if "pods" in metric}
+    autoscalers = (
+        document
+        for path in ("overlays/production/autoscaler.yaml", "components/fleet/autoscaler.yaml")
+        for document in documents(MANIFESTS / path)
+    )
+    asked = {pods["metric"]["name"] for one in autoscalers for pods in everything_named(one, "pods")}
     (values,) = documents(MANIFESTS / "components/monitoring/prometheus-adapter.yaml")
-    (given,) = values["rules"]["custom"]
-    assert asked == {given["name"]["as"]}
+    given = {one["name"]["as"]: one["seriesQuery"].partition("{")[0] for one in values["rules"]["custom"]}
+    assert asked == set(given)
     (rules,) = documents(ROOT / "deploy/prometheus/rules/service.yml")
-    assert given["seriesQuery"].partition("{")[0] in set(everything_named(rules, "record"))
+    metrics = {metric.name for _, metric in pool_metrics()}
+    assert set(given.values()) <= {*everything_named(rules, "record"), *metrics}
+
+
+def fleet(**changes: object) -> Rendered:
+    """Production whose processes share the server by themselves, as far as it is about their number."""
+    rendered = plain("production")
+    rendered.get("ConfigMap", "service")["data"].update(
+        variables("service", MANIFESTS / "components/fleet")["data"]
+    )
+    (patches,) = documents(MANIFESTS / "components/fleet/autoscaler.yaml")
+    largest = next(patch["value"] for patch in patches if patch["path"] == "/spec/maxReplicas")
+    in_spec("HorizontalPodAutoscaler", maxReplicas=largest)(rendered)
+    in_spec("HorizontalPodAutoscaler", **changes)(rendered)
+    return rendered
+
+
+def test_the_autoscaler_of_a_fleet_goes_as_far_as_the_server_does_and_no_further() -> None:
+    assert list(proofs.connections(fleet())) == []
+    largest = proofs.Service.of(fleet()).largest
+    assert list(proofs.connections(fleet(maxReplicas=largest + 1))) == [
+        "there may be 50 pods; of 147 sessions 49 have a seat and POOL_MIN_SIZE=2"
+    ]
+
+
+def test_a_fleet_behind_a_pooler_is_found() -> None:
+    pgbouncer = {"kind": "Deployment", "metadata": {"name": "pgbouncer"}}
+    rendered = Rendered("", "", [*fleet().documents, pgbouncer])
+    assert "behind PgBouncer" in "".join(proofs.connections(rendered))
 
 
 def test_a_drain_lasts_longer_than_a_scrape_interval() -> None:

@@ -42,7 +42,7 @@ class Counter:
         self._counts: list[asyncio.Task[int]] = []
 
     def hear(self, event: PoolEvent) -> None:
-        if event.name == "connection_opened":
+        if event.name == "connection_opened" and not self._admin.is_closed():
             self._counts.append(asyncio.create_task(self.count()))
 
     async def count(self) -> int:
@@ -55,6 +55,10 @@ class Counter:
 
     async def most(self) -> int:
         return max(await asyncio.gather(*self._counts))
+
+    async def end(self) -> None:
+        """What is still asked is answered, or not any more."""
+        await asyncio.gather(*self._counts, return_exceptions=True)
 
 
 class World:
@@ -107,8 +111,11 @@ AUTO: dict[str, object] = {
 @pytest.fixture
 async def world(server_factory: ServerFactory) -> AsyncIterator[World]:
     server = await server_factory(max_connections=str(ROOM + 3), superuser_reserved_connections="3")
-    async with server.connect() as admin, AsyncExitStack() as stack:
-        yield World(server, Counter(admin), stack)
+    async with server.connect() as admin:
+        counter = Counter(admin)
+        async with AsyncExitStack() as stack:
+            yield World(server, counter, stack)
+        await counter.end()
 
 
 def report(database: Database) -> FleetReport:
@@ -140,7 +147,7 @@ from lifeguard.database.fleet_watch import Fleet
 from packages.lifeguard.tests.database.conftest import settings_for
 Fleet.pace = 20.0
 async def main():
-    database = Database(settings_for({server.dsn()!r}, statement_timeout=60, **{AUTO!r}))
+    database = Database(settings_for({server.dsn()!r}, statement_timeout=60, command_timeout=90, **{AUTO!r}))
     await database.open()
     sleeping = [asyncio.create_task(database.fetchval("SELECT pg_sleep(50)")) for _ in range(2)]
     while len(database.primary.leases()) < 2:
@@ -152,9 +159,8 @@ asyncio.run(main())
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE)
     try:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
-            if line == b"busy\n":
-                break
+        while (line := await process.stdout.readline()) != b"busy\n":
+            assert line, "it has ended"
         yield process
     finally:
         if process.returncode is None:
@@ -210,6 +216,7 @@ async def test_a_process_without_a_place_opens_nothing_and_says_so(world: World,
 async def test_a_server_that_restarts_finds_all_within_their_claims(world: World) -> None:
     databases = [await world.start() for _ in range(3)]
     await eventually(has_its_share(*databases))
+    await world.counter.end()
     await world.server.restart("immediate")
     for database in databases:
         await eventually(lambda database=database: database.primary.get_size() >= 2)

@@ -15,6 +15,7 @@ from lifeguard.database.errors import (
     TransactionAborted,
     WriteRefused,
 )
+from lifeguard.database.fleet_watch import FleetReport
 from lifeguard.database.guard import Guard
 from lifeguard.database.lag import Standing
 from lifeguard.database.lane_watch import LaneReport, Sessions
@@ -36,6 +37,7 @@ __all__ = [
     "Database",
     "DatabaseUnavailable",
     "DeadlineExceeded",
+    "FleetReport",
     "Guard",
     "InvalidToken",
     "Isolation",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import asyncpg
@@ -30,7 +30,6 @@ _SOONER = 1 / 4
 # Seconds between two tries of one that found no room.
 _COME_AGAIN = 5.0
 _NO_ANSWER = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-_WAITS = "waits until the other processes have given back connections"
 _FULL = "the processes that share the server have all that it can share out"
 
 _log = structlog.get_logger("lifeguard.database")
@@ -72,7 +71,7 @@ class Fleet:
         self._claim = 0
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
-        self._told: tuple[object, ...] = ()
+        self._cannot_shrink_to = 0
         self.report = FleetReport()
         self.settled = asyncio.Event()
         """Set once the pool may open connections, or it is known why not."""
@@ -228,8 +227,11 @@ class Fleet:
         try:
             await self._pool.resize(min_size=min(self._least, size), max_size=size)
         except ValueError as error:  # what lanes were promised needs more
-            self._say_once("warning", "pool_cannot_shrink", reason=str(error), share=size)
+            if size != self._cannot_shrink_to:
+                self._cannot_shrink_to = size
+                _log.warning("pool_cannot_shrink", pool=self._pool.name, reason=str(error), share=size)
             return False
+        self._cannot_shrink_to = 0
         return True
 
     async def _stay_outside(self, verdict: Verdict, facts: Facts) -> float:
@@ -260,23 +262,17 @@ class Fleet:
         )
 
     def _tell(self, report: FleetReport) -> None:
-        self.report = report
-        details = {"instances": report.instances, "share": report.share, "max_size": report.claim}
+        """Say it, if it is news."""
+        before, self.report = self.report, report
+        if replace(before, orphans=0) == replace(report, orphans=0):
+            return
+        log = _log.bind(pool=self._pool.name, instances=report.instances, places=report.places)
         match report.standing:
             case "member":
-                self._say_once("info", "pool_share", **details)
+                log.info("pool_share", share=report.share, max_size=report.claim)
             case "waiting":
-                self._say_once("info", "pool_waits_for_share", reason=_WAITS, share=report.share)
+                log.info("pool_waits_for_share", share=report.share)
             case "full":
-                self._say_once("warning", "pool_has_no_place", reason=_FULL, places=report.places)
+                log.warning("pool_has_no_place", reason=_FULL)
             case "apart":
-                self._told = ()
-
-    def _say_once(self, level: str, event: str, **details: object) -> None:
-        said = (event, *details.values())
-        if said != self._told:
-            self._told = said
-            _log.log(_LEVELS[level], event, pool=self._pool.name, **details)
-
-
-_LEVELS = {"info": 20, "warning": 30}
+                pass

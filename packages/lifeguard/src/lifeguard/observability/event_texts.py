@@ -80,6 +80,32 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "error",
         "More than the server has; not ready until that is mended and the service restarted.",
     ),
+    "pool_share": (
+        "info",
+        "With `POOL_INSTANCES=auto`: so many `instances` share the server, to each a pool of `share` is due, "
+        "and this one's `max_size` is what is free of it now. When that has changed. See "
+        "docs/operations.md#a-fleet.",
+    ),
+    "pool_waits_for_share": (
+        "info",
+        "The other processes have all that is shared out, and will have made room in a few seconds; until "
+        "then the pool opens nothing.",
+    ),
+    "pool_has_no_place": (
+        "warning",
+        "As many processes as the server has `places` for are there already: this one opens nothing, is not "
+        "ready, and tries again every few seconds. Run fewer, or raise `max_connections`. See "
+        "docs/operations.md#a-fleet.",
+    ),
+    "pool_cannot_shrink": (
+        "warning",
+        "What lanes were promised (`at_least`) is more than the `share` that is due to this pool: it stays "
+        "as large as it is, and others get less.",
+    ),
+    "fleet_not_asked": (
+        "debug",
+        "The server has not said who else is there; the pool stays as it is.",
+    ),
     "replica_out_of_service": (
         "info, warning",
         "Its reads go elsewhere. `replica` is its pool, `host` its server, `reads` where they go, `reason` "

@@ -53,6 +53,7 @@ def _families(pools: list[PoolNumbers]) -> Iterator[Metric]:
     yield from families.values()
     yield from _breaker(pools)
     yield from _reads(pools)
+    yield from _fleet(pools)
 
 
 def _family(metric: PoolMetric) -> Metric:
@@ -91,6 +92,21 @@ def _breaker(pools: list[PoolNumbers]) -> Iterator[Metric]:
             transitions.add_metric([pool.stats.name, to], pool.breaker.transitions.get(to, 0))
     yield state
     yield transitions
+
+
+def _fleet(pools: list[PoolNumbers]) -> Iterator[Metric]:
+    texts = {
+        "instances": "Processes that share the server (POOL_INSTANCES=auto); 0 while not known.",
+        "share": "Connections that are due to each process's pool; db_client_connection_max is what it may"
+        " have now.",
+        "places": "Most processes that can share the server.",
+    }
+    for attribute, text in texts.items():
+        family = GaugeMetricFamily(f"db_pool_{attribute}", text, labels=[_POOL])
+        for pool in pools:
+            if pool.fleet is not None:
+                family.add_metric([pool.stats.name], getattr(pool.fleet, attribute))
+        yield family
 
 
 def _reads(pools: list[PoolNumbers]) -> Iterator[Metric]:

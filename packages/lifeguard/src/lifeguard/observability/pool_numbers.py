@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, get_args
 
-from lifeguard.database import Breaker, BreakerState, Database, Guard, LaneReport, Replica, Standing
+from lifeguard.database import (
+    Breaker,
+    BreakerState,
+    Database,
+    FleetReport,
+    Guard,
+    LaneReport,
+    Replica,
+    Standing,
+)
 from lifeguard.observability.lane_names import shown_name, with_shown_names
 from lifeguard.observability.scrub import Scrubber
 from lifeguard.pool import PoolStats
@@ -81,6 +90,8 @@ class PoolNumbers:
     """The lane that hangs; None while none does."""
     reads_with_token: Mapping[str, int] = field(default_factory=dict)
     """What became of reads that had to see a write, in the primary's numbers: see `Consistency.reads`."""
+    fleet: FleetReport | None = None
+    """What is known of the processes that share the server, with POOL_INSTANCES=auto."""
 
 
 def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
@@ -97,6 +108,7 @@ def numbers(database: Database, scrub: Scrubber) -> Iterator[PoolNumbers]:
             _replica(guard),
             _hanging_lane(guard, scrub),
             {} if isinstance(guard, Replica) else database.consistency.counts(),
+            guard.fleet.report if guard.fleet else None,
         )
 
 

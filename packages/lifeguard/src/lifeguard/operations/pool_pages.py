@@ -55,15 +55,31 @@ class HangingLane(BaseModel):
     sessions: Mapping[str, int]
 
 
+class Fleet(BaseModel):
+    """What was found of the processes that share the server, with `POOL_INSTANCES=auto`. `standing` is
+    `member`, `waiting` (until the others have made room), `full` (no place) or `apart` (not known, or
+    asleep); `share` is due to each pool, `claim` is what this one's may have now, `places` how many processes
+    there can be, `orphans` the sessions of processes that are gone or have just come."""
+
+    standing: str
+    instances: int
+    share: int
+    claim: int
+    places: int
+    orphans: int
+
+
 class GuardedPool(BaseModel):
     """A pool's statistics, as `lifeguard.pool.PoolStats` describes them, the breaker in front of it, how many
-    reads it has served, of a replica's how far that is behind, and the lane that hangs, if one does."""
+    reads it has served, of a replica's how far that is behind, the lane that hangs, if one does, and who
+    shares the server."""
 
     stats: dict[str, object]
     breaker: Breaker
     reads: int
     replica: Replica | None
     hanging_lane: HangingLane | None
+    fleet: Fleet | None
 
 
 class Plans(BaseModel):
@@ -136,6 +152,7 @@ def _guarded(pool: PoolNumbers) -> GuardedPool:
         reads=pool.reads,
         replica=replica,
         hanging_lane=_hanging_lane(pool.hanging_lane),
+        fleet=Fleet(**asdict(pool.fleet)) if pool.fleet else None,
     )
 
 

@@ -26,6 +26,7 @@ _LOOK_AGAIN_WHEN_READY = 15.0
 _PATIENCE = 5.0
 
 _NOT_REACHED = "the database has not been reached yet"
+_NO_PLACE = "the server has no place for this process"
 _OVERSIZED = "the pools may ask for more sessions than the server has"
 _REPLICA_NOT_READ = "reads go to the primary, not to the replica"
 _NO_REPLICA_READ = "reads go to the primary, not to a replica"
@@ -103,9 +104,11 @@ class ReadinessWatch:
             return Readiness("draining", (Reason("the service is shutting down"),))
         if self._database.oversized:
             return Readiness("not ready", (Reason(_OVERSIZED, str(self._database.oversized)),))
+        primary, *_ = numbers(self._database, self._scrub)
+        if primary.fleet and primary.fleet.standing == "full":
+            return Readiness("not ready", (Reason(_NO_PLACE),))
         if self._obstacle:
             return Readiness("not ready", (self._obstacle,))
-        primary, *_ = numbers(self._database, self._scrub)
         trouble = _trouble_of(primary)
         if trouble:
             return Readiness("degraded", (self._scrubbed(trouble),))
