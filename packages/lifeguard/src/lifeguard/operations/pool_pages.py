@@ -9,11 +9,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from lifeguard.database import LaneReport
 from lifeguard.observability import PoolNumbers, Scrubber, numbers, rounded, shown_name
 from lifeguard.operations.history import DIGITS
+from lifeguard.operations.report import Report
 from lifeguard.operations.state import state_of
 from lifeguard.pool import LeaseInfo
 from lifeguard.web import problems
@@ -23,14 +24,14 @@ router = APIRouter(tags=["pool"])
 _bearer = HTTPBearer(auto_error=False, description="OPS_TOKEN")
 
 
-class Breaker(BaseModel):
+class Breaker(Report):
     """`transitions` is how often each state was entered."""
 
     state: str
     transitions: Mapping[str, int]
 
 
-class Replica(BaseModel):
+class Replica(Report):
     """`serves` is whether reads go there; `standing` what it was found to be when it was last asked:
     `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is), `promoted`, `primary` (one of
     several that is the primary itself) or `unknown` (not asked yet, or asleep). `obstacle` is why it is not
@@ -45,7 +46,7 @@ class Replica(BaseModel):
     host: str
 
 
-class HangingLane(BaseModel):
+class HangingLane(Report):
     """A lane that has held more than half of a pool for more than a second, or whose breaker is not closed.
     `sessions` is how many of them do what at the server: wait for a lock, run a statement, nothing."""
 
@@ -55,7 +56,7 @@ class HangingLane(BaseModel):
     sessions: Mapping[str, int]
 
 
-class GuardedPool(BaseModel):
+class GuardedPool(Report):
     """A pool's statistics, as `lifeguard.pool.PoolStats` describes them, the breaker in front of it, how many
     reads it has served, of a replica's how far that is behind, and the lane that hangs, if one does."""
 
@@ -66,14 +67,14 @@ class GuardedPool(BaseModel):
     hanging_lane: HangingLane | None
 
 
-class PoolsReport(BaseModel):
+class PoolsReport(Report):
     draining: bool
     in_flight: int
     event_loop_lag: float
     pools: list[GuardedPool]
 
 
-class Lease(BaseModel):
+class Lease(Report):
     """One connection in use. `task` is the request it serves: method, path, id. Places are
     `file:line in function`, those of `stack` innermost first. `lane` is null while the pool has one lane."""
 
@@ -92,7 +93,7 @@ class Lease(BaseModel):
     priority: str
 
 
-class LeasesReport(BaseModel):
+class LeasesReport(Report):
     """`reports` says of a pool of which a lane hangs what that waits for, and `blocked_by` for whom."""
 
     leases: dict[str, list[Lease]]
