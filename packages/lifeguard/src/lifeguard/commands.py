@@ -5,12 +5,16 @@ Nothing here is needed to serve: uvicorn starts the same service from the app al
 
 from __future__ import annotations
 
+import lifeguard.lean  # noqa: F401 - first: it says why
+
+# isort: split
+
 import asyncio
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, closing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -22,22 +26,15 @@ from typing import Annotated, Any, TypeVar, cast
 import typer
 from fastapi import FastAPI
 
-from lifeguard.database import MigrationError, PoolOversized
 from lifeguard.observability import logs, output
 from lifeguard.operations.checks.finding import Finding, summary
 from lifeguard.operations.checks.finding import as_json as in_json
 from lifeguard.operations.doctor import Unreachable, examine, sizing_report
-from lifeguard.pool import PasswordUnavailable
 from lifeguard.server import process
+from lifeguard.service import serving
 from lifeguard.settings import Settings, SettingsError, env_example
 
-EXPECTED_FAULTS = (
-    process.CannotListen,
-    process.CutOff,
-    Unreachable,
-    MigrationError,
-    PasswordUnavailable,
-)
+EXPECTED_FAULTS = (*serving.BY_CODE[1], Unreachable)
 
 S = TypeVar("S", bound=Settings)
 
@@ -92,11 +89,8 @@ def serve(context: typer.Context) -> None:
 
     It ends at once at a second one, 2 s later or more: sooner it is taken for the first one again.
     """
-    with _readable_faults(), process.told_to_stop():
-        owner = _owner(context)
-        settings = owner.load()
-        with closing(process.listen(settings)) as listener:
-            process.run(owner.create_app(settings), settings, listener)
+    owner = _owner(context)
+    serving.serve(owner.create_app, owner.settings)
 
 
 @cli.command()
@@ -357,7 +351,7 @@ def _readable_faults(*more: type[Exception]) -> Iterator[None]:
     expected: tuple[type[Exception], ...] = (*EXPECTED_FAULTS, *more)
     try:
         yield
-    except (SettingsError, PoolOversized, process.Refused) as error:
+    except serving.BY_CODE[2] as error:
         typer.echo(output.shown(error), err=True)
         raise typer.Exit(code=2) from error
     except expected as error:

@@ -5,6 +5,10 @@ Each can be left out, and what it does is then not done; nothing else changes.
 
 from __future__ import annotations
 
+import lifeguard.lean  # noqa: F401 - first: it says why
+
+# isort: split
+
 from collections.abc import Callable
 
 from starlette.middleware import Middleware

@@ -11,8 +11,8 @@ from lifeguard.database import (
     DatabaseUnavailable,
     SchemaChanged,
     Transaction,
+    attempts,
     call_scope,
-    retries,
     retry_idempotent,
 )
 from lifeguard.testing.servers import PostgresServer
@@ -278,7 +278,7 @@ async def test_no_connection_is_held_during_the_pause(
         def info(self, event: str, **details: object) -> None:
             used.append(database.primary.stats().used)
 
-    monkeypatch.setattr(retries, "_log", Log())
+    monkeypatch.setattr(attempts, "_log", Log())
     with pytest.raises(asyncpg.SerializationError):
         await database.run_in_transaction(lose, attempts=3)
     assert used == [0, 0]

@@ -1,7 +1,7 @@
 """With POOL_MIN_SIZE=0 a server that sleeps while nobody asks is left asleep; the first request wakes it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -11,6 +11,7 @@ from lifeguard.operations import readiness
 from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.serving import Service, until_ready
 from lifeguard.testing.waiting import eventually
+from typing_extensions import override
 
 from packages.lifeguard.tests.inside import service, settings_for
 
@@ -19,12 +20,38 @@ ROUNDS = 25  # of asking all of them: many times the interval of each thing that
 INTERVAL = 0.02
 
 
+class Listener(Proxy):
+    """A proxy that knows which statements it has passed on: the texts of Parse and Query messages."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn)
+        self.statements: list[str] = []
+
+    @override
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if any(link.to_server is writer for link in self.links):
+            self.statements += _statements(data)
+        await super()._pass(data, writer)
+
+
+def _statements(data: bytes) -> Iterator[str]:
+    """Of whole messages, as a client writes them."""
+    while data:
+        kind, at = (b"", 0) if data[0] == 0 else (data[:1], 1)  # the first ones have no kind
+        length = int.from_bytes(data[at : at + 4])
+        body, data = data[at + 4 : at + length], data[at + length :]
+        if kind == b"P":
+            yield body.split(b"\0")[1].decode()
+        elif kind == b"Q":
+            yield body.rstrip(b"\0").decode()
+
+
 @dataclass
 class Sleeper:
     """A service whose pools have closed their last connection, and what leads to its servers."""
 
     running: Service
-    primary: Proxy
+    primary: Listener
     replica: Proxy
 
     def reached(self) -> tuple[int, ...]:
@@ -56,7 +83,7 @@ class Sleeper:
 async def sleeper(migrated_database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sleeper]:
     """The replica is the same server: what matters is who is asked."""
     monkeypatch.setattr(readiness, "_LOOK_AGAIN_WHEN_READY", INTERVAL)
-    async with Proxy(migrated_database).serve() as primary, Proxy(migrated_database).serve() as replica:
+    async with Listener(migrated_database).serve() as primary, Proxy(migrated_database).serve() as replica:
         settings = settings_for(
             primary.dsn,
             database_replica_url=replica.dsn,
@@ -90,6 +117,30 @@ async def test_the_first_request_wakes_everything_and_then_all_sleep_again(sleep
     assert await sleeper.is_left_alone()
 
 
+async def test_the_first_request_costs_a_connection_and_its_own_statements(
+    migrated_database: str,
+) -> None:
+    """Readiness, whose interval is as it comes, looks later, and nothing else asks anything."""
+    async with Listener(migrated_database).serve() as proxy:
+        settings = settings_for(proxy.dsn, pool_min_size=0, pool_idle_timeout=0.1)
+        async with service(settings) as running:
+            await until_ready(running)
+            sleeper = Sleeper(running, proxy, proxy)
+            for method, path, own in (
+                ("GET", "/items", ["SELECT"]),
+                ("POST", "/items", ["BEGIN", "INSERT", "COMMIT"]),
+            ):
+                await eventually(sleeper.is_asleep)
+                proxy.statements.clear()
+                accepted = proxy.accepted
+                answer = await running.client.request(method, path, json={"name": "first"})
+                assert answer.is_success
+                assert proxy.accepted == accepted + 1
+                session, *asked = proxy.statements
+                assert session.startswith("BEGIN; SET tcp_keepalives_idle")  # what makes the session, at once
+                assert [text.split()[0].strip(";") for text in asked] == own, asked
+
+
 async def test_reads_wake_the_replica_without_waiting_for_it(sleeper: Sleeper) -> None:
     replica = sleeper.running.state["database"].guards[1]
     sleeper.replica.hold_new = True
@@ -108,7 +159,7 @@ async def test_a_server_that_is_gone_when_the_first_request_comes_is_told_and_fo
     migrated_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "_LOOK_AGAIN_WHEN_READY", INTERVAL)
-    async with Proxy(migrated_database).serve() as proxy:
+    async with Listener(migrated_database).serve() as proxy:
         settings = settings_for(proxy.dsn, pool_min_size=0, pool_max_size="auto", pool_idle_timeout=0.1)
         async with service(settings) as running:
             await until_ready(running)

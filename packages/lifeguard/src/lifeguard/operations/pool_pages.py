@@ -9,11 +9,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from lifeguard.database import LaneReport
 from lifeguard.observability import PoolNumbers, Scrubber, numbers, rounded, shown_name
 from lifeguard.operations.history import DIGITS
+from lifeguard.operations.report import Report
 from lifeguard.operations.state import state_of
 from lifeguard.pool import LeaseInfo
 from lifeguard.web import problems
@@ -23,14 +24,14 @@ router = APIRouter(tags=["pool"])
 _bearer = HTTPBearer(auto_error=False, description="OPS_TOKEN")
 
 
-class Breaker(BaseModel):
+class Breaker(Report):
     """`transitions` is how often each state was entered."""
 
     state: str
     transitions: Mapping[str, int]
 
 
-class Replica(BaseModel):
+class Replica(Report):
     """`serves` is whether reads go there; `standing` what it was found to be when it was last asked:
     `current`, `behind`, `silent`, `unmeasured` (no standby: read as it is), `promoted`, `primary` (one of
     several that is the primary itself) or `unknown` (not asked yet, or asleep). `obstacle` is why it is not
@@ -45,7 +46,7 @@ class Replica(BaseModel):
     host: str
 
 
-class HangingLane(BaseModel):
+class HangingLane(Report):
     """A lane that has held more than half of a pool for more than a second, or whose breaker is not closed.
     `sessions` is how many of them do what at the server: wait for a lock, run a statement, nothing."""
 
@@ -55,7 +56,7 @@ class HangingLane(BaseModel):
     sessions: Mapping[str, int]
 
 
-class Fleet(BaseModel):
+class Fleet(Report):
     """What was found of the processes that share the server, with `POOL_INSTANCES=auto`. `standing` is
     `member`, `waiting` (until the others have made room), `full` (no place) or `apart` (not known, or
     asleep); `share` is due to each pool, `claim` is what this one's may have now, `places` how many processes
@@ -69,7 +70,7 @@ class Fleet(BaseModel):
     orphans: int
 
 
-class GuardedPool(BaseModel):
+class GuardedPool(Report):
     """A pool's statistics, as `lifeguard.pool.PoolStats` describes them, the breaker in front of it, how many
     reads it has served, of a replica's how far that is behind, the lane that hangs, if one does, and who
     shares the server."""
@@ -82,7 +83,7 @@ class GuardedPool(BaseModel):
     fleet: Fleet | None
 
 
-class Plans(BaseModel):
+class Plans(Report):
     """How many `routes` there are, how many are answered by plans (docs/plans.md), and why the others are
     not, by method and path."""
 
@@ -91,7 +92,7 @@ class Plans(BaseModel):
     unplanned: Mapping[str, str]
 
 
-class PoolsReport(BaseModel):
+class PoolsReport(Report):
     """`plans` is null where there are none."""
 
     draining: bool
@@ -101,7 +102,7 @@ class PoolsReport(BaseModel):
     plans: Plans | None
 
 
-class Lease(BaseModel):
+class Lease(Report):
     """One connection in use. `task` is the request it serves: method, path, id. Places are
     `file:line in function`, those of `stack` innermost first. `lane` is null while the pool has one lane."""
 
@@ -120,7 +121,7 @@ class Lease(BaseModel):
     priority: str
 
 
-class LeasesReport(BaseModel):
+class LeasesReport(Report):
     """`reports` says of a pool of which a lane hangs what that waits for, and `blocked_by` for whom."""
 
     leases: dict[str, list[Lease]]

@@ -6,20 +6,21 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from lifeguard.database.schema import Standing
 from lifeguard.operations.readiness import Status
+from lifeguard.operations.report import Report
 from lifeguard.operations.state import state_of
 
 router = APIRouter(tags=["probes"])
 
 
-class Alive(BaseModel):
+class Alive(Report):
     status: Literal["alive"] = "alive"
 
 
-class ReadinessReport(BaseModel):
+class ReadinessReport(Report):
     status: Status
     reasons: list[str]
     standing: Standing | None = Field(alias="schema", description="null until the database was reached")

@@ -113,7 +113,7 @@ def run(
     config = uvicorn.Config(
         app,
         http=Protocol,
-        ws="websockets-sansio",
+        ws=asyncio.Protocol,  # there are sockets: `Protocol` knows of which class
         ws_max_size=settings.max_body_bytes,
         lifespan="on",
         log_config=None,

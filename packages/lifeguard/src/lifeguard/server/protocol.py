@@ -32,7 +32,6 @@ from lifeguard.server.framing import Head, Malformed
 from lifeguard.server.line import line_of
 from lifeguard.server.refusals import CLOSE, FAULTS, OVERLOADED, RETRY_AFTER_LINE, TIMEOUT, note
 from lifeguard.server.request_protocol import RequestProtocol
-from lifeguard.server.socket_protocol import SocketProtocol
 from lifeguard.server.stand_ins import ANSWERED, Lingering
 from lifeguard.server.unread import Unread
 from lifeguard.web import problems
@@ -60,8 +59,6 @@ class Protocol(RequestProtocol):
         self._share = Share(self._parts["buffered"] if self._parts else None)
         may_refuse = self._parts and not self.root_path and meets_requests_first(self.app)
         self._gate = self._parts["gate"] if self._parts and may_refuse else None
-        if self.ws_protocol_class is not None:
-            self.ws_protocol_class = SocketProtocol
         self.cycle = ANSWERED
         self._unread = Unread()
         """What has come and has not been given to the parser."""
@@ -267,6 +264,10 @@ class Protocol(RequestProtocol):
 
     @override
     def handle_websocket_upgrade(self) -> None:
+        # Imported for the first socket, and not for the start.
+        from lifeguard.server.socket_protocol import SocketProtocol  # noqa: PLC0415
+
+        self.ws_protocol_class = SocketProtocol
         early = bytes(self._unread)
         self._read_no_more()  # another protocol has the connection from here on
         self.flow.has_enough = False

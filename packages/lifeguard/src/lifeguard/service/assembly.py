@@ -34,6 +34,7 @@ from lifeguard.operations.state import State
 from lifeguard.protection import Protection
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.signals import StopSignals
+from lifeguard.service import later
 from lifeguard.settings import Settings, SettingsError
 from lifeguard.web import body_limit, consistency, dependencies, problems
 from lifeguard.web.app import App
@@ -148,6 +149,7 @@ class Service(App):
             watchers = [
                 asyncio.create_task(state["readiness"].run(), name="readiness"),
                 asyncio.create_task(state["history"].run(drain), name="history"),
+                asyncio.create_task(later.import_them(), name="imports"),
             ]
             state["loop_lag"].start()
             stalls = StallWatch()
@@ -167,6 +169,7 @@ class Service(App):
 
 
 def _parts(settings: Settings, service: Service) -> State:
+    later.check()
     if settings.database_url is None:
         raise SettingsError("DATABASE_URL: required; only `make run` brings a database of its own")
     connect_options.check(settings)

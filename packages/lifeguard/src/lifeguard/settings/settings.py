@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
+    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     """The service's settings; the sentence under each field is what `.env.example` says of it."""
 
     model_config = SettingsConfigDict(
-        use_attribute_docstrings=True,
+        defer_build=True,  # of a service's own class only that one is built, when it is used
         env_ignore_empty=True,
         dotenv_filtering="only_existing",
         extra="forbid",
@@ -258,9 +259,12 @@ class Settings(BaseSettings):
         values["otel"] = {
             name.upper(): value or "" for name, value in found.items() if name.startswith("otel_")
         }
-        if faults := [*faults, *environment.faults_of(cls, values)]:
+        try:
+            settings = cls(**values)
+        except ValidationError:
+            faults = [*faults, *environment.faults_of(cls, values)]
+        if faults:
             raise SettingsError("\n".join(fault.line for fault in faults))
-        settings = cls(**values)
         for name, value in settings.otel.items():
             for header in value.split(",") if name.endswith("_HEADERS") else ():  # name=value,name=value
                 environment.note_secret(header.partition("=")[2].strip())

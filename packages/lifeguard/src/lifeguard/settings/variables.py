@@ -6,12 +6,16 @@ field's alias, in capitals.
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
 import json
 import re
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel
@@ -104,8 +108,7 @@ def typos(
     known = [name.lower() for field in model.model_fields for name in names_of(model, field)]
     known += [f"{name.lower()}_file" for names in secret_fields(model).values() for name in names]
     for name in sorted(set(variables).difference(known)):
-        close = get_close_matches(name, known, n=1, cutoff=_SURELY_A_TYPO)
-        if close and "_" in name:
+        if "_" in name and (close := get_close_matches(name, known, n=1, cutoff=_SURELY_A_TYPO)):
             yield f"{name.upper()}: not a variable of this service; {close[0].upper()} is"
         elif name.startswith(own_prefixes):
             yield f"{name.upper()}: not a variable of this service"
@@ -228,9 +231,30 @@ def render_example(model: type[BaseSettings], header: str, *, skip: Collection[s
 
 
 def _sentence(model: type[BaseSettings], name: str) -> str:
-    """What a field's docstring says, or that of the field which it replaces."""
+    """What a field's description or docstring says, or that of the field which it replaces."""
     bases = (base for base in model.__mro__ if issubclass(base, BaseModel) and name in base.model_fields)
-    return next((said for base in bases if (said := base.model_fields[name].description)), "")
+    said = (base.model_fields[name].description or _docstrings(base).get(name) for base in bases)
+    return next(filter(None, said), "")
+
+
+@functools.cache
+def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """The sentence under each field of this class, none where its source is not to be had.
+
+    pydantic's `use_attribute_docstrings` reads the source whenever the class is made, so at each start.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(model))
+    except OSError:
+        return {}
+    of_class = ast.parse(source).body[0]
+    assert isinstance(of_class, ast.ClassDef)
+    found = {}
+    for field, after in pairwise(of_class.body):
+        match field, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(sentence))):
+                found[name] = inspect.cleandoc(sentence)
+    return found
 
 
 def _comment(sentence: str) -> str:
