@@ -2,13 +2,18 @@
 
 import asyncio
 from collections import Counter
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lifeguard.server import protocol
 from lifeguard.testing.serving import Service
 from lifeguard.testing.waiting import eventually
+from lifeguard.web.client import believe
 from lifeguard.web.request_head import LONGEST_PATH
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from packages.lifeguard.tests.web import test_gate
 from packages.lifeguard.tests.web.conftest import Log
@@ -80,6 +85,64 @@ class TestOfAProxyThatIsBelieved:
             return clients == {client: 2}
 
         await eventually(told)
+
+
+ADDRESSES = st.sampled_from(
+    [
+        "192.0.2.7",
+        "10.1.2.3",
+        "127.0.0.1",
+        "[2001:db8::1]:443",
+        "10.1.2.3:80",
+        "",
+        " ",
+        "unix:",
+        "a" * 300,
+        "\xff",
+    ]
+)
+FORWARDED = st.one_of(
+    st.tuples(st.just(b"x-forwarded-for"), st.lists(ADDRESSES, max_size=3).map(", ".join)),
+    st.tuples(
+        st.just(b"x-forwarded-proto"), st.sampled_from(["http", "https ", "wss", "HTTPS", "ftp", "", "\xff"])
+    ),
+    st.tuples(st.just(b"x-forwarded-host"), st.just("elsewhere")),
+)
+
+
+@given(
+    fields=st.lists(FORWARDED, max_size=4),
+    peer=st.none() | st.sampled_from([("127.0.0.1", 5), ("10.9.9.9", 5), ("192.0.2.1", 5), ("::1", 5)]),
+    trusted=st.sampled_from(["127.0.0.1", "10.0.0.0/8,127.0.0.1", "*", "", "::1,no address"]),
+)
+async def test_what_a_proxy_says_is_believed_as_by_uvicorns_middleware(
+    fields: list[tuple[bytes, str]], peer: tuple[str, int] | None, trusted: str
+) -> None:
+    told: list[Any] = []
+
+    async def note(scope: Any, *_: object) -> None:
+        told.append(scope)
+
+    headers = [(b"host", b"x"), *((name, value.encode("latin-1")) for name, value in fields)]
+    scope: dict[str, Any] = {"type": "http", "scheme": "http", "client": peer, "headers": headers}
+    middleware = ProxyHeadersMiddleware(note, trusted)
+    await middleware({**scope}, None, None)  # type: ignore[arg-type]  # as far as it is used
+    believe(middleware.trusted_hosts, scope)
+    assert told == [scope]
+
+
+async def test_uvicorns_middleware_is_not_asked_for_requests(
+    serving: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def ask(self: ProxyHeadersMiddleware, scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["type"])
+        await self.app(scope, receive, send)
+
+    monkeypatch.setattr(ProxyHeadersMiddleware, "__call__", ask)
+    assert (await serving.client.get("/healthz", headers={"X-FORWARDED-FOR": "192.0.2.7"})).status_code == 200
+    assert not asked
 
 
 class TestOfAnyPeer:

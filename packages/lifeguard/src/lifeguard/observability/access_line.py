@@ -1,7 +1,7 @@
 """The log line of a request, put together from parts that are rendered already.
 
-It is the line that structlog would write, byte for byte, for a tenth of the price: every request has one, and
-its fields are always the same. What is out of the ordinary (an error, a bound context variable, processors that
+It is the line that structlog would write, byte for byte, for a tenth of the price: every request has one,
+with the same fields. What is out of the ordinary (an error, a bound context variable, processors that
 somebody has added, columns on a terminal) is left to structlog.
 """
 
@@ -21,8 +21,8 @@ _SECOND, _MICROSECOND = 1_000_000_000, 1_000
 _MOST_KEPT = 4096
 """Pairs of route and status; a service has some hundred."""
 
-_bound_by_anybody = structlog.contextvars._CONTEXT_VARS  # noqa: SLF001 - empty in most services, and quick to ask
-"""The variables that have ever been bound, in any context; `tests/observability/test_access_line.py` sees it."""
+_bound_by_anybody = structlog.contextvars._CONTEXT_VARS  # noqa: SLF001
+"""The variables that have ever been bound, in any context."""
 
 
 class AccessLine:
@@ -48,6 +48,7 @@ class AccessLine:
 
     def write(
         self,
+        *,
         level: str,
         method: str,
         path: str,

@@ -61,8 +61,8 @@ class _Lines:
 
 
 def access_line(name: str) -> AccessLine | None:
-    """Give what writes the lines of requests for the logger `name`. None: structlog has to, because lines are no
-    JSON, or because somebody else has configured it since."""
+    """Give what writes the lines of requests for the logger `name`. None: structlog has to, because lines are
+    no JSON, or because somebody else has configured it since."""
     configured = structlog.get_config()
     if any(_Lines.configured.get(name) is not configured[name] for name in _DECIDING):
         return None

@@ -86,6 +86,11 @@ class Head:
         self.body = body
         """What tells where the body ends; None if there is none."""
 
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether a proxy may have said for whom, and how, it has got the request."""
+        return b"\r\nx-forwarded-" in self.lowered
+
 
 def read_head(head: bytes) -> Head:
     """Look at a whole head. Raises Malformed."""

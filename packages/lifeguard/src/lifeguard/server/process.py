@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from fastapi import FastAPI
 from typing_extensions import override
 
 from lifeguard.observability import output
-from lifeguard.server import listening
+from lifeguard.server import collector, listening
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.protocol import Protocol
 from lifeguard.settings import Settings
@@ -123,7 +122,7 @@ def run(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + _BACKSTOP,
     )
-    gc.freeze()  # as in lifeguard.service: a full collection would stop every request for 0.1 s
+    collector.settle()
     server = _Server(config, on_listening, on_second_signal)
     signal.signal(signal.SIGTERM, server.note_term)
     try:

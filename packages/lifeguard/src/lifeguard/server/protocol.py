@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from lifeguard.server import framing, wrapped
 from lifeguard.server.arrival import TurnedAway, meets_requests_first, turned_away
+from lifeguard.server.cycle import Cycle
 from lifeguard.server.framing import Head, Malformed
 from lifeguard.server.line import line_of
 from lifeguard.server.refusals import CLOSE, FAULTS, OVERLOADED, RETRY_AFTER_LINE, TIMEOUT, note
@@ -57,7 +58,7 @@ class Protocol(RequestProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
         self._share = Share(self._parts["buffered"] if self._parts else None)
-        may_refuse = self._parts and not self.root_path and meets_requests_first(self.app)
+        may_refuse = self._parts and not self.root_path and meets_requests_first(self.config.loaded_app)
         self._gate = self._parts["gate"] if self._parts and may_refuse else None
         self.cycle = ANSWERED
         self._unread = Unread()
@@ -185,7 +186,7 @@ class Protocol(RequestProtocol):
         except Malformed as fault:
             self._give_up(FAULTS[fault.problem], head=came)
             return False
-        self._body = head.body
+        self._body, self._is_forwarded = head.body, head.is_forwarded
         if not self._turns_away(head):
             self._parse(head.raw)
         return True
@@ -278,8 +279,7 @@ class Protocol(RequestProtocol):
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        if self._body is not None:
-            app = wrapped.with_body(cycle, app, self._go_on)
+        Cycle.made_of(cycle, self._go_on if self._body is not None else None)
         if self.parser.get_http_version() == "1.0":
             app = wrapped.without_chunks(cycle, app)
         super()._start_asgi_task(cycle, app)
@@ -342,7 +342,7 @@ class Protocol(RequestProtocol):
         return self._client_of(framing.forwarded_for(head or bytes(self._unread[:LARGEST_HEADER])))
 
     def _client_of(self, fields: Iterable[tuple[bytes, bytes]]) -> str | None:
-        return forwarded_client(self.app, self.client, fields)
+        return forwarded_client(self.config.loaded_app, self.client, fields)
 
     def _end(self, problem: PreparedProblem, tag: bytes, *headers: bytes) -> None:
         """Say the last word on this connection: this, unless the request has its answer, or gets it now."""

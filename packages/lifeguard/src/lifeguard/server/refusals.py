@@ -30,17 +30,24 @@ CLOSE = b"connection: close\r\n"
 
 _log = structlog.get_logger("lifeguard.request")
 
-_rendered_headers: tuple[object, bytes] = (None, b"")
+_ABOUT_THE_CONNECTION = frozenset((b"connection", b"content-length", b"transfer-encoding"))
+_rendered: tuple[object, bytes | None] = (None, None)
+
+
+def rendered(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """uvicorn's headers of every answer: a list that it makes anew each second, for the date. None if one of
+    them decides what becomes of the connection."""
+    global _rendered  # noqa: PLW0603 - one list for all connections
+    known, lines = _rendered
+    if headers is not known:
+        is_plain = _ABOUT_THE_CONNECTION.isdisjoint(name.lower() for name, _ in headers)
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers) if is_plain else None
+        _rendered = (headers, lines)
+    return lines
 
 
 def common_headers(state: ServerState) -> bytes:
-    """uvicorn's headers of every answer: a list that it makes anew each second, for the date."""
-    global _rendered_headers  # noqa: PLW0603 - one list for all connections
-    headers, rendered = _rendered_headers
-    if headers is not state.default_headers:
-        rendered = b"".join(b"%b: %b\r\n" % header for header in state.default_headers)
-        _rendered_headers = (state.default_headers, rendered)
-    return rendered
+    return rendered(state.default_headers) or b""
 
 
 def note(parts: State | None, problem: PreparedProblem, client: str | None) -> None:

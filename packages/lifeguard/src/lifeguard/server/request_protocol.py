@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from lifeguard.server import framing
 from lifeguard.server.connection import Connection
 from lifeguard.server.framing import Chunked, Sized
+from lifeguard.web.client import TrustedHosts, believe
 from lifeguard.web.turns import RECORD, Record
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 
 class RequestProtocol(Connection):
     def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's business
         super().__init__(*args, **options)
         self._record = Record()
+        self._proxies: TrustedHosts | None = None
+        """Whose word is taken. uvicorn's middleware reads the headers of each request once more for it; here
+        they are read already."""
+        if type(self.app) is ProxyHeadersMiddleware:
+            self._proxies, self.app = self.app.trusted_hosts, self.app.app
+        self._is_forwarded = False
+        """Whether such a header is among those of the request that came last."""
         self._in_request = False
         """Whether its end, or that of its body, is still to come."""
         self._body: Sized | Chunked | None = None
@@ -48,6 +60,8 @@ class RequestProtocol(Connection):
         super().on_message_begin()  # which makes the scope
         self.scope["headers"] = self.headers = headers
         self.scope[RECORD] = self._record  # type: ignore[literal-required]
+        if self._is_forwarded and self._proxies is not None:
+            believe(self._proxies, cast("Scope", self.scope))
         self.url, self.expect_100_continue = url, expectation
         super().on_headers_complete()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from lifeguard.database import Database, PoolOversized, connect_options
@@ -32,6 +31,7 @@ from lifeguard.operations.history import History
 from lifeguard.operations.readiness import ReadinessWatch
 from lifeguard.operations.state import State
 from lifeguard.protection import Protection
+from lifeguard.server import collector
 from lifeguard.server.listening import CannotListen
 from lifeguard.server.signals import StopSignals
 from lifeguard.service import later
@@ -42,6 +42,7 @@ from lifeguard.web.buffered import Buffered
 from lifeguard.web.drain import Drain
 from lifeguard.web.gate import Gate
 from lifeguard.web.lanes import LanesDoNotFit
+from lifeguard.web.layer import Front, make_front, make_layer
 from lifeguard.web.routes import Routing
 
 # Seconds for the pools to close when requests have used up DRAIN_TIMEOUT.
@@ -78,7 +79,11 @@ class Service(App):
         }
         options = {**defaults, **options}
         super().__init__(**options, lifespan=lifespan or Service.running)
-        self._is_traced = bool(options["telemetry"].get("tracing"))
+        telemetry = options["telemetry"]
+        self._is_traced = bool(telemetry.get("tracing"))
+        self._is_observed = any(telemetry.get(what, True) for what in ("tracing", "metrics", "logs"))
+        self._front: Front | None = None
+        self._built: ASGIApp | None = None
         self.parts = _parts(settings, self)
         self._operators: operators.OperatorsService | None = None
         for kind in problems.handled():
@@ -103,7 +108,29 @@ class Service(App):
     def build_middleware_stack(self) -> ASGIApp:
         if self._is_traced:  # around all else, because a span of a request that is refused is exported, too
             self.add_middleware(traces.WithoutQueries)
-        return super().build_middleware_stack()
+        stack = self._built = super().build_middleware_stack()
+        in_between = make_layer(stack)
+        if in_between:
+            _log.info("protections_apart", behind_others=in_between)
+        self._front = None if self._is_observed else make_front(stack)
+        return stack
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Who has put something around the stack since, or in front of FastAPI's methods, is not passed by.
+        front = self._front
+        if (
+            front is None
+            or scope["type"] != "http"
+            or self.middleware_stack is not self._built
+            or "fastapi.telemetry" in scope
+        ):
+            await super().__call__(scope, receive, send)
+            return
+        if self.root_path:
+            scope["root_path"] = self.root_path
+        scope["app"] = self
+        await front(scope, receive, send)
 
     def include_operators(self, *routers: APIRouter) -> None:
         """Serve what operators ask: on `OPS_PORT` and nowhere else, or here where there is none."""
@@ -223,9 +250,7 @@ def made_on_demand(module: ModuleType, settings: type[Settings]) -> Callable[[st
         except SettingsError as error:
             sys.stderr.write(f"{output.shown(error)}\n")
             raise SystemExit(2) from None
-        # What has been imported stays until the end. To look through it again would stop every request
-        # for 0.1 s at each full collection, and the process as long at its end.
-        gc.freeze()
+        collector.settle()
         vars(module)["app"] = made
         return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from starlette.types import Scope
 
@@ -17,6 +17,12 @@ UNLESS_SAID = (
 
 Strict-Transport-Security is not among them: it is set where TLS ends, at the proxy.
 """
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")
+_ABOUT_THE_CONNECTION = frozenset((b"connection", b"transfer-encoding", b"content-length", b"x-request-id"))
+_MOST_KEPT = 256
+_rests: dict[tuple[bytes, ...], bytes | None] = {}
+"""What `rendered` adds, by the names of what an answer says; None where that is not for it."""
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -40,3 +46,30 @@ def complete(headers: Iterable[tuple[bytes, bytes]], tag: str) -> list[tuple[byt
     completed += [header for header in UNLESS_SAID if header[0] not in said]
     completed.append((b"x-request-id", tag.encode("ascii")))
     return completed
+
+
+def rendered(headers: Sequence[tuple[bytes, bytes]], tag: str, size: int) -> bytes | None:
+    """Give `complete(headers, tag)` as lines of a head, for a body of `size` bytes.
+
+    None where somebody has to look at them: they are about the connection, or are none that can be sent.
+    """
+    names = tuple([name for name, _ in headers])
+    rest = _rests[names] if names in _rests else _rest_of(names)
+    if rest is None or _CONTROL.search(b" ".join([value for _, value in headers])):
+        return None
+    if headers[names.index(b"content-length")][1] != b"%d" % size:
+        return None
+    said = b"".join([b"%b: %b\r\n" % header for header in headers])
+    return b"%b%bx-request-id: %b\r\n" % (said, rest, tag.encode("ascii"))
+
+
+def _rest_of(names: tuple[bytes, ...]) -> bytes | None:
+    special = [name for name in names if name in _ABOUT_THE_CONNECTION]
+    rest = None
+    if special == [b"content-length"] and all(map(_NAME.fullmatch, names)):
+        added = (*ALWAYS, *(header for header in UNLESS_SAID if header[0] not in names))
+        rest = b"".join(b"%b: %b\r\n" % header for header in added)
+    if len(_rests) >= _MOST_KEPT:
+        _rests.clear()
+    _rests[names] = rest
+    return rest

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lifeguard.database import BreakerState, Database, Guard, call_scope
 from lifeguard.pool import Priority
-from lifeguard.web import problems
+from lifeguard.web import at_once, problems
 from lifeguard.web.answer_headers import ALWAYS, UNLESS_SAID, answer_types
 from lifeguard.web.client import client_of
 from lifeguard.web.lanes import Lanes
@@ -234,10 +234,14 @@ class GateMiddleware:
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal_of(scope) if scope["type"] in _JUDGED else None
+        refusal = self.refusal_of(scope) if scope["type"] in _JUDGED else None
         if refusal is None:
             await self.app(scope, receive, send)
-            return
+        else:
+            await self.refuse(refusal, scope, send)
+
+    async def refuse(self, refusal: Refusal, scope: Scope, send: Send) -> None:
+        """Answer a request, or a handshake, that is turned away."""
         scope[TURNED_AWAY] = refusal.template
         call = call_scope.get()
         body = refusal.problem.body(call.tag.encode("ascii") if call else b"")
@@ -246,11 +250,15 @@ class GateMiddleware:
             (b"content-type", problems.MEDIA_TYPE.encode()),
             (b"retry-after", b"%d" % refusal.retry_after),
         ]
+        if scope["type"] == "http":
+            await at_once.answer(send, refusal.problem.status, headers, body)
+            return
         start, rest = answer_types(scope)
         await send({"type": start, "status": refusal.problem.status, "headers": headers})
         await send({"type": rest, "body": body})
 
-    def _refusal_of(self, scope: Scope) -> Refusal | None:
+    def refusal_of(self, scope: Scope) -> Refusal | None:
+        """Turn the request of this scope away, unless it may pass."""
         call = call_scope.get()
         deadline = call.deadline if call else None
         budget = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())

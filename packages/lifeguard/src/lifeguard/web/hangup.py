@@ -29,7 +29,11 @@ class HangupMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        line = _Line(scope, receive, send)
+        awaits_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in scope["headers"]
+        )
+        line = Line(receive, send, is_complete=not awaits_body)
         try:
             await self.app(scope, line.receive, line.send)
         except asyncio.CancelledError:
@@ -40,17 +44,15 @@ class HangupMiddleware:
             line.close()
 
 
-class _Line:
+class Line:
     """The client's end of a request: gives its messages to the app, and listens when the app does not."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, *, is_complete: bool) -> None:
+        """`is_complete`: whether there is no body to come."""
         self._receive = receive
         self._send = send
         self._ahead: Message | None = None
-        self._complete = not any(
-            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-            for name, value in scope["headers"]
-        )
+        self._complete = is_complete
         self._listener: asyncio.Task[None] | None = None
         work = asyncio.current_task()
         assert work is not None

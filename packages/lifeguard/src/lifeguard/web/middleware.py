@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Awaitable, Hashable, Iterable
 from time import perf_counter
+from typing import Protocol
 
 import structlog
 from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
 from lifeguard.database import CallScope, call_scope
 from lifeguard.observability import AlreadyLogged, Metrics
 from lifeguard.web import problems, request_head
-from lifeguard.web.answer_headers import complete
+from lifeguard.web.answer_headers import complete, rendered
+from lifeguard.web.at_once import Headers, TakesWhole, WritesWhole, owner_of
 from lifeguard.web.body_limit import BodyLimit
 from lifeguard.web.buffered import Buffered, Share
 from lifeguard.web.caller import RequestCaller, route_template
@@ -28,6 +31,7 @@ from lifeguard.web.consistency import SAFE_METHODS, ConsistencyTokens
 from lifeguard.web.drain import Drain
 from lifeguard.web.excess import excess
 from lifeguard.web.failures import cause_of, told, words_of
+from lifeguard.web.hangup import Line
 from lifeguard.web.lanes import NO_PRIORITY, Lanes, priority_of
 from lifeguard.web.request_log import RequestLog
 
@@ -41,6 +45,10 @@ _EVENT_STREAM = b"text/event-stream"
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
 _PAYLOAD_TOO_LARGE = 413
+
+
+BEGUN = "lifeguard.begun"
+"""In the scope of a request that failed here: whether its answer had begun."""
 
 
 class RequestMiddleware:
@@ -64,6 +72,8 @@ class RequestMiddleware:
         self.body_limit = body_limit
         self.buffered = buffered
         self.drain = drain
+        self.layer: Layer | None = None
+        """What does the work of the middlewares behind this one, where it can; see `lifeguard.web.layer`."""
         self.log = structlog.get_logger("lifeguard.request").bind()  # bound once: this path is hot
         self.request_log = RequestLog(metrics, self.log)
 
@@ -76,6 +86,9 @@ class RequestMiddleware:
         task = self.drain.enter(f"{scope['method']} {request_head.shown_path(scope)} {exchange.call.tag}")
         try:
             await exchange.run(task)
+        except Exception:
+            scope[BEGUN] = exchange.has_begun
+            raise
         finally:
             self.drain.leave(task)
             exchange.share.hold(0)
@@ -83,7 +96,17 @@ class RequestMiddleware:
             call_scope.reset(token)
 
 
-class RequestExchange:
+class Layer(Protocol):
+    """What `lifeguard.web.layer` makes of the middlewares behind this one."""
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether this request is for it."""
+
+    def serve(self, exchange: RequestExchange, scope: Scope, receive: Receive) -> Awaitable[None]:
+        """Serve it."""
+
+
+class RequestExchange(TakesWhole):
     """One request, its answer, and what its endpoint does after that."""
 
     __slots__ = (
@@ -104,6 +127,7 @@ class RequestExchange:
         "_status",
         "_task",
         "call",
+        "line",
         "share",
     )
 
@@ -124,6 +148,8 @@ class RequestExchange:
         self._most_body_bytes = 0
         self._body_is_awaited = False
         self._refusal: Exception | None = None
+        self.line: Line | None = None
+        """What listens for the client's end, where that is the layer's to do."""
         self.share = Share(middleware.buffered)
         """Of the bytes that the bodies of all requests hold."""
         self.call = CallScope(
@@ -184,7 +210,11 @@ class RequestExchange:
             return
         try:
             receive = self.receive if self._body_is_awaited else self._receive
-            await self._middleware.app(self._scope, receive, self.send)
+            layer, scope = self._middleware.layer, self._scope
+            if layer is not None and layer.takes(scope):
+                await layer.serve(self, scope, receive)
+            else:
+                await self._middleware.app(scope, receive, self.send)
         except asyncio.CancelledError:
             came_to_an_end = await self._comes_to_an_end()
             if not came_to_an_end and not self._middleware.drain.time_is_up:
@@ -267,16 +297,57 @@ class RequestExchange:
             message = {**message, "headers": headers}
             if _is_event_stream(headers):
                 self._middleware.drain.end_in_time(self._task, self._end)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and self.line is not None:
+            self.line.close()
         try:
             await self._send(message)
         except RuntimeError:  # uvloop's, of a connection whose end uvicorn has not heard of yet
             if self._complete or not await self._has_hung_up():
                 raise
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._complete = True
-            self.call.deadline = None  # nobody waits for what is done after the answer
-            self.call.lane, self.call.priority = self._later, "background"
-            self.note()
+        if is_last:
+            self._finish()
+
+    @override
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer, in one go if the server takes it so and nothing has to be added."""
+        call, lines, writer = self.call, None, None
+        if not self._status and call.written is None and not self._middleware.drain.draining:
+            lines = rendered(headers, call.tag, len(body))
+            writer = owner_of(self._send, WritesWhole)
+        is_written = False
+        if lines is not None and writer is not None:
+            if self.line is not None:
+                self.line.close()
+            try:
+                is_written = writer.write_whole(status, lines, body)
+            except RuntimeError:  # as in `send`
+                is_written = await self._has_hung_up()
+                if not is_written:
+                    self._status = status
+                    raise
+        if is_written:
+            self._status = status
+            self._finish()
+        else:
+            await self.send({"type": "http.response.start", "status": status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": body})
+
+    def _finish(self) -> None:
+        self._complete = True
+        self.call.deadline = None  # nobody waits for what is done after the answer
+        self.call.lane, self.call.priority = self._later, "background"
+        self.note()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its answer has."""
+        return self._status != 0
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether some of its body is still to come."""
+        return self._body_is_awaited
 
     async def _has_hung_up(self) -> bool:
         """Whether the client is gone. The server may learn that only in the next turn of the event loop."""

@@ -57,17 +57,16 @@ class RequestLog:
         is_plain = level == logging.INFO and not broken_off and call_scope.get() is call
         if is_plain and self._short_way is not None:
             _, problem = scope.get(problems.SCOPE_KEY) or _NO_PROBLEM
-            path, client = request_head.shown_path(scope), client_of(scope)
             if self._short_way.write(
-                "info",
-                method,
-                path,
-                route,
-                status,
-                milliseconds,
-                client,
-                call.tag,
-                None if problem is None else problem.type,
+                level="info",
+                method=method,
+                path=request_head.shown_path(scope),
+                route=route,
+                status=status,
+                duration_ms=milliseconds,
+                client=client_of(scope),
+                tag=call.tag,
+                problem=None if problem is None else problem.type,
             ):
                 return
         line = _line(scope, route, status, milliseconds, broken_off=broken_off)

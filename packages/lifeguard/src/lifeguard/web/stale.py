@@ -56,7 +56,7 @@ _SCOPE_KEY = "lifeguard.stale_if_error"
 _ERRORS = frozenset((500, 502, 503, 504))
 _OK, _INTERNAL = 200, 500
 _SUCCESS = range(200, 400)
-_SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 _EXCLUDING = frozenset(
     (
@@ -140,15 +140,15 @@ class StaleIfError:
         self.clock = clock
         self.shelf = Shelf(most_answers, most_bytes)
         self.note = note
-        self._routing = routing
+        self.routing = routing
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            served = self._routing.choice(scope).served
+            served = self.routing.choice(scope).served
             if scope["method"] == "GET":
                 if served is not None and may_be_stale(served):
                     return _StaleGet(self, served, scope, send).run(receive)
-            elif scope["method"] not in _SAFE and self.shelf:
+            elif scope["method"] not in SAFE and self.shelf:
                 send = self._forgetting(_place(scope), send)
         return self.app(scope, receive, send)
 
