@@ -230,7 +230,7 @@ class TestPoolQueries:
         assert done == [f"SELECT {n + 1}" for n in many]
 
     async def test_the_others(self, make_pool: MakePool, database_url: str) -> None:
-        pool = await make_pool()
+        pool = await make_pool(database_url)
         await pool.execute("CREATE TABLE things (a text, b int)")
         rows = [("a", 1), ("b", 2)]
         await pool.executemany("INSERT INTO things VALUES ($1, $2)", rows)
