@@ -4,6 +4,7 @@ import asyncio
 import gc
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -43,8 +44,9 @@ class TestBorrowing:
     async def test_a_lease_is_a_connection(self, make_pool: MakePool) -> None:
         pool = await make_pool()
         async with pool.acquire() as connection:
-            borrowed: object = connection
-            assert isinstance(borrowed, asyncpg.Connection)
+            borrowed: Any = connection
+            kinds = (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy, Lease)
+            assert all(isinstance(borrowed, kind) for kind in kinds)
             assert "Connection" in repr(connection)
             assert connection.get_server_version().major == 18
             assert connection.get_settings().application_name == pool.name
@@ -302,6 +304,42 @@ class TestConnectionClass:
                 assert isinstance(connection._con, Own)
                 assert await connection.fetchval("SELECT 1") == 2
                 assert await connection.answer() == 42  # type: ignore[attr-defined]  # a method of Own
+
+    async def test_set_later_its_own_methods_are_there_too(
+        self, make_pool: MakePool, postgres: PostgresServer
+    ) -> None:
+        class Own(asyncpg.Connection):
+            async def answer(self) -> int:
+                return 42
+
+        pool = await make_pool()
+        pool.set_connect_args(postgres.dsn(), connection_class=Own)
+        await pool.expire_connections()
+        async with pool.acquire() as connection:
+            assert await connection.answer() == 42  # type: ignore[attr-defined]  # a method of Own
+
+
+class TestWhatIsPrivateToAsyncpg:
+    async def test_it_is_there_and_counts_as_a_change_of_the_session(self, make_pool: MakePool) -> None:
+        pool = await make_pool(min_size=1, max_size=1)
+        async with pool.acquire() as connection:
+            lent: Any = connection  # typed, it has nothing private
+            assert lent._params is lent._con._params
+        await eventually(lambda: pool.stats().idle == 1)
+        assert pool.stats().resets == 1
+
+    async def test_all_that_a_connection_has_a_lease_has(self, make_pool: MakePool) -> None:
+        pool = await make_pool()
+        async with pool.acquire() as connection:
+            has = {name for name in dir(connection._con) if not name.startswith("__")}
+            assert has <= set(dir(connection))
+            assert not hasattr(connection, "unheard_of")
+
+    async def test_once_returned_nothing_is_there(self, make_pool: MakePool) -> None:
+        pool = await make_pool()
+        async with pool.acquire() as connection:
+            pass
+        assert not hasattr(connection, "_params")
 
 
 class TestSizes:

@@ -20,6 +20,7 @@ from lifeguard.testing.proxy import Proxy
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.waiting import eventually
 
+_connection: Any = asyncpg.connection  # the stubs leave private names out
 # Whose each private name is; "protocol" is what `_protocol` holds.
 NAMES: dict[str, object] = {
     "_aborted": asyncpg.Connection,
@@ -33,6 +34,7 @@ NAMES: dict[str, object] = {
     "_deferrable": Transaction,
     "_drop_local_statement_cache": asyncpg.Connection,
     "_drop_local_type_cache": asyncpg.Connection,
+    "_entries": _connection._StatementCache,
     "_get_parameters": "statement",
     "_get_statement": asyncpg.Connection,
     "_get_timeout": "protocol",
@@ -51,6 +53,7 @@ NAMES: dict[str, object] = {
     "_replace": ServerCapabilities,
     "_server_caps": asyncpg.Connection,
     "_start": driver.Transaction,
+    "_statement": _connection._StatementCacheEntry,
     "_state": Transaction,
     "_stmt_cache": asyncpg.Connection,
     "_stmt_cache_enabled": asyncpg.Connection,

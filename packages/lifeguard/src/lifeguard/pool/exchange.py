@@ -56,20 +56,29 @@ class Exchange:
             return None
         used = lane.in_use
         held = now - lease.borrowed_at
-        charge = lane.charge + held / lane.weight
-        first, place = filed[0], lane.places[NORMAL]
+        weight, places = lane.weight, lane.places
+        charge = lane.charge + held / weight
+        first, place = filed[0], places[NORMAL]
         taker = first[3]
-        back = None if place is None else ((used - 1) / lane.weight, charge, lane.number, lane)
-        if back is not None and (taker is lane or back < first):
-            return self._exchange_within(lane, lease, now)
+        back = None
+        if place is not None:
+            back = (used - 1) / weight, charge, lane.number, lane
+            if taker is lane or back < first:
+                return self._exchange_within(lane, lease, now)
         queue = taker.queues[NORMAL]
-        if queue is None or not queue.length or used != 1 or taker.in_use or taker.kept != lane.kept:
+        if (
+            queue is None
+            or not (waiting := queue.length)
+            or used != 1
+            or taker.in_use
+            or taker.kept != lane.kept
+        ):
             return self._exchange_with(taker, lane, lease, now)
         lease.lane = taker
         lane.in_use = 0
         taker.in_use = 1  # nothing else changes: what was owed to one is owed to the other
         del filed[0]
-        if queue.length > 1:
+        if waiting > 1:
             taker.places[NORMAL] = PARKED
             self._normal.has_parked = True
         else:
@@ -78,7 +87,7 @@ class Exchange:
         if back is not None:
             if place is not PARKED:
                 del filed[bisect_left(filed, place)]  # type: ignore[type-var] # it is filed there
-            lane.places[NORMAL] = back
+            places[NORMAL] = back
             insort(filed, back)
         lane.charge = charge
         lane.returns += 1

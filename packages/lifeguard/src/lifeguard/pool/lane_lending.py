@@ -21,6 +21,7 @@ from lifeguard.pool.state import Phase, PoolState
 from lifeguard.pool.stats import PoolStats
 
 _NO_LANE: Place = (None, NORMAL)
+_OPEN = Phase.OPEN  # looked up for every request
 
 
 def _lent(state: PoolState) -> list[PooledConnection]:
@@ -33,8 +34,17 @@ class LaneLending:
     """Who may have a connection, and who waits, in a pool with lanes. A pool has them from the moment on in
     which a borrower names a second one, a priority or a limit, or one is refused in the only lane."""
 
-    def __init__(self, state: PoolState, report: Reporter, *, dispatch: Callable[[], None]) -> None:
-        """`dispatch` brings waiters and idle connections together."""
+    def __init__(
+        self,
+        state: PoolState,
+        report: Reporter,
+        *,
+        dispatch: Callable[[], None],
+        refuse_the_hopeless: Callable[[float], None],
+    ) -> None:
+        """`dispatch` brings waiters and idle connections together; the other one raises at once what a
+        borrower with so many seconds would only learn later."""
+        self._refuse_the_hopeless = refuse_the_hopeless
         self._state = state
         self._lanes = state.lanes
         self._report = report
@@ -124,9 +134,13 @@ class LaneLending:
         lanes.take(lane, pooled)
         return True
 
-    def line_up(self, place: Place | None, budget: float, now: float) -> tuple[WaitQueue, Waiter]:
-        """Raises PoolSaturated at once when waiting is no use."""
+    def line_up(self, timeout: float | None, place: Place | None) -> tuple[WaitQueue, Waiter]:
+        """As `Lending.line_up`."""
         state, lanes = self._state, self._lanes
+        budget = state.acquire_timeout if timeout is None else timeout
+        now = monotonic()
+        if state.phase is not _OPEN or not state.members or budget <= 0:
+            self._refuse_the_hopeless(budget)
         name, rank = place or _NO_LANE
         lane = lanes.known(name)
         if lane is None:
@@ -136,7 +150,7 @@ class LaneLending:
         if self.timer is None:
             self.watch(now)
         queue = lane.queues[rank] or lane.queue(rank)
-        longest = state.config.max_waiting
+        longest = state.max_waiting
         if (
             now > queue.calm_until
             or budget < queue.target
@@ -149,7 +163,7 @@ class LaneLending:
         waiter = queue.join(now, budget)
         if lane.places[rank] is None:
             lanes.joined(lane, rank)
-        if (state.idle or len(state.members) < state.config.max_size) and lanes.next_turn() is not None:
+        if (state.idle or len(state.members) < state.max_size) and lanes.next_turn() is not None:
             self._dispatch()
         return queue, waiter
 
@@ -157,7 +171,7 @@ class LaneLending:
         """At the head of its queue: it has had its turn."""
         lane, rank = self._find(place, now)
         queue = lane.queue(rank)
-        waiter = queue.join(now, budget, first=True)
+        waiter = queue.join_first(now, budget)
         self._lanes.joined(lane, rank)
         self._set_timer(now)
         return queue, waiter

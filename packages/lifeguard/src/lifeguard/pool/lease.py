@@ -28,6 +28,7 @@ from lifeguard.pool.session_methods import SessionMethods, note_statement, retur
 T = TypeVar("T")
 
 _ALL, _ROW = object(), object()  # parts of a result, besides a column's number or name
+_READS, _PINNED = object(), object()  # what a borrower has promised
 _METHOD_OF = {_ALL: "fetch", _ROW: "fetchrow"}
 _TAKING_MANY = frozenset(["executemany", "fetchmany"])
 
@@ -40,31 +41,52 @@ class Lease(SessionMethods):
     If it is dropped without being returned, the connection is reclaimed and that is reported.
     """
 
-    __slots__ = ("_caller", "_only_reads", "_pinned", "_place", "_spent", "_timeout")
+    __slots__ = ("_caller", "_place", "_promise", "_spent", "_timeout")
 
     _timeout: float | None
     _caller: Caller | None
     _place: Place | None
     _spent: bool
-    _only_reads: bool
-    _pinned: bool
+    _promise: object  # _READS, _PINNED or None
+
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
 
     # -- borrowing and returning; these lines run for every request ---------------------------------
+
+    def prepare_to_borrow(
+        self, lending: Lending, timeout: float | None, caller: Caller | None, place: Place | None
+    ) -> Self:
+        """What is done with a new lease, in place of `__init__`: to call a class that has one costs twice as
+        much."""
+        self._lending = lending
+        self._timeout = timeout
+        self._caller = caller
+        self._place = place
+        self._spent = False
+        self._promise = self._con = None
+        return self
 
     async def __aenter__(self) -> Self:
         if self._spent:
             raise asyncpg.InterfaceError("a connection is already acquired")
         lending = self._lending
         state = lending.state
-        if get_running_loop() is not state.loop:
+        loop = state.loop
+        if get_running_loop() is not loop:
             state.refuse_other_loops()
+        place = self._place
         asked_at = 0.0
-        pooled = lending.lend_idle(self._place) if state.idle else None
-        if pooled is None:
+        pooled = lending.lend_idle(place) if state.idle else None
+        if pooled is not None:
+            self._spent = True
+        else:
             if state.has_setup:
                 asked_at = monotonic()
+            queues = lending.lanes if state.has_lanes else lending
             try:
-                queue, waiter = lending.line_up(self._timeout, self._place)
+                queue, waiter = queues.line_up(self._timeout, place)
             except PoolError:
                 await sleep(0)  # a caller that tries again at once must let the loop mend the cause
                 raise
@@ -75,10 +97,10 @@ class Lease(SessionMethods):
                 self._spent = False
                 lending.give_up(queue, waiter)
                 raise
-        task = current_task(state.loop)
+        task = current_task(loop)
         pooled.task = held_by = ref(task) if task is not None else None
         pooled.caller = self._caller
-        pooled.place = self._place
+        pooled.place = place
         pooled.failed = False
         frame = _getframe(1)
         code = frame.f_code
@@ -87,7 +109,6 @@ class Lease(SessionMethods):
             lending.leaks.nested(pooled)
         self._pooled = pooled
         self._con = pooled.connection
-        self._spent = True
         if state.has_setup:
             await self._set_up(asked_at or pooled.borrowed_at, self._timeout)
         return self
@@ -113,12 +134,13 @@ class Lease(SessionMethods):
         """From now on the borrower's statements change nothing, so that one whose session is lost may be run
         again on another connection, also if it was sent. Not one that took longer than `outage_patience`:
         somebody may have ended its session for that."""
-        self._only_reads = True
+        if self._promise is None:
+            self._promise = _READS
 
     def pin(self) -> None:
         """Have it keep to its connection: what is known of this session may not hold for another one. Where
         it would go on with the next connection, because this one has ended, StatementNotSent is raised."""
-        self._pinned = True
+        self._promise = _PINNED
 
     def belongs_to(self, lending: Lending) -> bool:
         return self._lending is lending
@@ -151,7 +173,7 @@ class Lease(SessionMethods):
         Raises PoolError, InterfaceError if the lease is pinned or was returned meanwhile, and what `setup`
         raises.
         """
-        if self._pinned:
+        if self._promise is _PINNED:
             raise asyncpg.InterfaceError("the lease keeps to its connection")
         lending = self._lending
         queue, waiter = lending.line_up_again(dead, timeout, self._place)
@@ -174,34 +196,23 @@ class Lease(SessionMethods):
     # -- statements ---------------------------------------------------------------------------------
 
     if not TYPE_CHECKING:  # typed by the base class
-        # Not coroutines themselves: each layer of them costs a twentieth of a small query's time. `own` are
-        # parameters that only a `connection_class` knows.
-        def fetch(self, query, *args, timeout=None, record_class=None, **own):
-            if self._con is None:
-                raise returned("fetch", self._caller)
-            if record_class is not None or own:
-                return self._watch("fetch", query, *args, timeout=timeout, record_class=record_class, **own)
+        # Not coroutines themselves: each layer of them costs a twentieth of a small query's time.
+        def fetch(self, query, *args, timeout=None, record_class=None):
+            if record_class is not None:
+                return self._watch("fetch", query, *args, timeout=timeout, record_class=record_class)
             return self._run(query, args, timeout, _ALL)
 
-        def fetchrow(self, query, *args, timeout=None, record_class=None, **own):
-            if self._con is None:
-                raise returned("fetchrow", self._caller)
-            if record_class is not None or own:
-                return self._watch(
-                    "fetchrow", query, *args, timeout=timeout, record_class=record_class, **own
-                )
+        def fetchrow(self, query, *args, timeout=None, record_class=None):
+            if record_class is not None:
+                return self._watch("fetchrow", query, *args, timeout=timeout, record_class=record_class)
             return self._run(query, args, timeout, _ROW)
 
-        def fetchval(self, query, *args, column=0, timeout=None, **own):
-            if self._con is None:
-                raise returned("fetchval", self._caller)
-            if own:
-                return self._watch("fetchval", query, *args, column=column or None, timeout=timeout, **own)
+        def fetchval(self, query, *args, column=0, timeout=None):
             return self._run(query, args, timeout, column)
 
-        def execute(self, query, *args, timeout=None, **own):
+        def execute(self, query, *args, timeout=None):
             self._lent("execute")
-            return self._watch("execute", query, *args, timeout=timeout, **own)
+            return self._watch("execute", query, *args, timeout=timeout)
 
         def executemany(self, command, args, *, timeout=None):
             return self._watch("executemany", command, readable(args), timeout=timeout)
@@ -240,9 +251,7 @@ class Lease(SessionMethods):
         except BaseException as error:
             if bore_traces is None:
                 bore_traces = pooled.bears_traces
-            attempt = Attempt(
-                query, bore_traces, cached=True, timeout=timeout, read=self._only_reads and not self._pinned
-            )
+            attempt = Attempt(query, bore_traces, cached=True, timeout=timeout, read=self._promise is _READS)
             if not await self._may_repeat(pooled, error, attempt):
                 raise
         else:
@@ -292,7 +301,7 @@ class Lease(SessionMethods):
         repeatable = not (repeated or (args and isinstance(args[0], ReadOnce)))
         attempt = self._attempt(pooled, query, repeatable=repeatable)
         attempt.timeout = kwargs.get("timeout")
-        attempt.read = self._only_reads and not self._pinned
+        attempt.read = self._promise is _READS
         attempt.many = name in _TAKING_MANY
         attempt.cached = bool(args or name != "execute") and driver.is_cached(pooled.connection, query)
         if attempt.many and not (isinstance(args[0], (list, tuple)) and args[0]):
@@ -349,27 +358,27 @@ async def _counted(pooled: PooledConnection, call: Callable[[driver.Session], Aw
 
 
 class LeaseOfOwnClass(Lease):
-    """Of a pool with a `connection_class`: has what only that class has, too."""
+    """Of a pool with a `connection_class`: has what only that class has, and its methods' parameters."""
 
     __slots__ = ()
 
-    if not TYPE_CHECKING:  # nothing is unknown to a lease then
-        __getattr__ = Lease._beyond
+    if not TYPE_CHECKING:  # typed by the base class
 
+        def __getattr__(self, name):
+            return self._beyond(name)
 
-def new_lease(
-    kind: type[Lease], lending: Lending, timeout: float | None, caller: Caller | None, place: Place | None
-) -> Lease:
-    """A lease on nothing as yet."""
-    # In place of `__init__`: with one, to call the class would cost twice as much.
-    lease = kind()
-    lease._lending = lending
-    lease._timeout = timeout
-    lease._caller = caller
-    lease._place = place
-    lease._spent = lease._only_reads = lease._pinned = False
-    lease._con = None
-    return lease
+        def fetch(self, query, *args, **options):
+            return self._watch("fetch", query, *args, **options)
+
+        def fetchrow(self, query, *args, **options):
+            return self._watch("fetchrow", query, *args, **options)
+
+        def fetchval(self, query, *args, **options):
+            return self._watch("fetchval", query, *args, **options)
+
+        def execute(self, query, *args, **options):
+            self._lent("execute")
+            return self._watch("execute", query, *args, **options)
 
 
 def _complete() -> None:
@@ -383,7 +392,7 @@ def _complete() -> None:
             setattr(Lease, name, method)
     for name in dir(asyncpg.Connection):
         if not hasattr(Lease, name):
-            setattr(Lease, name, property(partial(Lease._beyond, name=name)))
+            setattr(Lease, name, property(partial(Lease._beyond, name=name)))  # noqa: SLF001 - its own
 
 
 _complete()

@@ -18,6 +18,7 @@ from lifeguard.pool.closer import Closer
 from lifeguard.pool.config import PoolConfig
 from lifeguard.pool.connection import COPY_BROKEN_OFF, PooledConnection, Status
 from lifeguard.pool.connector import Connector
+from lifeguard.pool.driver import settle
 from lifeguard.pool.effects import Effect
 from lifeguard.pool.events import Listener, Reporter
 from lifeguard.pool.faults import fault_of
@@ -45,7 +46,9 @@ class Lending:
         self.report = Reporter(listener, state.stats)
         self.tasks = Tasks(f"pool {config.name}")
         self.leaks = LeakWatch(state, self.report)
-        self.lanes = LaneLending(state, self.report, dispatch=self.pump)
+        self.lanes = LaneLending(
+            state, self.report, dispatch=self.pump, refuse_the_hopeless=self._refuse_the_hopeless
+        )
         self.closer = Closer(state, self.tasks, self.report, when_closed=self.pump)
         self.opener = Opener(state, connector, self.tasks, self.closer, self.report, when_opened=self.offer)
 
@@ -57,7 +60,8 @@ class Lending:
         state = self.state
         if state.suspended or state.phase is not _OPEN:
             return None
-        in_lane = place != state.only_place and (state.has_lanes or not self.lanes.is_only(place))
+        only = state.only_place
+        in_lane = place is not only and (state.has_lanes or (place != only and not self.lanes.is_only(place)))
         if state.queue.length and not in_lane:
             return None
         pooled = state.idle[-1]
@@ -80,31 +84,36 @@ class Lending:
         state.tally.lent_at_once += 1
         return pooled
 
+    def _is_in_lane(self, place: Place | None) -> bool:
+        """Whether there is more than one, so that it matters where it borrows."""
+        state = self.state
+        return place != state.only_place and (state.has_lanes or not self.lanes.is_only(place))
+
     def line_up(self, timeout: float | None, place: Place | None) -> tuple[WaitQueue, Waiter]:
         """A queue and a waiter in it, which gets a connection or PoolTimeout, PoolSaturated, PoolUnavailable.
 
         Raises PoolSaturated, PoolUnavailable or PoolClosing at once when waiting is no use.
         """
         state = self.state
-        config = state.config
-        budget = config.acquire_timeout if timeout is None else timeout
+        only = state.only_place
+        if place is not only and (state.has_lanes or (place != only and not self.lanes.is_only(place))):
+            return self.lanes.line_up(timeout, place)
+        budget = state.acquire_timeout if timeout is None else timeout
         now = monotonic()
         if state.phase is not _OPEN or not state.members or budget <= 0:
             self._refuse_the_hopeless(budget)
-        if place != state.only_place and (state.has_lanes or not self.lanes.is_only(place)):
-            return self.lanes.line_up(place, budget, now)
         queue = state.queue
-        if now > queue.calm_until or queue.length >= config.max_waiting or budget < queue.target:
-            objection = queue.objection(now, state.serving, budget, config.max_waiting)
+        if now > queue.calm_until or queue.length >= state.max_waiting or budget < queue.target:
+            objection = queue.objection(now, state.serving, budget, state.max_waiting)
             if objection is not None and self._turns_away(objection):
                 if place is not None:
                     self.lanes.begin()
-                    return self.lanes.line_up(place, budget, now)
+                    return self.lanes.line_up(timeout, place)
                 raise state.saturated(objection, queue.expected_wait(now, state.serving))
         if place is not None and self.lanes.timer is None:
             self.lanes.watch(now)
         waiter = queue.join(now, budget)
-        if state.idle or len(state.members) < config.max_size:
+        if state.idle or len(state.members) < state.max_size:
             self.pump()
         return queue, waiter
 
@@ -125,10 +134,10 @@ class Lending:
         longest = state.config.acquire_timeout
         budget = longest if timeout is None else min(longest, timeout)
         queue = state.queue
-        if place != state.only_place and (state.has_lanes or not self.lanes.is_only(place)):
+        if self._is_in_lane(place):
             queue, waiter = self.lanes.line_up_again(place, budget, monotonic())
         else:
-            waiter = queue.join(monotonic(), budget, first=True)
+            waiter = queue.join_first(monotonic(), budget)
         self.pump()
         return queue, waiter
 
@@ -145,7 +154,7 @@ class Lending:
         """Count a borrower that arrives now as turned away, if it would be; seconds after which to retry."""
         state = self.state
         now = monotonic()
-        if place != state.only_place and (state.has_lanes or not self.lanes.is_only(place)):
+        if self._is_in_lane(place):
             return self.lanes.try_shed(place, budget, ahead, now)
         longest = state.config.max_waiting
         objection = state.queue.objection(now, state.serving, budget, longest, ahead=ahead)
@@ -209,8 +218,7 @@ class Lending:
         if pooled.overdue:
             self._try(partial(self.leaks.returned_late, pooled, now), pooled)
         pooled.idle_since = now
-        at_rest = driver.settle(pooled.connection)
-        if not at_rest or pooled.needs_care or pooled.busy or state.resets_every_time:
+        if not settle(pooled.connection) or pooled.needs_care or pooled.busy or state.resets_every_time:
             if state.has_lanes:
                 self.lanes.give_back(pooled, now)
             self._take_care(pooled)

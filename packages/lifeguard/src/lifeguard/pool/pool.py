@@ -19,7 +19,7 @@ from lifeguard.pool.errors import PoolUnavailable
 from lifeguard.pool.events import DrainReport, Listener, log_event
 from lifeguard.pool.housekeeping import Housekeeping
 from lifeguard.pool.lane import NORMAL, Limits
-from lifeguard.pool.lease import Lease, LeaseOfOwnClass, new_lease
+from lifeguard.pool.lease import Lease, LeaseOfOwnClass
 from lifeguard.pool.lending import Lending
 from lifeguard.pool.names import Priority, rank_of
 from lifeguard.pool.query_methods import QueryMethods
@@ -33,6 +33,11 @@ from lifeguard.pool.tasks import CLOSE_BOUND
 CLOSE_PATIENCE = 60.0
 _closing_dropped: set[asyncio.Task[None]] = set()
 """Dropped pools that are being closed."""
+
+
+def _lease_for(connect_options: dict[str, Any]) -> type[Lease]:
+    own = connect_options.get("connection_class", asyncpg.Connection) is not asyncpg.Connection
+    return LeaseOfOwnClass if own else Lease
 
 
 class Pool(QueryMethods, Snapshots, Sharing):
@@ -105,7 +110,7 @@ class Pool(QueryMethods, Snapshots, Sharing):
         connector = Connector(dsn, config.connect_timeout, config.init, connect_options, **chosen)
         self._lending = Lending(config, connector, on_event or log_event)
         self._state = self._lending.state
-        self._lease: type[Lease] = LeaseOfOwnClass if "connection_class" in connect_options else Lease
+        self._lease: type[Lease] = _lease_for(connect_options)
         self._housekeeping = Housekeeping(self._lending)
         self._aside = Shared(connector.ask_aside, f"pool {config.name}: ask aside")
 
@@ -252,9 +257,9 @@ class Pool(QueryMethods, Snapshots, Sharing):
         if timeout is not None:
             check_seconds("timeout", timeout)
         if lane is None and priority == "normal":
-            return new_lease(self._lease, self._lending, timeout, caller, None)
+            return self._lease().prepare_to_borrow(self._lending, timeout, caller, None)
         rank = NORMAL if priority == "normal" else rank_of(priority)
-        return new_lease(self._lease, self._lending, timeout, caller, (lane, rank))
+        return self._lease().prepare_to_borrow(self._lending, timeout, caller, (lane, rank))
 
     async def release(self, connection: object, *, timeout: float | None = None) -> None:  # noqa: ARG002
         """Return a lease; a second time does nothing. `timeout` is taken for asyncpg.Pool's sake: nothing
@@ -356,8 +361,8 @@ class Pool(QueryMethods, Snapshots, Sharing):
         (see `expire_connections`). If none could be opened, that is tried at once. Raises as the constructor
         does."""
         state = self._state
-        if "connection_class" in connect_options:
-            self._lease = LeaseOfOwnClass
+        if self._lease is Lease:  # else connections of that class may still be there
+            self._lease = _lease_for(connect_options)
         self._lending.connector.configure(dsn, connect_options)
         if state.loop is not None and not state.loop.is_closed():  # perhaps not the one that runs
             state.loop.call_soon_threadsafe(self._lending.opener.start_over)

@@ -168,27 +168,34 @@ class WaitQueue:
             self.calm_until = now + self.target * _CALM
         return "deadline" if wait > budget else None
 
-    def join(self, now: float, budget: float, *, first: bool = False) -> Waiter:
-        """A waiter at the end of the queue, for `budget` seconds. `first`: at its head, for a borrower that
-        has had its turn already and was given a connection that had ended."""
-        if not self.length:
-            self._entries.clear()
-            self._standing_since = now
-            if now - self._given_up_at > _MEMORY:
-                self._flow_since = now
-                self._handed_out = 0
+    def join(self, now: float, budget: float) -> Waiter:
+        """A waiter at the end of the queue, for `budget` seconds."""
+        length = self.length
+        if not length:
+            self._start_anew(now)
         self.asked_at = now
         waiter = self.create_future()
         deadline = now + budget
-        if first:
-            self._entries.appendleft((waiter, now, deadline))
-        else:
-            self._entries.append((waiter, now, deadline))
-        self.length += 1
+        self._entries.append((waiter, now, deadline))
+        self.length = length + 1
         self._total.waiting += 1
         if deadline < self._alarm_at:
             self._set_alarm(deadline, now)
         return waiter
+
+    def join_first(self, now: float, budget: float) -> Waiter:
+        """A waiter at its head, for a borrower that has had its turn already and was given a connection that
+        had ended."""
+        waiter = self.join(now, budget)
+        self._entries.rotate()
+        return waiter
+
+    def _start_anew(self, now: float) -> None:
+        self._entries.clear()
+        self._standing_since = now
+        if now - self._given_up_at > _MEMORY:
+            self._flow_since = now
+            self._handed_out = 0
 
     def leave(self, waiter: Waiter) -> PooledConnection | None:
         """Give up waiting; the connection, if one was handed over in that very instant."""

@@ -54,8 +54,8 @@ def note_statement(pooled: PooledConnection, query: str) -> None:
 class SessionMethods(_Proxy):
     """Part of `Lease`. Help, names and signatures are those of the `asyncpg.Connection` methods.
 
-    It is no PoolConnectionProxy, and has no `__getattr__`: with one, Python looks up each attribute of a lease
-    the slow way, which cost as much as a twentieth of a small query.
+    It is no PoolConnectionProxy, and has no `__getattr__`: with one, Python 3.11 looks up each attribute the
+    slow way, which cost a twentieth of a small query.
     """
 
     __slots__ = ("__weakref__", "_con", "_lending", "_pooled")
@@ -279,6 +279,9 @@ class SessionMethods(_Proxy):
         def __class__(self):
             """For `isinstance()`: what asyncpg.Pool lends."""
             return PoolConnectionProxy
+
+        def __dir__(self):
+            return dir(type(self))  # else of that class
 
 
 @contextmanager

@@ -83,6 +83,7 @@ class PoolState:
 
     __slots__ = (
         "__weakref__",
+        "acquire_timeout",
         "checking",
         "closing",
         "config",
@@ -98,6 +99,8 @@ class PoolState:
         "lanes",
         "last_error",
         "loop",
+        "max_size",
+        "max_waiting",
         "members",
         "note_trouble",
         "note_use",
@@ -174,7 +177,8 @@ class PoolState:
         """Belong to this event loop."""
         self.loop = loop
         _open_here.add(self)
-        self.queue.create_future = loop.create_future
+        # What uvloop's and asyncio's `create_future()` give: to ask them for it costs twice as much.
+        self.queue.create_future = asyncio.Future
         self.done = loop.create_future()
         self.done.set_result(None)
 
@@ -223,12 +227,15 @@ class PoolState:
             total=self.total,
         )
         if self.loop is not None:
-            queue.create_future = self.loop.create_future
+            queue.create_future = asyncio.Future
         return queue
 
     def configure(self, config: PoolConfig) -> None:
         """Take new settings; those that every borrow looks at are kept at hand."""
         self.config = config
+        self.max_size = config.max_size
+        self.max_waiting = config.max_waiting
+        self.acquire_timeout = config.acquire_timeout
         self.validate_after = config.validate_after
         self.resets_every_time = config.resets_every_time
         self.has_setup = config.setup is not None

@@ -22,7 +22,7 @@ def run_at_hand(
     asyncpg reaches a cached statement through five coroutines, which cost a small query a sixth of its
     time. The short way is `_protocol.bind_execute` at once. None, for the long way, when the statement is
     yet to be prepared, the query is to be logged, or a `connection_class` may do things differently
-    (`_stmt_cache`, `_query_loggers`).
+    (`_stmt_cache`, its `_entries` and the `_statement` of each, `_query_loggers`).
 
     Raises as `Connection.fetch()`, besides InvalidCachedStatementError and OutdatedSchemaCacheError: then
     `forget_caches()`.
@@ -31,9 +31,11 @@ def run_at_hand(
     if connection._aborted or connection._query_loggers or connection.__class__ not in _PLAIN:
         return None
     protocol = connection._protocol
-    statement = connection._stmt_cache.get((query, protocol.get_record_class(), False))
-    if statement is None:
+    entries = connection._stmt_cache._entries
+    entry = entries.get(key := (query, protocol.get_record_class(), False))
+    if entry is None or (statement := entry._statement).closed:
         return None
+    entries.move_to_end(key)  # the last one used is the last to be forgotten
     if timeout is not None:  # else the connection's command_timeout is taken there
         timeout = protocol._get_timeout(timeout)
     rows: Awaitable[list[asyncpg.Record]] = protocol.bind_execute(statement, args, "", limit, False, timeout)
