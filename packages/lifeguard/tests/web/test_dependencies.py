@@ -1,13 +1,18 @@
 """What endpoints ask for: given for the endpoint's time only, and committed before anybody is told."""
 
 from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import asyncpg
-from fastapi import APIRouter, BackgroundTasks
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI
 from fastapi.responses import StreamingResponse
+from lifeguard.database import Database
 from lifeguard.testing.serving import Service
 from lifeguard.testing.waiting import eventually
-from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep
+from lifeguard.web import ConnectionDep, DatabaseDep, ReadConnectionDep, TransactionDep, dependencies
+
+from packages.lifeguard.tests.inside import settings_for
+from packages.lifeguard.tests.web.asgi import Asked, ask
 
 routes = APIRouter(prefix="/test")
 used_afterwards: list[int] = []
@@ -103,3 +108,38 @@ async def test_a_client_is_not_shown_what_the_server_says(serving: Service) -> N
     assert answer.status_code == 500
     assert asyncpg.DuplicateTableError.__name__ not in answer.text
     assert "twice" not in answer.text
+
+
+async def test_what_lends_follows_an_override_of_the_database(serving: Service, module_database: str) -> None:
+    """A test that gives its endpoints another database gives them its connections, too."""
+    settings = settings_for(module_database, service_name="another")
+
+    async def another(name: str = "another") -> AsyncIterator[Database]:
+        async with Database(settings, name=name) as database:
+            yield database
+
+    serving.app.dependency_overrides[dependencies.database] = another
+    try:
+        answer = await serving.client.get("/test/read")
+        created = await serving.client.post("/test/table/overridden")
+    finally:
+        serving.app.dependency_overrides.clear()
+    assert (answer.json(), created.status_code) == (1, 200)
+    assert await exists(serving, "overridden")
+
+
+async def test_where_fastapi_keeps_no_stack_generators_lend_the_same(serving: Service) -> None:
+    kinds = ((dependencies._reading, "read"), (dependencies._in_transaction, "all"))
+    app = FastAPI()
+    for block, name in kinds:
+        lends = dependencies._lent(name, block, at_once=False)
+
+        async def endpoint(connection: Annotated[Any, Depends(lends, scope="function")]) -> int:
+            number: int = await connection.fetchval("SELECT 2")
+            return number
+
+        app.add_api_route(f"/{name}", endpoint)
+    for _, name in kinds:
+        answered = await ask(app, Asked("GET", f"/{name}"), serving.state)
+        assert (answered.status, answered.body) == (200, b"2")
+    assert serving.state["database"].primary.stats().used == 0

@@ -84,12 +84,13 @@ class GuardedPool(Report):
 
 
 class Plans(Report):
-    """How many `routes` there are, how many are answered by plans (docs/plans.md), and why the others are
-    not, by method and path."""
+    """How many `routes` there are, and how many are answered by plans (docs/plans.md). The log says which of
+    the others are not, and why."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     routes: int
     planned: int
-    unplanned: Mapping[str, str]
 
 
 class PoolsReport(Report):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -44,6 +46,14 @@ def install(service: _Service) -> None:
         return
     routing = service.parts["gate"].routing
     service.user_middleware.append(Middleware(Plans, routing=routing))  # behind those that are added
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    routes: int
+    planned: int
+    unplanned: Mapping[str, str]
+    """Why the others are not, by method and path."""
 
 
 class Plans:
@@ -120,8 +130,8 @@ class Plans:
         except (AttributeError, KeyError, TypeError) as error:
             return f"FastAPI is not as it was: {error!r}"
 
-    def report(self) -> dict[str, Any]:
-        """How many routes there are, how many are planned, and why the others are not, by method and path."""
+    def report(self) -> Report:
+        """What there is of routes and plans now."""
         routes = [served for served in self._routing.all_served() if served.methods != _SOCKETS]
         why = {served: self._off or self._plan_of(served) for served in routes}
         unplanned = {
@@ -130,7 +140,7 @@ class Plans:
             if isinstance(reason, str)
         }
         planned = sum(isinstance(plan, Plan) for plan in why.values())
-        return {"routes": len(routes), "planned": planned, "unplanned": unplanned}
+        return Report(len(routes), planned, unplanned)
 
     def _tell(self) -> None:
         report = self.report()
@@ -138,9 +148,9 @@ class Plans:
             _log.warning("plans_off", reason=self._off)
             return
         rest: dict[str, list[str]] = {}
-        for route, reason in report["unplanned"].items():
+        for route, reason in report.unplanned.items():
             rest.setdefault(reason, []).append(route)
-        _log.info("plans", planned=report["planned"], routes=report["routes"], rest=rest)
+        _log.info("plans", planned=report.planned, routes=report.routes, rest=rest)
 
 
 async def _answer_in_steps(plan: Plan, asked: Asked, values: Values) -> None:
