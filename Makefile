@@ -79,9 +79,10 @@ test-engine: $(READY)  ## run the engine's own tests, which `make test` of a ser
 	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow and not deploy' $(PACKAGE)/tests,\
 	  @echo 'they are where its source is: in the starter')
 
-test-slow: $(READY)  ## run what takes longer, and the event loop that the service does not run on
+test-slow: $(READY)  ## run what takes longer, the other event loop, and requests' protections one by one
 	@$(BIN)/python $(PYTEST) -m 'slow and not deploy' $(TESTS) || [ $$? = 5 ]  # 5: there is none
 	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow' --loop asyncio $(PACKAGE)/tests/pool $(PACKAGE)/tests/database)
+	$(if $(PACKAGE),@$(BIN)/python $(PYTEST) -m 'not slow' --protections-apart $(PACKAGE)/tests/web)
 
 check: $(READY)  ## formatting, lint, strict types, imports, dependencies, duplicates, revisions, generated files
 	$(BIN)/ruff format --check --quiet

@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 import uvloop
 from lifeguard.settings.environment import secrets_read
+from lifeguard.web import layer
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("default", hypothesis.settings(deadline=None))
@@ -25,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=LOOPS,
         default="uvloop",  # what the service runs on
         help="event loop of the tests; asyncio's own gives the better tracebacks",
+    )
+    parser.addoption(
+        "--protections-apart",
+        action="store_true",
+        help="have requests go through the engine's middlewares one by one, as where others are in between",
     )
     parser.addoption(
         "--through-pgbouncer",
@@ -56,6 +62,8 @@ def pytest_asyncio_loop_factories(
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-plans"):
         _leave_all_to_fastapi()
+    if config.getoption("--protections-apart"):
+        layer.TOGETHER = False
     # The servers of the tests have no TLS. To ask each of them for it would double the time to connect.
     os.environ.setdefault("PGSSLMODE", "disable")
 

@@ -8,13 +8,13 @@ than it can serve (`bench.overload`).
 
 from __future__ import annotations
 
-import gc
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
 from fastapi import FastAPI, HTTPException, Request
+from lifeguard.server import collector
 from lifeguard.web import ConnectionDep, lane
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import exc, text
@@ -56,7 +56,7 @@ def on_lifeguard() -> FastAPI:
             return {"done": True}
 
         app.get(path, dependencies=[lanes[path]] if path in lanes else [])(answer)
-    gc.freeze()  # as `app.main:app` and `python -m app serve` do
+    collector.settle()  # as `app.main:app` and `python -m app serve` do
     return app
 
 

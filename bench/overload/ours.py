@@ -1,8 +1,7 @@
 """The service of this project, every part of it, with the same route as the peers."""
 
-import gc
-
 from fastapi import FastAPI
+from lifeguard.server import collector
 from lifeguard.web import ConnectionDep
 
 from app.main import create_app
@@ -18,5 +17,5 @@ def on_lifeguard() -> FastAPI:
         await connection.fetchval(WORK)
         return {"done": True}
 
-    gc.freeze()  # as `app.main:app` and `python -m app serve` do
+    collector.settle()  # as `app.main:app` and `python -m app serve` do
     return app

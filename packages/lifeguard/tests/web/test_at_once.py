@@ -50,7 +50,7 @@ class Ended:
             "access_log": False,
         }
         self.cycle = RequestResponseCycle(
-            scope={"method": changes.pop("method", "GET")},
+            scope=changes.pop("scope", {"method": "GET"}),
             transport=self.transport,  # type: ignore[arg-type]  # as far as it is used
             flow=self.flow,
             logger=logging.getLogger("test"),
@@ -95,7 +95,7 @@ async def test_writes_once_what_the_messages_would(status: int, changes: dict[st
 @pytest.mark.parametrize(
     ("status", "changes"),
     [
-        (200, {"method": "HEAD"}),
+        (200, {"scope": {"method": "HEAD"}}),
         (204, {}),
         (304, {}),
         (100, {}),

@@ -16,12 +16,13 @@ from fastapi import APIRouter, Depends, FastAPI, routing
 from fastapi._compat.v2 import ModelField
 from fastapi.dependencies import utils
 from fastapi.dependencies.models import Dependant
-from lifeguard.web import strict_json, validation
+from lifeguard.web import layer, strict_json, validation
 from lifeguard.web.plans import internals
 from pydantic.fields import FieldInfo
 from starlette import _utils
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -107,6 +108,29 @@ class TestUvicorn:
         trusted = ProxyHeadersMiddleware(nothing, "127.0.0.1").trusted_hosts  # type: ignore[arg-type]  # is not called
         assert "127.0.0.1" in trusted
         assert trusted.get_trusted_client_address("192.0.2.1, 127.0.0.1") == ("192.0.2.1", 0)
+
+    def test_keeps_the_app_and_whom_it_trusts_behind_proxies(self) -> None:
+        app: Any = nothing
+        assert ProxyHeadersMiddleware(app, "127.0.0.1").app is app
+        config = uvicorn.Config(FastAPI(), log_config=None)
+        config.load()
+        assert type(config.loaded_app) is ProxyHeadersMiddleware
+
+    def test_runs_an_app_with_the_methods_of_a_cycle(self) -> None:
+        source = inspect.getsource(RequestResponseCycle.run_asgi)
+        assert "self.scope, self.receive, self.send" in source
+        assert not hasattr(RequestResponseCycle, "__slots__")  # or its class could not be another
+
+    def test_ends_an_answer_in_this_order(self) -> None:
+        source = inspect.getsource(RequestResponseCycle.send)
+        steps = (
+            "self.response_complete = True",
+            "message_event.set()",
+            "transport.close()",
+            "self.on_response()",
+        )
+        assert [*sorted(steps, key=source.index)] == [*steps]
+        assert "headers = self.default_headers + list(" in source
 
     def test_has_status_lines_default_headers_and_its_types(self) -> None:
         assert httptools_impl.STATUS_LINE[503].startswith(b"HTTP/1.1 503 ")
@@ -278,6 +302,16 @@ class TestStarlette:
     def test_has_one_way_to_match_a_route(self) -> None:
         assert {"path_regex", "methods", "path"} <= vars(Route("/a", nothing)).keys()
         assert routing.APIRoute.matches is not Route.matches
+
+    def test_builds_its_middleware_in_a_chain_of_apps(self) -> None:
+        chain = [*layer._chain(FastAPI().build_middleware_stack())]
+        names = tuple(f"{type(one).__module__}.{type(one).__qualname__}" for one in chain)
+        assert names[:3] == layer._FASTAPIS
+
+    def test_handles_errors_in_one_class_that_knows_its_handler(self) -> None:
+        app: Any = nothing
+        made = ServerErrorMiddleware(app, handler=app, debug=True)
+        assert (made.app, made.handler, made.debug) == (app, app, True)
 
     def test_builds_its_middleware_once_in_a_method_that_can_be_overridden(self) -> None:
         app = Starlette()

@@ -3,8 +3,7 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -240,15 +239,6 @@ APPS: dict[Callable[[FastAPI], None], tuple[bool, bool]] = {
 """Whether there is one layer, and whether it is met first."""
 
 
-@contextmanager
-def apart() -> Iterator[None]:
-    """In the block, stacks are built in which the protections are middlewares around each other."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "make_layer", lambda _: "")
-        patch.setattr(assembly, "make_front", lambda _: None)
-        yield
-
-
 async def heard(url: str, said: bytes) -> bytes:
     """All that is answered on a connection of its own, up to its end."""
     where = urlsplit(url)
@@ -281,20 +271,21 @@ async def told(serving: Service, capsys: pytest.CaptureFixture[str]) -> list[tup
 
 @pytest.mark.parametrize("prepare", APPS, ids=lambda prepare: prepare.__name__)
 async def test_answers_and_logs_are_those_of_nested_middlewares(
-    prepare: Callable[[FastAPI], None], module_database: str, capsys: pytest.CaptureFixture[str]
+    prepare: Callable[[FastAPI], None],
+    module_database: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = settings_for(module_database, **SETTINGS)
-    with apart():
-        async with service(settings, prepare=prepare) as nested:
-            assert not is_one_layer(nested.app)
-            expected = await told(nested, capsys)
-    with pytest.MonkeyPatch.context() as patch:  # also where the whole suite runs with them apart
-        patch.setattr(assembly, "make_layer", layer.make_layer)
-        patch.setattr(assembly, "make_front", layer.make_front)
-        async with service(settings, prepare=prepare) as running:
-            one, first = APPS[prepare]
-            assert (is_one_layer(running.app), running.app._front is not None) == (one, first)
-            got = await told(running, capsys)
+    monkeypatch.setattr(layer, "TOGETHER", False)
+    async with service(settings, prepare=prepare) as nested:
+        assert not is_one_layer(nested.app)
+        expected = await told(nested, capsys)
+    monkeypatch.setattr(layer, "TOGETHER", True)
+    async with service(settings, prepare=prepare) as running:
+        one, first = APPS[prepare]
+        assert (is_one_layer(running.app), running.app._front is not None) == (one, first)
+        got = await told(running, capsys)
     for request, known, now in zip([*REQUESTS, *REFUSED], expected, got, strict=True):
         assert now == known, request
 
@@ -305,6 +296,10 @@ def is_one_layer(app: Any) -> bool:
 
 
 class TestStepsAside:
+    @pytest.fixture(autouse=True)
+    def _together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(layer, "TOGETHER", True)
+
     def stack(self, change: Callable[[Any], object]) -> assembly.Service:
         app = assembly.Service(settings_for("postgresql://nobody@localhost/x"))
         app.protect(*protection.STANDARD)

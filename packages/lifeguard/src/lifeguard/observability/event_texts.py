@@ -21,6 +21,11 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "A WebSocket's endpoint raised; error with a traceback if nobody planned for it. It was closed "
         "with 1011, with 1013 if trying again may help.",
     ),
+    "protections_apart": (
+        "info",
+        "A middleware of the service's own stands between the engine's, so they are called one by one, which "
+        "costs more: `behind` are those of the engine's behind it. Around all of them it costs nothing.",
+    ),
     "requests_turned_away": (
         "warning",
         "Requests refused before routing in the last second; `clients` are the ten addresses with most of "

@@ -9,8 +9,8 @@ YOUNG, MIDDLE, OLD = 20_000, 10, 10
 that were left are, and of these before all are.
 
 A request makes hundreds of objects that live as long as it does. By Python's own thresholds (700, or 2,000,
-for the young ones) they are looked through again and again while requests are under way, and found alive. What
-is in a circle of references is freed later than before. How much may lie around follows from the numbers:
+for the young ones) they are looked through again and again while requests are under way, and found alive.
+What is in a circle of references is freed later than before. How much may lie around follows from this:
 20,000 objects of the last moments, and 200,000 of those that lived longer. Larger numbers for the older ones
 would let circles that live for a second become hundreds of megabytes.
 """

@@ -111,7 +111,7 @@ class Service(App):
         stack = self._built = super().build_middleware_stack()
         in_between = make_layer(stack)
         if in_between:
-            _log.info("protections_apart", behind_others=in_between)
+            _log.info("protections_apart", behind=in_between)
         self._front = None if self._is_observed else make_front(stack)
         return stack
 
