@@ -20,7 +20,7 @@ from lifeguard.database.password_command import run
 from lifeguard.database.passwords import read_answer
 from lifeguard.development import tools
 from lifeguard.operations.doctor import examine
-from lifeguard.pool import Connector, PasswordUnavailable, PoolUnavailable
+from lifeguard.pool import Connector, PasswordUnavailable, PoolEvent, PoolUnavailable
 from lifeguard.settings import PasswordAnswer, Settings, SettingsError
 from lifeguard.settings.environment import tokens_read
 from lifeguard.testing.servers import PostgresServer
@@ -169,6 +169,18 @@ class TestACommand:
         assert stats.fault == "password"
         assert "exit code 9: denied ***" in str(stats.last_error)
         assert "half-a-secret" not in f"{stats} {caught.value!r} {caught.value.__cause__!r}"
+
+    async def test_whose_password_is_refused_is_named_by_what_is_told(self, role: Role) -> None:
+        told: list[PoolEvent] = []
+        settings = settings_for(role.url, database_password_command="echo wrong-token")
+        database = Database(settings, on_event=told.append)
+        await database.open()
+        await eventually(lambda: [event for event in told if event.name == "open_blocked"])
+        await database.drain(timeout=20)
+        (event,) = [event for event in told if event.name == "open_blocked"]
+        assert "run DATABASE_PASSWORD_COMMAND by hand" in str(event.details["advice"])
+        assert event.details["host"] == f"127.0.0.1:{role.server.port}"
+        assert "wrong-token" not in f"{event}"
 
     async def test_that_gives_an_expired_token_is_a_failure_that_says_so(self, role: Role) -> None:
         printed = '{"token": "first-token", "expires_at": "2020-03-17T17:46:40Z"}'

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from lifeguard.operations.checks import sessions
+from lifeguard.operations.checks import reaching, sessions
 from lifeguard.testing.plugin import ServerFactory
 from lifeguard.testing.servers import PostgresServer
 from lifeguard.testing.standby import Replication
@@ -309,6 +309,17 @@ class TestReplication:
             found = (await report(f"{login}@127.0.0.1:{postgres.port},{address}"))["primary hosts"]
             await admin.execute(f"ALTER ROLE postgres PASSWORD '{postgres.password}'")
         assert (found.level, "stop the others" in found.advice) == ("fail", True)
+
+
+async def test_keepalive_that_the_server_was_not_given(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its system knows no such setting."""
+    monkeypatch.setattr(reaching, "prepare_session", lambda _: None)
+    found = (await report(database_url, pool_keepalive=7))["primary keepalive"]
+    assert found.level == "warn"
+    assert "POOL_KEEPALIVE=7, but the server probes after " in found.finding
+    assert "ALTER SYSTEM SET tcp_keepalives_idle = 7;" in found.advice
 
 
 async def test_others_that_leave_too_little_room(postgres: PostgresServer, migrated_database: str) -> None:
