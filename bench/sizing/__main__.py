@@ -113,7 +113,8 @@ def peak(rows: Sequence[Row]) -> float:
 
 
 def _advised(cores: int, observed: Observed, rate: float, knee: int) -> list[Advised]:
-    """For the peak `rate`, with the hold time of a quieter hour: at the peak waits inside the server are in it.
+    """For the peak `rate`, with the hold time of a quieter hour: at the peak waits inside the server are in
+    it.
     One process, and no deploy: the bench has no second one."""
     alone = {"surge": 0}
     measured = read({**alone, "rps": rate, "hold_ms": observed.hold * 1000})

@@ -54,18 +54,21 @@ async def test_measures_rate_hold_time_pool_and_lanes(database_url: str) -> None
     assert (observed.pool, observed.min_size, observed.max_size) == ("primary", 1, 7)
     assert HOLD / 2 < observed.hold <= stats.use.sum / 5
     assert observed.in_use == observed.rate * observed.hold > 0
-    assert [(one.name, one.at_most, one.shed) for one in observed.lanes] == [("slow", 2, {})]
+    assert ("slow", 2, {}) in [(one.name, one.at_most, one.shed) for one in observed.lanes]
 
 
 async def test_since_it_began_it_says_what_the_pool_has_counted(database_url: str) -> None:
     async with service(settings_for(database_url), routes=slow) as running:
         await requests(running, 4)
+        pool = running.state["database"].primary
+        before = pool.stats().use
         observed = await asyncio.to_thread(observe, address(running), 0)
-        use = running.state["database"].primary.stats().use
+        after = pool.stats().use  # the service looks at its database by itself, too
         ended = await asyncio.to_thread(
             sizing, "--from", address(running), "--seconds", "0", "--replicas", "3", "--cores", "64"
         )
-    assert observed.hold == pytest.approx(use.sum / use.count)
+    assert before.sum / after.count <= observed.hold * 1.001
+    assert observed.hold <= after.sum / before.count * 1.001
     assert ended.exit_code == 0
     assert "pool primary, since the process began: " in ended.stdout
     assert "(now 5)" in ended.stdout
@@ -78,12 +81,13 @@ async def test_what_is_said_goes_before_what_is_measured(database_url: str) -> N
         await requests(running, 2)
         given: dict[str, object] = {"replicas": 2, "workers": 3}
         measured, observed = await asyncio.to_thread(asked_of, given, address(running), "0")
-        planned, _ = await asyncio.to_thread(asked_of, {"rps": 1234}, address(running), "0")
+        planned, seen = await asyncio.to_thread(asked_of, {"rps": 1234}, address(running), "0")
     assert observed is not None
     assert measured.rps == pytest.approx(6 * observed.rate)
     assert measured.hold_ms == pytest.approx(observed.hold * 1000)
+    assert seen is not None
     assert planned.rps == 1234
-    assert planned.hold_ms == pytest.approx(observed.hold * 1000, rel=0.01)
+    assert planned.hold_ms == pytest.approx(seen.hold * 1000)
 
 
 def assert_one_line(ended: Result, said: str) -> None:
