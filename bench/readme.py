@@ -191,8 +191,16 @@ def _best() -> list[str]:
             [served(trouble[name]) for name in _LONG],
         ),
         "",
-        f"Measured on machines with {request['machine']['cores']} cores, {_list(dates)}.",
+        f"Measured on machines with {request['machine']['cores']} cores, {_list(dates)}.{_hasty(request)}",
     ]
+
+
+def _hasty(request: Row) -> str:
+    """What a reader of the first row must know, if it is no full run's."""
+    if not request["plan"].get("quick"):
+        return ""
+    load = request["machine"]["load_at_start"]
+    return f" The first row is of a `--quick` run, on a machine with a load of {load:g} before its start."
 
 
 def _list(words: list[str]) -> str:

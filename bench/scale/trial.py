@@ -120,7 +120,8 @@ def of_http(lengths: Lengths, stand: Stand) -> Iterator[Point]:
             cores = (processor_seconds(service.pid) - spent) / lengths.idle
             load = service.load(finding, ASKING, 0.1, lengths.measured)
             if not all(map(_is_open, idle)):
-                raise RuntimeError(f"of {number} idle connections some were closed: the machine is too slow")
+                print(f"{number} {IDLE}: some were closed, on a machine this busy", file=sys.stderr)
+                return
             yield Point(IDLE, number, load.cost, load.rate, memory / number, idle_cores=cores)
 
 
