@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lifeguard.pool.effects import Effect, effect_of, known_clean
+from lifeguard.pool.effects import _STANDARD, Effect, _tokens, effect_of, known_clean
 from lifeguard.testing.servers import PostgresServer
 
 from packages.lifeguard.tests.pool.statements import CHANGES, CLEAN, DISGUISES, WRITES, lower
@@ -175,3 +175,14 @@ def test_what_is_remembered_as_clean_stays_bounded() -> None:
     assert len(known_clean) < 10_000
     assert effect_of("SELECT " + "1 + " * 5000 + "1") is Effect.NONE
     assert max(map(len, known_clean)) < 5000
+
+
+def test_letters_are_what_the_server_takes_for_letters() -> None:
+    """PostgreSQL's scan.l: a word begins with a letter, an underscore or what is not ASCII, and digits and
+    dollars may follow. A number may be followed by letters."""
+    for character in map(chr, [*range(0x300), 0xD7FF, 0xFFFF, 0x10000, 0x10FFFF]):
+        begins = not character.isascii() or character.isalpha() or character == "_"
+        follows = begins or character in "0123456789$"
+        is_one = next(_tokens(f"{character}a", _STANDARD), "") == f"{character}a".lower()
+        assert is_one == (begins or character in "0123456789"), character
+        assert (next(_tokens(f"a{character}", _STANDARD)) == f"a{character}".lower()) == follows, character
