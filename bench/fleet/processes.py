@@ -128,7 +128,7 @@ class Ours:
 
     async def start(self) -> None:
         await self._pool.open()
-        self._fleet.start()
+        self._fleet.start(lambda _: None)
 
     async def end(self) -> None:
         await self._fleet.stop()

@@ -250,7 +250,8 @@ def fleet(**changes: object) -> Rendered:
     rendered.get("ConfigMap", "service")["data"].update(
         variables("service", MANIFESTS / "components/fleet")["data"]
     )
-    (patches,) = documents(MANIFESTS / "components/fleet/autoscaler.yaml")
+    patches: Any
+    (patches,) = documents(MANIFESTS / "components/fleet/autoscaler.yaml")  # a list, unlike an object
     largest = next(patch["value"] for patch in patches if patch["path"] == "/spec/maxReplicas")
     in_spec("HorizontalPodAutoscaler", maxReplicas=largest)(rendered)
     in_spec("HorizontalPodAutoscaler", **changes)(rendered)

@@ -5,6 +5,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import asyncpg
 import pytest
@@ -105,6 +106,7 @@ class World:
 
 AUTO: dict[str, object] = {
     "pool_instances": "auto", "pool_max_size": "auto", "pool_headroom": 1, "pool_min_size": 2,
+    "pool_keepalive": 1,
 }  # fmt: skip
 
 
@@ -219,9 +221,13 @@ async def test_a_server_that_restarts_finds_all_within_their_claims(world: World
     await world.counter.end()
     await world.server.restart("immediate")
     for database in databases:
-        await eventually(lambda database=database: database.primary.get_size() >= 2)
+        await eventually(partial(is_back, database))
     await eventually(has_its_share_of_all(*databases))
     assert world.refusals == []
+
+
+def is_back(database: Database) -> bool:
+    return database.primary.get_size() >= 2
 
 
 def has_its_share_of_all(*databases: Database) -> Callable[[], bool]:
@@ -235,8 +241,8 @@ def has_its_share_of_all(*databases: Database) -> Callable[[], bool]:
 async def test_a_pool_that_keeps_no_connections_says_nothing_until_somebody_needs_one(world: World) -> None:
     idle = await world.start(pool_min_size=0, pool_idle_timeout=0.2)
     assert await sessions_of(world.server) == []
-    assert await idle.fetchval("SELECT 1") == 1
-    await eventually(lambda: report(idle).claim == share(1))
+    async with idle.connection():
+        await eventually(lambda: report(idle).claim == share(1))
     await eventually(lambda: idle.primary.get_size() == 0)
 
     async def has_left() -> bool:

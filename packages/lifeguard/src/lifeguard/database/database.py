@@ -80,7 +80,9 @@ class Database:
         self.consistency = self._lender.consistency
         self.replica = self._replicas.all[0].pool if self._replicas.all else None
         """The first one's."""
-        self._sizes = Sizes(self.guards, settings)
+        self._sizes = Sizes(self.guards, settings, self._refuse_to_serve)
+        self.oversized: PoolOversized | None = None
+        """Why the service must not serve although the database answers."""
 
     async def open(self) -> None:
         """Open the pools. A server that is not there is no error; the pools go on trying.
@@ -93,6 +95,8 @@ class Database:
             guard.lane_watch.start()
         self._replicas.start()
         await self._sizes.start()
+        if self.oversized:
+            raise self.oversized
 
     async def __aenter__(self) -> Self:
         try:
@@ -225,10 +229,8 @@ class Database:
         """The primary's."""
         return self._primary.breaker
 
-    @property
-    def oversized(self) -> PoolOversized | None:
-        """Why the service must not serve although the database answers."""
-        return self._sizes.oversized
+    def _refuse_to_serve(self, why: PoolOversized) -> None:
+        self.oversized = why
 
     @property
     def replica_obstacles(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -75,13 +76,13 @@ class Fleet:
         self.report = FleetReport()
         self.settled = asyncio.Event()
         """Set once the pool may open connections, or it is known why not."""
-        self.oversized: PoolOversized | None = None
-        """Why the processes cannot find each other."""
+        self._on_oversized: Callable[[PoolOversized], None] = lambda _: None
         if self._least:
             pool.hold()
 
-    def start(self) -> None:
-        """Begin to ask."""
+    def start(self, on_oversized: Callable[[PoolOversized], None]) -> None:
+        """Begin to ask. `on_oversized` is told why the processes cannot find each other."""
+        self._on_oversized = on_oversized
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name=f"{self._pool.name} fleet", context=Context()
         )
@@ -106,7 +107,7 @@ class Fleet:
                 pause = await self._look()
                 await self._pause(pause * random.uniform(0.5, 1.5))  # noqa: S311 - the same
         except PoolOversized as error:
-            self.oversized = error
+            self._on_oversized(error)
             _log.error("pool_oversized", reason=str(error))
             self._pool.hold(str(error))
             self.settled.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -30,24 +30,19 @@ def of_this_process(settings: Settings) -> Settings:
 class Sizes:
     """Gives each pool its size."""
 
-    def __init__(self, guards: Sequence[Guard], settings: Settings) -> None:
+    def __init__(
+        self, guards: Sequence[Guard], settings: Settings, on_oversized: Callable[[PoolOversized], None]
+    ) -> None:
+        """`on_oversized` is told why the service must not serve although the database answers."""
         self._guards = guards
         self._settings = settings
+        self._on_oversized = on_oversized
         self._sizing: asyncio.Task[None] | None = None
-        self._oversized: PoolOversized | None = None
-
-    @property
-    def oversized(self) -> PoolOversized | None:
-        """Why the service must not serve although the database answers."""
-        fleets = (guard.fleet.oversized for guard in self._guards if guard.fleet)
-        return self._oversized or next(filter(None, fleets), None)
 
     async def start(self) -> None:
-        """Wait a moment for the server's word. Raises PoolOversized if that is no."""
+        """Wait a moment for the server's word."""
         self._sizing = asyncio.create_task(self._size_all(), name="pool sizing")
         await asyncio.wait({self._sizing}, timeout=_PATIENCE)
-        if self.oversized:
-            raise self.oversized
 
     async def stop(self) -> None:
         if self._sizing is not None:
@@ -59,13 +54,13 @@ class Sizes:
 
     async def _size(self, guard: Guard) -> None:
         if guard.fleet is not None:
-            guard.fleet.start()
+            guard.fleet.start(self._on_oversized)
             await guard.fleet.settled.wait()
             return
         try:
             await fit(guard.pool, self._settings)
         except PoolOversized as error:
-            self._oversized = error
+            self._on_oversized(error)
             _log.error("pool_oversized", reason=str(error))
         except PoolClosing:
             return
