@@ -28,6 +28,7 @@ DEADLINE = 1.0
 CALM = 0.5
 """Load after the crowd has gone, in capacities."""
 START_TIMEOUT = 30.0
+TRANSITIONS = "db_pool_breaker_transitions_total"
 TEN_CONNECTIONS = {"POOL_MIN_SIZE": str(POOL_SIZE), "POOL_MAX_SIZE": str(POOL_SIZE)}
 
 
@@ -139,9 +140,11 @@ def _comes_to_work(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def breaker_transitions(port: int) -> int:
+    """Of the database's breaker, since the start. Raises AssertionError where the service does not say."""
     lines = get(port, "/metrics")[1].splitlines()
-    counts = (line for line in lines if line.startswith("db_poolbreaker_transitions_total"))
-    return int(sum(float(line.split()[-1]) for line in counts))
+    counts = [float(line.split()[-1]) for line in lines if line.startswith(f"{TRANSITIONS}{{")]
+    assert counts, f"/metrics has no {TRANSITIONS}"
+    return int(sum(counts))
 
 
 def get(port: int, path: str) -> tuple[int, str]:

@@ -98,13 +98,14 @@ async def sizing(server: Server) -> Result:
     """What all instances may ask for, beside what the server has and what others have of it now."""
     settings = server.settings
     capacity = await read_capacity(server.connection)
+    instances = 1 if settings.pool_instances == "auto" else settings.pool_instances
     try:
         sizing = size_pool(settings, capacity, server.pooler)
     except PoolOversized as error:
-        return Result("fail", str(error), _smaller(capacity, settings, settings.pool_instances))
+        return Result("fail", str(error), _smaller(capacity, settings, instances))
     product = f"{sizing.instances} x {sizing.max_size} = {sizing.demand}"
-    if str(settings.pool_instances) == "auto":
-        product = f"POOL_INSTANCES=auto has found {product}"
+    if settings.pool_instances == "auto":
+        product = f"POOL_INSTANCES=auto shares this among the processes; one alone has {sizing.max_size}"
     if server.pooler is not None:
         return Result("ok", f"{product} through the pooler; {sizing.for_pooler}")
     if sizing.warning:
