@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TypeVar
 
 import asyncpg
@@ -25,6 +26,7 @@ from lifeguard.pool import PoolConfig
 T = TypeVar("T")
 
 ATTEMPTS = 5
+_MORE_THAN_ONE = 2
 
 # 40001 and 40P01: nothing was written, and the same work may succeed the next time.
 CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -71,7 +73,23 @@ async def retry_idempotent(
     For reads, and for what does no harm when it is done twice: outside of a transaction it is not known
     whether a statement ran on a session that was lost. Each call has to borrow its own connection.
     """
-    result: T = await retrying(attempts, patience)(work)
+    began = monotonic()
+    try:
+        return await work()  # nearly all of it: tenacity costs more than a statement does here
+    except Exception as error:
+        if attempts < _MORE_THAN_ONE or not is_repeatable(error):
+            raise
+        failed: Exception | None = error
+
+    async def again() -> T:
+        """Fail as before, at first: that attempt counts, and its error is looked at."""
+        nonlocal failed
+        if failed is not None:
+            error, failed = failed, None
+            raise error
+        return await work()
+
+    result: T = await retrying(attempts, max(0.0, patience - (monotonic() - began)))(again)
     return result
 
 
