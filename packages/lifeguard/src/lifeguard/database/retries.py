@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TypeVar
 
 import asyncpg
@@ -13,6 +14,7 @@ from lifeguard.pool import PoolConfig
 T = TypeVar("T")
 
 ATTEMPTS = 5
+_SEVERAL = 2
 
 # 40001 and 40P01: nothing was written, and the same work may succeed the next time.
 CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -49,8 +51,25 @@ async def retry_idempotent(
     For reads, and for what does no harm when it is done twice: outside of a transaction it is not known
     whether a statement ran on a session that was lost. Each call has to borrow its own connection.
     """
-    # With its library, which the first work needs and the start does not.
+    began = monotonic()
+    try:
+        return await work()  # nearly all of it: tenacity costs more than a statement does here
+    except Exception as error:
+        if attempts < _SEVERAL or not is_repeatable(error):
+            raise
+        failed: Exception | None = error
+
+    async def again() -> T:
+        """Fail as before, at first: that attempt counts, and its error is looked at."""
+        nonlocal failed
+        if failed is not None:
+            error, failed = failed, None
+            raise error
+        return await work()
+
+    # With its library, which only a failure needs.
     from lifeguard.database.attempts import retrying  # noqa: PLC0415
 
-    result: T = await retrying(attempts, patience, is_repeatable)(work)
+    left = max(0.0, patience - (monotonic() - began))
+    result: T = await retrying(attempts, left, is_repeatable)(again)
     return result
