@@ -149,13 +149,16 @@ from lifeguard.database.fleet_watch import Fleet
 from packages.lifeguard.tests.database.conftest import settings_for
 Fleet.pace = 20.0
 async def main():
-    database = Database(settings_for({server.dsn()!r}, statement_timeout=60, command_timeout=90, **{AUTO!r}))
+    database = Database(settings_for({server.dsn()!r}, **{AUTO!r}))
     await database.open()
-    sleeping = [asyncio.create_task(database.fetchval("SELECT pg_sleep(50)")) for _ in range(2)]
+    async def work():
+        while True:
+            await database.fetchval("SELECT pg_sleep(1)")  # which the server ends before it notices
+    working = [asyncio.create_task(work()) for _ in range(2)]
     while len(database.primary.leases()) < 2:
         await asyncio.sleep(0.01)
     print("busy", flush=True)
-    await asyncio.gather(*sleeping)
+    await asyncio.gather(*working)
 asyncio.run(main())
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE)
