@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lifeguard.web import at_once
 from lifeguard.web.plans import internals
 from lifeguard.web.plans.answers import Answer
 from lifeguard.web.plans.asked import Asked
@@ -169,8 +170,7 @@ async def _send(answer: Answer | Response, asked: Asked) -> None:
         return
     status, headers, body = answer
     asked.has_started = True
-    await asked.send({"type": "http.response.start", "status": status, "headers": headers})
-    await asked.send({"type": "http.response.body", "body": body})
+    await at_once.answer(asked.send, status, headers, body)
 
 
 async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
