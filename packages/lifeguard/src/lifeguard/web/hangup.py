@@ -34,14 +34,8 @@ class HangupMiddleware:
             for name, value in scope["headers"]
         )
         line = Line(receive, send, is_complete=not awaits_body)
-        try:
+        with line:
             await self.app(scope, line.receive, line.send)
-        except asyncio.CancelledError:
-            if not line.hung_up:
-                raise
-            line.work.uncancel()
-        finally:
-            line.close()
 
 
 class Line:
@@ -62,6 +56,17 @@ class Line:
             _PATIENCE, self._lose_patience
         )
         self._patient = True
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        """Take the end of work that was cancelled because its client has hung up for no failure."""
+        is_due_to_it = self.hung_up and isinstance(error, asyncio.CancelledError)
+        if is_due_to_it:
+            self.work.uncancel()
+        self.close()
+        return is_due_to_it
 
     async def receive(self) -> Message:
         """The app's `receive`: also what the listener has heard in the meantime."""

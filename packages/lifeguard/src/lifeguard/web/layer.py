@@ -17,7 +17,6 @@ changes these classes or the finished stack, as tracers do, finds the long way.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -92,14 +91,8 @@ class Layer:
             await self._behind(scope, receive, exchange.send)
             return
         line = exchange.line = Line(receive, exchange.send, is_complete=not exchange.awaits_body)
-        try:
+        with line:
             await self._behind(scope, line.receive, exchange.send)
-        except asyncio.CancelledError:
-            if not line.hung_up:
-                raise
-            line.work.uncancel()
-        finally:
-            line.close()
 
 
 class Front:

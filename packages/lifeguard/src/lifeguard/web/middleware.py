@@ -41,6 +41,13 @@ _BODY_PATIENCE = 10.0
 _SLOWEST_BODY = 8192
 _LONGEST_LENGTH = 18  # digits; of more, int() makes an error, or takes its time
 _NO_TIMEOUT = f"X-Request-Timeout must be seconds, {request_head.SHORTEST_TIMEOUT} or more, as 2 or 0.5."
+_READ = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"cookie"),
+        *(b"x-request-id", b"x-request-timeout", b"x-request-priority"),
+    )
+)
+"""Headers that are looked at here."""
 _EVENT_STREAM = b"text/event-stream"
 _SERVER_ERROR = 500
 _REQUEST_TIMEOUT = 408
@@ -156,7 +163,7 @@ class RequestExchange(TakesWhole):
             tag="", caller=RequestCaller(scope), notes_writes=scope["method"] not in SAFE_METHODS
         )
         headers, cookies, priority = scope["headers"], 0, None
-        for name, value in headers:
+        for name, value in [header for header in headers if header[0] in _READ]:
             if name == b"content-length":
                 self._bound_body(value)
             elif name == b"transfer-encoding":

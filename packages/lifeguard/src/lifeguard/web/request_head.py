@@ -42,7 +42,7 @@ def cookies_in(value: bytes) -> int:
 def has_repeated(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a field of `SINGLE` is there more than once."""
     single = [name for name, _ in headers if name in SINGLE]
-    return len(single) > len(set(single))
+    return len(single) > 1 and len(single) > len(set(single))
 
 
 def has_endless_number(path: str) -> bool:
