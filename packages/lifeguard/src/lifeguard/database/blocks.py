@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 
 from asyncpg import ReadOnlySQLTransactionError
+from typing_extensions import override
 
 from lifeguard.database.errors import DatabaseUnavailable, WriteRefused
 from lifeguard.database.guard import Lent
@@ -42,10 +43,10 @@ class _Block:
         self._lease = lease = await lent.__aenter__()
         return lease
 
-    async def _fail(self, error: BaseException) -> None:
-        """Return the lease because of `error`, which the caller raises. Raises an error that says the same
-        more clearly, if there is one."""
-        await self._lent.__aexit__(type(error), error, error.__traceback__)
+    async def _give_back(self, error: BaseException | None) -> None:
+        """Return the lease, because of `error` if there is one, which the caller raises. Raises an error that
+        says the same more clearly, if there is one."""
+        await _leave(self._lent, error)
 
 
 class ConnectionBlock(_Block):
@@ -60,7 +61,7 @@ class ConnectionBlock(_Block):
             await lender.tag(lease, lender.primary)
             return lender.bounded(lender.single(lease, lender.primary))
         except BaseException as error:
-            await self._fail(error)
+            await self._give_back(error)
             raise
 
     async def __aexit__(
@@ -72,9 +73,9 @@ class ConnectionBlock(_Block):
             try:
                 await consistency.note_written(self._lease)
             except BaseException as later:
-                await self._fail(later)
+                await self._give_back(later)
                 raise
-        await self._lent.__aexit__(kind, error, trace)
+        await self._give_back(error)
 
 
 class WholeTransaction(_Block):
@@ -111,7 +112,7 @@ class WholeTransaction(_Block):
             await begun.__aenter__()
             return lender.bounded(lease)
         except BaseException as error:
-            await self._fail(error)
+            await self._give_back(error)
             raise
 
     async def __aexit__(
@@ -123,9 +124,9 @@ class WholeTransaction(_Block):
             if error is None and consistency.is_needed and not self._options[1]:
                 await consistency.note_written(self._lease)
         except BaseException as later:
-            await self._fail(later)
+            await self._give_back(later)
             raise
-        await self._lent.__aexit__(kind, error, trace)
+        await self._give_back(error)
 
 
 class PrimaryReadBlock(_Block):
@@ -142,19 +143,19 @@ class PrimaryReadBlock(_Block):
             lease.promise_to_read()
             return ReadingConnection(lender.bounded(lender.single(lease, lender.primary)))
         except BaseException as error:
-            await self._fail(error)
+            await self._give_back(error)
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if refused := _refused(error, self._lease):
-            await self._fail(refused)
+            await self._give_back(refused)
             raise refused from error
-        await self._lent.__aexit__(kind, error, trace)
+        await self._give_back(error)
 
 
-class ReadBlock(_Block):
+class ReadBlock(PrimaryReadBlock):
     """A connection to read from, a replica's where one serves."""
 
     __slots__ = ("_after", "_at_primary", "_at_replica")
@@ -168,6 +169,7 @@ class ReadBlock(_Block):
         self._at_primary = AsyncExitStack()
         self._at_replica = AsyncExitStack()
 
+    @override
     async def __aenter__(self) -> ReadConnection:
         lender = self._lender
         try:
@@ -184,26 +186,18 @@ class ReadBlock(_Block):
             session = lender.bounded(lender.single(lease, replica))
             return ReplicaReading(session, replica, partial(self._go_to_primary, replica))
         except BaseException as error:
-            await self._leave(error)
+            await self._give_back(error)
             raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if refused := _refused(error, self._lease):
-            await self._leave(refused)
-            raise refused from error
-        await self._leave(error)
-
-    async def _leave(self, error: BaseException | None) -> None:
-        """Return what is borrowed, the replica's first. Raises an error that says the same as `error` more
-        clearly, if there is one."""
+    @override
+    async def _give_back(self, error: BaseException | None) -> None:
+        """The replica's first."""
         try:
-            await self._at_replica.__aexit__(type(error) if error else None, error, _trace_of(error))
+            await _leave(self._at_replica, error)
         except BaseException as later:
-            await self._at_primary.__aexit__(type(later), later, later.__traceback__)
+            await _leave(self._at_primary, later)
             raise
-        await self._at_primary.__aexit__(type(error) if error else None, error, _trace_of(error))
+        await _leave(self._at_primary, error)
 
     async def _read_instead(self) -> ReadConnection:
         """By the primary, in a lane of its own."""
@@ -218,7 +212,7 @@ class ReadBlock(_Block):
 
     async def _go_to_primary(self, replica: Replica, error: Exception) -> ReadConnection:
         with suppress(DatabaseUnavailable):  # which its breaker has to know
-            await self._at_replica.__aexit__(type(error), error, error.__traceback__)
+            await _leave(self._at_replica, error)
         self._lender.replicas.note_repeated(replica, error)
         return await self._read_instead()
 
@@ -231,5 +225,8 @@ def _refused(error: BaseException | None, lease: Lease) -> WriteRefused | None:
     return None
 
 
-def _trace_of(error: BaseException | None) -> TracebackType | None:
-    return error.__traceback__ if error is not None else None
+async def _leave(block: Lent | AsyncExitStack, error: BaseException | None) -> None:
+    if error is None:
+        await block.__aexit__(None, None, None)
+    else:
+        await block.__aexit__(type(error), error, error.__traceback__)

@@ -89,36 +89,27 @@ def _name_of(field: ModelField) -> str:
 
 
 def _from_path(field: ModelField) -> _Reader:
-    name, alias, location = field.name, _name_of(field), ("path", _name_of(field))
-    default = _default(field)
-
-    def read(asked: Asked, values: dict[str, Any]) -> bool:
-        said = asked.path_params.get(alias)
-        values[name] = made = accepted(field, said, location) if said is not None else default()
-        return made is not REFUSED
-
-    return read
+    name = _name_of(field)
+    return _read_by(field, ("path", name), lambda asked: asked.path_params.get(name))
 
 
 def _from_query(field: ModelField) -> _Reader:
-    name, alias, location = field.name, _name_of(field), ("query", _name_of(field))
-    default = _default(field)
-
-    def read(asked: Asked, values: dict[str, Any]) -> bool:
-        said = asked.query.get(alias)
-        values[name] = made = accepted(field, said, location) if said is not None else default()
-        return made is not REFUSED
-
-    return read
+    name = _name_of(field)
+    return _read_by(field, ("query", name), lambda asked: asked.query.get(name))
 
 
 def _from_headers(field: ModelField) -> _Reader:
-    name, alias, location = field.name, _name_of(field), ("header", _name_of(field))
-    default = _default(field)
-    as_sent = alias.lower().encode("latin-1")
+    name = _name_of(field)
+    as_sent = name.lower().encode("latin-1")
+    return _read_by(field, ("header", name), lambda asked: asked.header(as_sent))
+
+
+def _read_by(field: ModelField, location: tuple[str, ...], said_in: Callable[[Asked], Any]) -> _Reader:
+    """`said_in` gives the value that a request has; None if it has none."""
+    name, default = field.name, _default(field)
 
     def read(asked: Asked, values: dict[str, Any]) -> bool:
-        said = asked.header(as_sent)
+        said = said_in(asked)
         values[name] = made = accepted(field, said, location) if said is not None else default()
         return made is not REFUSED
 
