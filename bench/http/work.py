@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+# pylint: disable=duplicate-code # The peers must not import the service; tests hold the two equal.
+
 POOL_SIZE = 10
 """Connections of each pool, from the start on."""
 ACCOUNTS = 100
