@@ -21,7 +21,7 @@ from template.words import ServiceName, ServiceNameRefused
 PARTS = ("kubernetes", "pgbouncer", "replica", "traces")
 ENGINES = re.compile(
     r"(?:from|import) lifeguard|lifeguard-pg|(?:packages|src|site-packages)/lifeguard|the engine, lifeguard"
-    r"|lifeguard\.(?:commands|database|development|observability|operations|pool|protection|server|service|settings"
+    r"|lifeguard\.(?:commands|database|development|lean|observability|operations|pool|protection|server|service|settings"
     r"|testing|web)\b"
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
