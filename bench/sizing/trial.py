@@ -17,10 +17,9 @@ from lifeguard.development.embedded import EmbeddedServer
 from lifeguard.operations.sizing import Observed, observe
 from lifeguard.testing.serving import serving
 
-from app.ledger.schemas import NewAccount, NewTransfer
-from app.ledger.service import book_transfer, open_account
 from app.main import create_app
 from app.settings import Settings
+from bench.sizing.bookings import NewAccount, NewTransfer, book_transfer, open_account
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -40,11 +40,11 @@ class LaneLending:
         report: Reporter,
         *,
         dispatch: Callable[[], None],
-        refuse_the_hopeless: Callable[[float], None],
+        refuse: Callable[[float], None],
     ) -> None:
         """`dispatch` brings waiters and idle connections together; the other one raises at once what a
         borrower with so many seconds would only learn later."""
-        self._refuse_the_hopeless = refuse_the_hopeless
+        self._refuse_the_hopeless = refuse
         self._state = state
         self._lanes = state.lanes
         self._report = report

@@ -46,9 +46,7 @@ class Lending:
         self.report = Reporter(listener, state.stats)
         self.tasks = Tasks(f"pool {config.name}")
         self.leaks = LeakWatch(state, self.report)
-        self.lanes = LaneLending(
-            state, self.report, dispatch=self.pump, refuse_the_hopeless=self._refuse_the_hopeless
-        )
+        self.lanes = LaneLending(state, self.report, dispatch=self.pump, refuse=self._refuse_the_hopeless)
         self.closer = Closer(state, self.tasks, self.report, when_closed=self.pump)
         self.opener = Opener(state, connector, self.tasks, self.closer, self.report, when_opened=self.offer)
 
