@@ -21,7 +21,7 @@ from template.words import ServiceName, ServiceNameRefused
 PARTS = ("kubernetes", "pgbouncer", "replica", "traces")
 ENGINES = re.compile(
     r"(?:from|import) lifeguard|lifeguard-pg|(?:packages|src|site-packages)/lifeguard|the engine, lifeguard"
-    r"|lifeguard\.(?:commands|database|development|observability|operations|pool|protection|server|service|settings"
+    r"|lifeguard\.(?:commands|database|development|lean|observability|operations|pool|protection|server|service|settings"
     r"|testing|web)\b"
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -105,6 +105,15 @@ def test_it_has_the_pages_for_who_builds_on_it_and_the_recipes_stay_in_the_start
     locked = files["requirements-dev.lock"]
     assert not re.search(r"^(?:joserfc|cryptography|matplotlib)==", locked, re.MULTILINE)
     assert re.search(r"^copier==", locked, re.MULTILINE)
+
+
+@pytest.mark.parametrize("without", ["", "kubernetes pgbouncer replica traces"])
+def test_its_index_leads_to_all_its_pages_and_they_are_those_that_its_commands_name(without: str) -> None:
+    files = service(without=without)
+    pages = {path for path in files if re.fullmatch(r"docs/[a-z-]+\.md", path)} - {"docs/index.md"}
+    assert pages == {f"docs/{page}" for page in re.findall(r"\]\(([a-z-]+\.md)\)", files["docs/index.md"])}
+    assert set(re.findall(r"docs/[a-z-]+\.md", files["docs/reference/commands.md"])) <= pages
+    assert "the folder `packages/lifeguard/src/lifeguard/web/plans`" in files["docs/plans.md"]
 
 
 def test_its_feature_is_mounted_alone() -> None:
