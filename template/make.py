@@ -74,8 +74,8 @@ FILES = (
     ),
 )
 DOCUMENTS = re.compile(
-    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|choosing|configuration|deploy|development|extending|faults"
-    r"|kubernetes|lanes|limits|migrations|operations|pool|runbooks|security|testing|updating)\.md"
+    r"docs/(?:database/[^/]+|reference/(?!service)[^/]+|choosing|configuration|deploy|development|doctor|extending"
+    r"|faults|kubernetes|lanes|limits|migrations|operations|plans|pool|runbooks|security|testing|updating)\.md"
 )
 TESTS = re.compile(r"tests/(?:__init__|conftest|test_main|test_openapi)\.py|tests/deploy/.*|tests/ledger/.*")
 OTHERS = re.compile(

@@ -107,6 +107,15 @@ def test_it_has_the_pages_for_who_builds_on_it_and_the_recipes_stay_in_the_start
     assert re.search(r"^copier==", locked, re.MULTILINE)
 
 
+@pytest.mark.parametrize("without", ["", "kubernetes pgbouncer replica traces"])
+def test_its_index_leads_to_all_its_pages_and_they_are_those_that_its_commands_name(without: str) -> None:
+    files = service(without=without)
+    pages = {path for path in files if re.fullmatch(r"docs/[a-z-]+\.md", path)} - {"docs/index.md"}
+    assert pages == {f"docs/{page}" for page in re.findall(r"\]\(([a-z-]+\.md)\)", files["docs/index.md"])}
+    assert set(re.findall(r"docs/[a-z-]+\.md", files["docs/reference/commands.md"])) <= pages
+    assert "the folder `packages/lifeguard/src/lifeguard/web/plans`" in files["docs/plans.md"]
+
+
 def test_its_feature_is_mounted_alone() -> None:
     files = service()
     assert [line for line in files["app/main.py"].splitlines() if "parcels" in line] == [

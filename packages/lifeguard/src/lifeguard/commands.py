@@ -203,7 +203,8 @@ def sizing(
 ) -> None:
     """Say how large the pools should be, and why; without options compare them with what the server has.
 
-    Its advice is computed; no database is asked. The exit code is 1 if the server cannot carry the load.
+    Its advice is computed; no database is asked. The exit code is 1 if the server cannot carry the load,
+    or if tasks that hold several connections could wait for each other for ever.
     Without options it asks the server: that of DATABASE_URL, or the embedded one, which is started for it if
     no `dev` runs here.
     """
@@ -227,7 +228,7 @@ def sizing(
     }
     given = {name: value for name, value in given.items() if value is not None}
     with _readable_faults():
-        if given or running or seconds or as_json or as_env:
+        if given or running is not None or seconds is not None or as_json or as_env:
             _advise(given, running, seconds, "json" if as_json else "env" if as_env else "text")
             return
         with _database_to_look_at(context) as settings:

@@ -70,6 +70,9 @@ async def test_it_is_found_and_told(
     assert (lacks.level, "SET statement_timeout = '10000ms';" in lacks.advice) == ("warn", True)
     assert "by its own settings" in findings["primary keepalive"].finding
     assert [one.check for one in findings.values() if one.level == "fail"] == ["schema"]  # not migrated
+    counting = settings_for(through, pool_instances="auto")
+    sizing = {finding.topic: finding async for finding in doctor.examine(counting)}["primary sizing"]
+    assert (sizing.level, "behind a pooler" in sizing.finding) == ("fail", True)
     unseen = [one for one in findings.values() if "could not look" in one.finding]
     assert [one.check for one in unseen] == ["statements"]  # as without a pooler
     assert log is not None

@@ -55,6 +55,14 @@ def test_more_than_the_server_has_is_refused_in_one_line() -> None:
     )
 
 
+def test_one_process_of_those_that_count_each_other_has_what_the_headroom_leaves_beside_its_seat() -> None:
+    assert size_pool(settings(pool_max_size="auto", pool_instances="auto"), HUNDRED).max_size == 74
+    assert size_pool(settings(pool_max_size=500, pool_instances="auto"), HUNDRED).max_size == 74
+    assert size_pool(settings(pool_max_size=20, pool_instances="auto"), HUNDRED).max_size == 20
+    with pytest.raises(PoolOversized, match="a process needs 2 sessions"):
+        size_pool(settings(pool_instances="auto"), Capacity(max_connections=4, reserved=2, limit=None))
+
+
 async def test_reserved_connections_do_not_count(server_factory: ServerFactory) -> None:
     server = await server_factory(
         max_connections="30", superuser_reserved_connections="4", reserved_connections="6"

@@ -330,3 +330,25 @@ async def test_others_that_leave_too_little_room(postgres: PostgresServer, migra
     assert found.level == "warn"
     assert "others have 5" in found.finding
     assert "POOL_MAX_SIZE=13" in found.advice
+
+
+async def test_processes_that_count_each_other_share_what_others_leave(
+    postgres: PostgresServer, migrated_database: str
+) -> None:
+    values = {"pool_instances": "auto", "pool_max_size": 500, "service_name": "counted"}
+    async with AsyncExitStack() as stack:
+        for name in ("counted#1a2b3c", "counted#1a2b3c seat 17", "counted#1a2b3c: a tag"):
+            await (await stack.enter_async_context(postgres.connect())).execute(
+                "SELECT set_config('application_name', $1, false)", name
+            )
+        alone = await report(migrated_database, **values)
+        for _ in range(60):
+            await stack.enter_async_context(postgres.connect())
+        beside = (await report(migrated_database, **values))["primary sizing"]
+    assert alone["primary sizing"].level == "ok"
+    assert "share 147, and one alone has 146, of 197 sessions" in alone["primary sizing"].finding
+    assert any("  counted, role" in line for line in alone["primary sessions"].lines)
+    assert not any("#" in line for line in alone["primary sessions"].lines)
+    assert beside.level == "warn"
+    assert "others have 6" in beside.finding
+    assert "headrooms should add up to less than 1" in beside.advice

@@ -17,7 +17,7 @@ import asyncpg
 
 from lifeguard.database.errors import PoolOversized
 from lifeguard.database.fleet import Facts, Seat
-from lifeguard.database.sizing import CAPACITY_COLUMNS, Capacity, capacity_of
+from lifeguard.database.sizing import AUTO_BEHIND_POOLER, CAPACITY_COLUMNS, Capacity, capacity_of
 from lifeguard.pool import Pool, is_through_pooler
 
 T = TypeVar("T")
@@ -103,10 +103,7 @@ class FleetSeat:
         session = await self._pool.connect_aside()
         if is_through_pooler(session):
             session.terminate()
-            raise PoolOversized(
-                "POOL_INSTANCES=auto counts sessions, and behind a pooler those at the server are the"
-                " pooler's: set POOL_INSTANCES to the number of processes"
-            )
+            raise PoolOversized(AUTO_BEHIND_POOLER)
         self._session = session
         return session
 

@@ -10,6 +10,7 @@ import asyncpg
 import structlog
 
 from lifeguard.database.errors import PoolOversized
+from lifeguard.database.fleet import budget
 from lifeguard.database.types import ReadConnection
 from lifeguard.pool import Pool, PoolClosing, Pooler, PoolError
 from lifeguard.settings import Settings
@@ -18,6 +19,12 @@ _log = structlog.get_logger("lifeguard.database")
 
 # Seconds between two attempts to ask a server that does not answer; the pool does the connecting.
 _PATIENCE = 1.0
+
+AUTO_BEHIND_POOLER = (
+    "POOL_INSTANCES=auto counts sessions, and behind a pooler those at the server are the pooler's: set"
+    " POOL_INSTANCES to the number of processes"
+)
+"""Why the service does not start there."""
 
 # One query for all versions: pg_settings has no row for what a server does not know, as
 # reserved_connections before 16. A limit of -1 is none.
@@ -110,9 +117,12 @@ def size_pool(settings: Settings, capacity: Capacity, pooler: Pooler | None = No
     """Compute the size of one pool: `POOL_MAX_SIZE`, or with `auto` as much as `POOL_HEADROOM` allows.
 
     Raises PoolOversized when the server cannot serve all instances. Behind a pooler only the pooler's own
-    sessions count at the server, so the pools may be larger.
+    sessions count at the server, so the pools may be larger. With `POOL_INSTANCES=auto` it is the size that
+    the pool has while there is no other process.
     """
-    instances = 1 if settings.pool_instances == "auto" else settings.pool_instances
+    if settings.pool_instances == "auto":
+        return _size_alone(settings, capacity, pooler)
+    instances = settings.pool_instances
     if settings.pool_max_size == "auto":
         max_size = int(capacity.available * settings.pool_headroom / instances)
         if max_size < max(1, settings.pool_min_size):
@@ -131,6 +141,20 @@ def size_pool(settings: Settings, capacity: Capacity, pooler: Pooler | None = No
     if sizing.share <= settings.pool_headroom:
         return sizing
     return replace(sizing, warning=f"{demand} of the server's {capacity}")
+
+
+def _size_alone(settings: Settings, capacity: Capacity, pooler: Pooler | None) -> Sizing:
+    if pooler is not None:
+        raise PoolOversized(AUTO_BEHIND_POOLER)
+    total = budget(capacity.available, capacity.max_connections - capacity.reserved, settings.pool_headroom)
+    share = total - 1  # a session is the seat
+    if share < 1:
+        raise PoolOversized(
+            f"POOL_INSTANCES=auto: a process needs 2 sessions, and POOL_HEADROOM={settings.pool_headroom:g}"
+            f" leaves {total}; the server has {capacity}"
+        )
+    most = share if settings.pool_max_size == "auto" else min(settings.pool_max_size, share)
+    return Sizing(capacity, 1, most, settings.pool_headroom)
 
 
 async def fit(pool: Pool, settings: Settings) -> None:

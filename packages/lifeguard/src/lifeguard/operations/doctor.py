@@ -81,6 +81,12 @@ async def sizing_report(settings: Settings) -> str:
     finally:
         await connection.close(timeout=settings.pool_connect_timeout)
     sizing = size_pool(settings, capacity, pooler)
+    if settings.pool_instances == "auto":
+        return (
+            f"the server has     {capacity}\n"
+            f"the pools may ask  {sizing.max_size} of one process alone, and no more than"
+            f" {sizing.comfortable} together (POOL_INSTANCES=auto, POOL_HEADROOM={settings.pool_headroom:g})"
+        )
     most = int(capacity.available * settings.pool_headroom / sizing.instances)
     return (
         f"the server has     {capacity}\n"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncpg
 
 from lifeguard.database import PoolOversized
-from lifeguard.database.sizing import Capacity, read_capacity, size_pool
+from lifeguard.database.fleet import budget
+from lifeguard.database.sizing import Capacity, Sizing, read_capacity, size_pool
 from lifeguard.operations.checks.finding import Result
-from lifeguard.operations.checks.server import Server, identifier, span
+from lifeguard.operations.checks.server import Server, identifier, span, variable_of
 from lifeguard.settings import Settings
 
 NEARLY_FULL = 0.8
@@ -17,9 +18,10 @@ LONG_TRANSACTION = 60.0
 _SHOWN = 8
 
 # Whose `backend_type` is hidden is a client if it has a role and a database. Those that send WAL have places
-# of their own (max_wal_senders) and parallel workers as well. A tag is behind the service's name.
+# of their own (max_wal_senders) and parallel workers as well. Behind the service's name are the process's,
+# after #, and a tag.
 _USERS = """
-SELECT usename::text AS role, split_part(application_name, ':', 1) AS name,
+SELECT usename::text AS role, split_part(split_part(application_name, ':', 1), '#', 1) AS name,
        count(*)::int AS number,
        count(*) FILTER (WHERE state = 'active')::int AS active,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%')::int AS in_transaction,
@@ -102,21 +104,47 @@ async def sizing(server: Server) -> Result:
     try:
         sizing = size_pool(settings, capacity, server.pooler)
     except PoolOversized as error:
-        return Result("fail", str(error), _smaller(capacity, settings, instances))
-    product = f"{sizing.instances} x {sizing.max_size} = {sizing.demand}"
-    if settings.pool_instances == "auto":
-        product = f"POOL_INSTANCES=auto shares this among the processes; one alone has {sizing.max_size}"
+        auto = settings.pool_instances == "auto"
+        advice = _countable(settings, server) if auto else _smaller(capacity, settings, instances)
+        return Result("fail", str(error), advice)
+    product = f"{instances} x {sizing.max_size} = {sizing.demand}"
     if server.pooler is not None:
         return Result("ok", f"{product} through the pooler; {sizing.for_pooler}")
-    if sizing.warning:
-        return Result("warn", sizing.warning, _smaller(capacity, settings, sizing.instances))
     users = await server.connection.fetch(_USERS)
     others = sum(row["number"] for row in users if row["name"] != settings.service_name)
+    if settings.pool_instances == "auto":
+        return _fleet(sizing, others)
+    if sizing.warning:
+        return Result("warn", sizing.warning, _smaller(capacity, settings, instances))
     text = f"{product} (POOL_INSTANCES x POOL_MAX_SIZE, a rollout's surge included) of {capacity}"
     if sizing.demand + others > capacity.max_connections - capacity.reserved:
-        advice = _smaller(capacity, settings, sizing.instances, others)
+        advice = _smaller(capacity, settings, instances, others)
         return Result("warn", f"{text}, and others have {others} of these now", advice)
     return Result("ok", text)
+
+
+def _fleet(sizing: Sizing, others: int) -> Result:
+    """What processes that count each other share."""
+    capacity = sizing.capacity
+    ordinary = capacity.max_connections - capacity.reserved
+    total = budget(capacity.available, ordinary - others, sizing.headroom)
+    text = (
+        f"POOL_INSTANCES=auto: all processes share {total}, and one alone has"
+        f" {max(0, min(sizing.max_size, total - 1))}, of {capacity}"
+    )
+    if total < budget(capacity.available, ordinary, sizing.headroom):
+        advice = (
+            "lower POOL_HEADROOM or raise max_connections at the server; of services that count their"
+            " processes the headrooms should add up to less than 1"
+        )
+        return Result("warn", f"{text}; others have {others} of these now", advice)
+    return Result("ok", text)
+
+
+def _countable(settings: Settings, server: Server) -> str:
+    if server.pooler is not None:
+        return f"set POOL_INSTANCES, or give {variable_of(server.role)} the server's own host and port"
+    return f"raise POOL_HEADROOM={settings.pool_headroom:g}, or max_connections at the server"
 
 
 def _smaller(capacity: Capacity, settings: Settings, instances: int, others: int = 0) -> str:

@@ -84,6 +84,11 @@ def as_text(advice: Advice, observed: Observed | None = None) -> str:
     return "\n".join(f"{topic:<{topic_width}}{text}" for topic, text in lines)
 
 
+def _plain(number: float | None, digits: int = 4) -> str:
+    """It with so many digits, and never as 1e+04."""
+    return "?" if number is None else f"{number:.{digits}g}" if number < 10**digits - 0.5 else f"{number:.0f}"
+
+
 Lines = Iterator[tuple[str, str]]
 """What each is about, where it is not what the one before is about, and what is said."""
 
@@ -92,7 +97,7 @@ def _measured(observed: Observed) -> Lines:
     when = f"in {observed.seconds:g} s" if observed.seconds else "since the process began"
     yield (
         "measured",
-        f"pool {observed.pool}, {when}: {observed.rate:.4g} borrowed a second, kept"
+        f"pool {observed.pool}, {when}: {_plain(observed.rate)} borrowed a second, kept"
         f" {observed.hold * 1000:.3g} ms, so {observed.in_use:.2g} of {observed.max_size} in use",
     )
     p99 = "above all buckets" if observed.wait_p99 is None else f"p99 within {observed.wait_p99 * 1000:g} ms"
@@ -125,7 +130,7 @@ def _server(advice: Advice) -> Lines:
             yield (
                 "",
                 f"for {asked.idle_ms:g} of {asked.hold_ms:g} ms it waits for the service:"
-                f" {advice.at_once:.4g} in use keep it as busy",
+                f" {_plain(advice.at_once)} in use keep it as busy",
             )
     yield (
         "server has",
@@ -141,8 +146,8 @@ def _load(advice: Advice) -> Lines:
         return
     yield (
         "load",
-        f"{asked.rps:.4g} a second x {asked.hold_ms:.4g} ms = {advice.in_use:.3g} in use on average"
-        f" (Little's law); / {asked.headroom:g} = {advice.needed} with headroom",
+        f"{_plain(asked.rps)} a second x {_plain(asked.hold_ms)} ms = {_plain(advice.in_use, 3)} in use"
+        f" on average (Little's law); / {asked.headroom:g} = {advice.needed} with headroom",
     )
 
 
@@ -150,8 +155,8 @@ def _processes(advice: Advice) -> Lines:
     asked = advice.asked
     yield (
         "processes",
-        f"{asked.replicas} (replicas) x {asked.workers} (workers) = {asked.processes}; with {asked.surging}"
-        f" more replicas while a deploy rolls {asked.instances}",
+        f"{asked.replicas} (replicas) x {asked.workers} (workers) = {asked.processes};"
+        f" {asked.instances} while a deploy rolls (--surge {asked.surging})",
     )
 
 
@@ -179,7 +184,7 @@ def _pool(advice: Advice, observed: Observed | None) -> Lines:
             "",
             f"POOL_MAX_WAITING={advice.max_waiting}: what it serves in POOL_ACQUIRE_TIMEOUT, 1000 at most",
         )
-        yield "", f"POOL_QUEUE_TARGET={advice.queue_target:g}: no less than a connection is kept"
+        yield "", f"POOL_QUEUE_TARGET={advice.queue_target:g}: no less than the hold time"
 
 
 def _reason(advice: Advice) -> str:
@@ -229,12 +234,15 @@ def _of_pooler(advice: Advice) -> str:
 
 def _verdict(advice: Advice, observed: Observed | None) -> Lines:
     if advice.load == "carried":
-        yield "verdict", f"carried: {advice.in_use:.3g} of {advice.capacity:.4g} that can be in use"
+        yield (
+            "verdict",
+            f"carried: {_plain(advice.in_use, 3)} of {_plain(advice.capacity)} that can be in use",
+        )
     elif advice.load == "tight":
         yield (
             "verdict",
-            f"tight: {advice.in_use:.3g} of {advice.capacity:.4g} that can be in use, without headroom for"
-            " loads that come unevenly",
+            f"tight: {_plain(advice.in_use, 3)} of {_plain(advice.capacity)} that can be in use, without"
+            " headroom for loads that come unevenly",
         )
     elif advice.load == "too much":
         yield from _too_much(advice)
@@ -260,12 +268,12 @@ def _too_much(advice: Advice) -> Lines:
     limit = "works at" if advice.at_once is not None and advice.at_once <= asked.comfortable else "has"
     yield (
         "verdict",
-        f"TOO MUCH: {advice.in_use:.4g} in use on average, and no more than {advice.capacity:.4g} can be"
-        f" (what the server {limit})",
+        f"TOO MUCH: {_plain(advice.in_use)} in use on average, and no more than {_plain(advice.capacity)}"
+        f" can be (what the server {limit})",
     )
     rate = advice.capacity * 1000 / asked.hold_ms
     yield (
         "",
-        f"a larger pool does not help: the hold time must go below {advice.longest_hold_ms:.3g} ms, or the"
-        f" load below {rate:.4g} a second",
+        f"a larger pool does not help: the hold time must go below {_plain(advice.longest_hold_ms, 3)} ms,"
+        f" or the load below {_plain(rate)} a second",
     )
