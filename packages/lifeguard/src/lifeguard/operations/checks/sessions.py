@@ -7,6 +7,7 @@ import asyncpg
 from lifeguard.database import PoolOversized
 from lifeguard.database.sizing import Capacity, read_capacity, size_pool
 from lifeguard.operations.checks.finding import Result
+from lifeguard.operations.checks.fleet import BEHIND_A_POOLER, present
 from lifeguard.operations.checks.server import Server, identifier, span
 from lifeguard.settings import Settings
 
@@ -17,9 +18,11 @@ LONG_TRANSACTION = 60.0
 _SHOWN = 8
 
 # Whose `backend_type` is hidden is a client if it has a role and a database. Those that send WAL have places
-# of their own (max_wal_senders) and parallel workers as well. A tag is behind the service's name.
+# of their own (max_wal_senders) and parallel workers as well. A tag is behind the service's name, and before
+# that, with POOL_INSTANCES=auto, what tells one process from the other.
 _USERS = """
-SELECT usename::text AS role, split_part(application_name, ':', 1) AS name,
+SELECT usename::text AS role,
+       regexp_replace(split_part(application_name, ':', 1), '#[0-9a-f]{6}( seat [0-9]+)?$', '') AS name,
        count(*)::int AS number,
        count(*) FILTER (WHERE state = 'active')::int AS active,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%')::int AS in_transaction,
@@ -97,15 +100,15 @@ def _room(server: Server, users: list[asyncpg.Record]) -> str:
 async def sizing(server: Server) -> Result:
     """What all instances may ask for, beside what the server has and what others have of it now."""
     settings = server.settings
+    if settings.pool_instances == "auto":
+        return await _shared(server)
     capacity = await read_capacity(server.connection)
-    instances = 1 if settings.pool_instances == "auto" else settings.pool_instances
+    instances = settings.pool_instances
     try:
         sizing = size_pool(settings, capacity, server.pooler)
     except PoolOversized as error:
         return Result("fail", str(error), _smaller(capacity, settings, instances))
     product = f"{sizing.instances} x {sizing.max_size} = {sizing.demand}"
-    if settings.pool_instances == "auto":
-        product = f"POOL_INSTANCES=auto shares this among the processes; one alone has {sizing.max_size}"
     if server.pooler is not None:
         return Result("ok", f"{product} through the pooler; {sizing.for_pooler}")
     if sizing.warning:
@@ -117,6 +120,18 @@ async def sizing(server: Server) -> Result:
         advice = _smaller(capacity, settings, sizing.instances, others)
         return Result("warn", f"{text}, and others have {others} of these now", advice)
     return Result("ok", text)
+
+
+async def _shared(server: Server) -> Result:
+    """Who shares the server now, and whether another one has a place."""
+    if server.pooler is not None:
+        return Result("fail", BEHIND_A_POOLER, "set POOL_INSTANCES to the number of processes")
+    found = await present(server.connection, server.settings)
+    text = f"POOL_INSTANCES=auto: {found}"
+    if found.has_place:
+        return Result("ok", text)
+    advice = "run fewer processes, or raise max_connections at the server, which takes a restart"
+    return Result("warn" if found.next.places else "fail", text, advice)
 
 
 def _smaller(capacity: Capacity, settings: Settings, instances: int, others: int = 0) -> str:
