@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import plot
-from bench.fleet.processes import Ours
+from bench.fleet.processes import Naive, Ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ def draw(outcomes: Sequence[Outcome], caption: str, path: Path) -> None:
     figure, axes = plot.panels(len(scenes))
     for axis, scene in zip(axes, scenes, strict=True):
         for one in outcomes:
-            if one.scene == scene:
+            if one.scene == scene and one.contestant in {Ours.name, Naive.name}:
                 colour = plot.OURS if one.contestant == Ours.name else plot.PEERS[0]
                 rates = one.rates[:_SHOWN]
                 axis.step(range(len(rates)), rates, where="post", color=colour, label=one.contestant)

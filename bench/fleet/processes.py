@@ -36,6 +36,7 @@ class _Connector:
     """Stands in place of the pool's: with it all of the pool above its driver is the real one."""
 
     pooler = None
+    hosts = (("simulated", 5432),)
 
     def __init__(self, server: Server, process: str) -> None:
         self._server = server
@@ -197,6 +198,13 @@ class Naive:
         return self._connected == MINIMUM
 
     has_no_place = False
+
+
+class Patient(Naive):
+    """With a first pause of a second."""
+
+    name = "naive back-off, first pause 1 s"
+    FIRST_PAUSE = 1.0
 
 
 def _set(event: asyncio.Event, _: object) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.fleet import virtual_time
-from bench.fleet.processes import Naive, Ours, without_a_driver
+from bench.fleet.processes import Naive, Ours, Patient, without_a_driver
 from bench.fleet.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-CONTESTANTS = (Ours, Naive)
+CONTESTANTS = (Ours, Naive, Patient)
 
 RESTART, DEPLOY, SCALE_OUT = "restart", "deploy", "scale out"
 # Sessions of the server for each process, where the server is not what is scarce: POOL_HEADROOM of it, less a

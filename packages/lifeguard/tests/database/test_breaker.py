@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -22,6 +23,14 @@ from structlog.typing import EventDict
 STATS = cast("PoolStats", None)  # the breaker does not look at them
 GONE = PoolUnavailable("refused", STATS, retry_after=0.1)
 STALLED = PoolTimeout("hangs", STATS, stalled=True)
+
+
+@pytest.fixture(autouse=True)
+def _undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that fails counts and is not asked again because the machine was busy meanwhile, nor is it
+    given up: what such times cost is in test_truth.py."""
+    monkeypatch.setattr("lifeguard.database.asking._LATE", math.inf)
+    monkeypatch.setattr("lifeguard.database.breaker.PROBE_PATIENCE", 3600.0)
 
 
 class FakeTimer:

@@ -190,6 +190,7 @@ async def test_pools_follow_the_processes_that_come_and_go(world: World) -> None
     assert world.refusals == []
 
 
+@pytest.mark.slow
 async def test_what_a_killed_process_had_is_shared_out_once_the_server_has_ended_its_sessions(
     world: World,
 ) -> None:

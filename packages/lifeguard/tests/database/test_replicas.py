@@ -293,6 +293,7 @@ async def test_a_read_that_replay_cancels_is_repeated_on_the_primary_once(
                     return reading.done()
 
                 await eventually(is_over, 60)
+            await pair.caught_up()  # what is still to be replayed would cancel the next one too
 
         reading = asyncio.create_task(long_read(database, "SELECT 1"))
         await cancel(reading)

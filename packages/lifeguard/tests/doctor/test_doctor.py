@@ -1,7 +1,9 @@
 """What the doctor finds on servers in different states."""
 
+from contextlib import AsyncExitStack
 from datetime import date
 
+import asyncpg
 import pytest
 from lifeguard.database import MigrationError
 from lifeguard.database.schema import SchemaState
@@ -11,9 +13,12 @@ from lifeguard.operations.checks.examination import CHECKS
 from lifeguard.operations.checks.finding import Finding, Level, Result, as_json, summary
 from lifeguard.operations.checks.server import Check, Server, identifier, size, span
 from lifeguard.operations.checks.upkeep import Ages, judge_ages
+from lifeguard.operations.doctor import sizing_report
+from lifeguard.testing.plugin import ServerFactory
 from lifeguard.testing.servers import PostgresServer, unused_port
 
 from packages.lifeguard.tests.doctor.reports import report
+from packages.lifeguard.tests.inside import settings_for
 
 
 def nowhere() -> str:
@@ -91,6 +96,51 @@ async def test_pools_too_large_for_the_server(
     found = (await report(migrated_database, pool_instances=instances))["primary sizing"]
     assert found.level == level
     assert advice in found.advice
+
+
+async def test_processes_that_share_the_server_are_counted(server_factory: ServerFactory) -> None:
+    """40 sessions for ordinary users, and 10 to share: five places."""
+    server = await server_factory(max_connections="43", superuser_reserved_connections="3")
+    auto = {
+        "pool_instances": "auto",
+        "pool_max_size": "auto",
+        "pool_headroom": 0.25,
+        "service_name": "ledger",
+    }
+
+    async def counted() -> Finding:
+        return (await report(server.dsn(), **auto))["primary sizing"]
+
+    found = await counted()
+    assert (found.level, found.finding) == (
+        "ok",
+        "POOL_INSTANCES=auto: no processes now; places for 5 (10 sessions; each has one beside its pool);"
+        " with one more each has 9",
+    )
+    async with AsyncExitStack() as stack:
+
+        async def there_is(name: str) -> None:
+            session = await asyncpg.connect(server.dsn(), server_settings={"application_name": name})
+            stack.push_async_callback(session.close)
+
+        for number, claim in enumerate((1, 2, 1, 0)):
+            name = f"ledger#00000{number}"
+            await there_is(f"{name} seat {claim}")
+            await there_is(name)
+        found = await counted()
+        assert (found.level, found.finding) == (
+            "ok",
+            "POOL_INSTANCES=auto: 4 processes now, with 1 to 2 connections for each pool, 1 of them waiting"
+            " until others have shrunk; places for 5 (10 sessions; each has one beside its pool);"
+            " with one more each has 1",
+        )
+        used = (await report(server.dsn(), **auto))["primary sessions"]
+        assert [line.split(",")[0].split() for line in used.lines] == [["9", "ledger"]]
+        await there_is("ledger#00000a seat 1")
+        found = await counted()
+        assert (found.level, found.finding.rpartition("; ")[2]) == ("warn", "no place for one more")
+    text = await sizing_report(settings_for(server.dsn(), **auto))
+    assert "POOL_INSTANCES     auto: places for 5 (10 sessions" in text
 
 
 async def test_each_replica_s_server_has_to_have_room_too(migrated_database: str) -> None:

@@ -9,6 +9,7 @@ import asyncpg
 import httpx
 import pytest
 from lifeguard.database import PoolOversized, ReadConnection, schema
+from lifeguard.database.fleet_watch import Fleet
 from lifeguard.database.migrations import upgrade
 from lifeguard.testing.plugin import ServerFactory
 from lifeguard.testing.proxy import Proxy
@@ -398,3 +399,37 @@ class TestHead:
         assert any(
             "http_requests_total" in line and 'handler="/items",method="HEAD"' in line for line in lines
         )
+
+
+async def test_a_process_without_a_place_at_the_server_is_not_ready_and_says_so(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sessions to share, so one place, and it is taken."""
+    monkeypatch.setattr(Fleet, "pace", 20.0)
+    server = await server_factory(max_connections="43", superuser_reserved_connections="3")
+    settings = settings_for(
+        server.dsn(), pool_instances="auto", pool_max_size="auto", pool_headroom=0.05, ops_port=None
+    )
+    seat = f"{settings.service_name}#00000a seat 1"
+    other = await asyncpg.connect(server.dsn(), server_settings={"application_name": seat})
+    async with service(settings) as running:
+
+        async def fleet() -> dict[str, Any]:
+            (pool,) = (await running.client.get("/pool")).json()["pools"]
+            told: dict[str, Any] = pool["fleet"]
+            return told
+
+        async def stands(standing: str) -> bool:
+            return bool((await fleet())["standing"] == standing)
+
+        await eventually(lambda: stands("full"))
+        assert await readiness(running) == (503, "not ready")
+        assert await reasons_of(running) == ["the server has no place for this process"]
+        assert (await fleet())["places"] == 1
+        await other.close()
+        await eventually(lambda: stands("member"))
+        assert await reasons_of(running) != ["the server has no place for this process"]
+        assert [(await fleet())[name] for name in ("instances", "share", "claim", "places")] == [1] * 4
+        metrics = (await running.client.get("/metrics")).text
+        for name in ("instances", "share", "places"):
+            assert f'db_pool_{name}{{db_client_connection_pool_name="primary"}} 1.0\n' in metrics

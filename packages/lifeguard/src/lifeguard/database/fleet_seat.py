@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
 import asyncpg
@@ -60,6 +61,27 @@ def process_name(service: str) -> str:
     return f"{service}{_MARK}{secrets.token_hex(_DIGITS // 2)}"
 
 
+def _facts_of(row: asyncpg.Record) -> Facts:
+    capacity = capacity_of(row)
+    return Facts(
+        room=capacity.available,
+        left_by_others=capacity.max_connections - capacity.reserved - row["foreigners"],
+        orphans=row["orphans"],
+        seats=tuple(map(Seat, row["sessions"], row["claims"])),
+        mine=row["mine"],
+        age=row["age"],
+    )
+
+
+async def look(session: asyncpg.Connection, service: str) -> Facts:
+    """What the server shows of the processes of a service to somebody who is none of them, on a session with
+    another name."""
+    row = await session.fetchrow(_QUESTION, f"{service}{_MARK}", "")
+    assert row is not None  # a SELECT without FROM gives one
+    facts = _facts_of(row)
+    return replace(facts, left_by_others=facts.left_by_others + 1)  # this session goes
+
+
 class FleetSeat:
     """Asks and says, on a session that it makes when it is needed."""
 
@@ -81,15 +103,8 @@ class FleetSeat:
         session = await self._connected()
         row = await self._bounded(session.fetchrow(_QUESTION, self._process[:-_DIGITS], self._process))
         assert row is not None  # a SELECT without FROM gives one
-        self.capacity = capacity = capacity_of(row)
-        return Facts(
-            room=capacity.available,
-            left_by_others=capacity.max_connections - capacity.reserved - row["foreigners"],
-            orphans=row["orphans"],
-            seats=tuple(map(Seat, row["sessions"], row["claims"])),
-            mine=row["mine"],
-            age=row["age"],
-        )
+        self.capacity = capacity_of(row)
+        return _facts_of(row)
 
     async def say(self, claim: int) -> None:
         """Show all others what the pool may have. Raises as `ask()`."""

@@ -9,10 +9,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
+import asyncpg
+
+from lifeguard.database import PoolOversized
 from lifeguard.database.connect_options import Role, check, each_replica
-from lifeguard.database.sizing import read_capacity, size_pool
+from lifeguard.database.sizing import AUTO_BEHIND_POOLER, Capacity, read_capacity, size_pool
 from lifeguard.operations.checks.finding import Finding
+from lifeguard.operations.checks.fleet import present
 from lifeguard.operations.checks.reaching import Unreachable, connect
+from lifeguard.pool import Pooler
 from lifeguard.settings import Settings
 
 __all__ = ["Finding", "Unreachable", "examine", "sizing_report"]
@@ -78,15 +83,11 @@ async def sizing_report(settings: Settings) -> str:
     connection, pooler = await connect(settings, "primary")
     try:
         capacity = await read_capacity(connection)
+        if settings.pool_instances == "auto":
+            return await _fleet_report(connection, pooler, settings, capacity)
     finally:
         await connection.close(timeout=settings.pool_connect_timeout)
     sizing = size_pool(settings, capacity, pooler)
-    if settings.pool_instances == "auto":
-        return (
-            f"the server has     {capacity}\n"
-            f"the pools may ask  {sizing.max_size} of one process alone, and no more than"
-            f" {sizing.comfortable} together (POOL_INSTANCES=auto, POOL_HEADROOM={settings.pool_headroom:g})"
-        )
     most = int(capacity.available * settings.pool_headroom / sizing.instances)
     return (
         f"the server has     {capacity}\n"
@@ -94,4 +95,18 @@ async def sizing_report(settings: Settings) -> str:
         f" x POOL_MAX_SIZE={sizing.max_size}), {sizing.share:.0%}\n"
         f"{'' if pooler is None else f'behind a pooler    {sizing.for_pooler}{chr(10)}'}"
         f"comfortable        POOL_MAX_SIZE up to {most} with POOL_HEADROOM={settings.pool_headroom:g}"
+    )
+
+
+async def _fleet_report(
+    connection: asyncpg.Connection, pooler: Pooler | None, settings: Settings, capacity: Capacity
+) -> str:
+    if pooler is not None:
+        raise PoolOversized(AUTO_BEHIND_POOLER)
+    found = await present(connection, settings)
+    return (
+        f"the server has     {capacity}\n"
+        f"share it           {found.processes}\n"
+        f"POOL_INSTANCES     auto: {found.shared_out}\n"
+        f"comfortable        {found.newcomer}"
     )

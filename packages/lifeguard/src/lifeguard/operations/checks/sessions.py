@@ -6,8 +6,9 @@ import asyncpg
 
 from lifeguard.database import PoolOversized
 from lifeguard.database.fleet import budget
-from lifeguard.database.sizing import Capacity, Sizing, read_capacity, size_pool
+from lifeguard.database.sizing import AUTO_BEHIND_POOLER, Capacity, read_capacity, size_pool
 from lifeguard.operations.checks.finding import Result
+from lifeguard.operations.checks.fleet import present
 from lifeguard.operations.checks.server import Server, identifier, span, variable_of
 from lifeguard.settings import Settings
 
@@ -18,10 +19,11 @@ LONG_TRANSACTION = 60.0
 _SHOWN = 8
 
 # Whose `backend_type` is hidden is a client if it has a role and a database. Those that send WAL have places
-# of their own (max_wal_senders) and parallel workers as well. Behind the service's name are the process's,
-# after #, and a tag.
+# of their own (max_wal_senders) and parallel workers as well. A tag is behind the service's name, and before
+# that, with POOL_INSTANCES=auto, what tells one process from the other.
 _USERS = """
-SELECT usename::text AS role, split_part(split_part(application_name, ':', 1), '#', 1) AS name,
+SELECT usename::text AS role,
+       regexp_replace(split_part(application_name, ':', 1), '#[0-9a-f]{6}( seat [0-9]+)?$', '') AS name,
        count(*)::int AS number,
        count(*) FILTER (WHERE state = 'active')::int AS active,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%')::int AS in_transaction,
@@ -99,23 +101,21 @@ def _room(server: Server, users: list[asyncpg.Record]) -> str:
 async def sizing(server: Server) -> Result:
     """What all instances may ask for, beside what the server has and what others have of it now."""
     settings = server.settings
+    if settings.pool_instances == "auto":
+        return await _shared(server)
     capacity = await read_capacity(server.connection)
-    instances = 1 if settings.pool_instances == "auto" else settings.pool_instances
+    instances = settings.pool_instances
     try:
         sizing = size_pool(settings, capacity, server.pooler)
     except PoolOversized as error:
-        auto = settings.pool_instances == "auto"
-        advice = _countable(settings, server) if auto else _smaller(capacity, settings, instances)
-        return Result("fail", str(error), advice)
+        return Result("fail", str(error), _smaller(capacity, settings, instances))
     product = f"{instances} x {sizing.max_size} = {sizing.demand}"
     if server.pooler is not None:
         return Result("ok", f"{product} through the pooler; {sizing.for_pooler}")
-    users = await server.connection.fetch(_USERS)
-    others = sum(row["number"] for row in users if row["name"] != settings.service_name)
-    if settings.pool_instances == "auto":
-        return _fleet(sizing, others)
     if sizing.warning:
         return Result("warn", sizing.warning, _smaller(capacity, settings, instances))
+    users = await server.connection.fetch(_USERS)
+    others = sum(row["number"] for row in users if row["name"] != settings.service_name)
     text = f"{product} (POOL_INSTANCES x POOL_MAX_SIZE, a rollout's surge included) of {capacity}"
     if sizing.demand + others > capacity.max_connections - capacity.reserved:
         advice = _smaller(capacity, settings, instances, others)
@@ -123,28 +123,28 @@ async def sizing(server: Server) -> Result:
     return Result("ok", text)
 
 
-def _fleet(sizing: Sizing, others: int) -> Result:
-    """What processes that count each other share."""
-    capacity = sizing.capacity
+async def _shared(server: Server) -> Result:
+    """Who shares the server now, whether another one has a place, and whether others have a part of it."""
+    if server.pooler is not None:
+        advice = f"set POOL_INSTANCES, or give {variable_of(server.role)} the server's own host and port"
+        return Result("fail", AUTO_BEHIND_POOLER, advice)
+    connection, settings = server.connection, server.settings
+    found = await present(connection, settings)
+    text = f"POOL_INSTANCES=auto: {found}"
+    if not found.has_place:
+        advice = "run fewer processes, or raise max_connections at the server, which takes a restart"
+        return Result("warn" if found.next.places else "fail", text, advice)
+    capacity = await read_capacity(connection)
     ordinary = capacity.max_connections - capacity.reserved
-    total = budget(capacity.available, ordinary - others, sizing.headroom)
-    text = (
-        f"POOL_INSTANCES=auto: all processes share {total}, and one alone has"
-        f" {max(0, min(sizing.max_size, total - 1))}, of {capacity}"
-    )
-    if total < budget(capacity.available, ordinary, sizing.headroom):
+    if found.next.budget < budget(capacity.available, ordinary, settings.pool_headroom):
+        users = await connection.fetch(_USERS)
+        others = sum(row["number"] for row in users if row["name"] != settings.service_name)
         advice = (
             "lower POOL_HEADROOM or raise max_connections at the server; of services that count their"
             " processes the headrooms should add up to less than 1"
         )
         return Result("warn", f"{text}; others have {others} of these now", advice)
     return Result("ok", text)
-
-
-def _countable(settings: Settings, server: Server) -> str:
-    if server.pooler is not None:
-        return f"set POOL_INSTANCES, or give {variable_of(server.role)} the server's own host and port"
-    return f"raise POOL_HEADROOM={settings.pool_headroom:g}, or max_connections at the server"
 
 
 def _smaller(capacity: Capacity, settings: Settings, instances: int, others: int = 0) -> str:
