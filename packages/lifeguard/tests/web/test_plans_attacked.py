@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from lifeguard.service import Service
 from lifeguard.web import ReadConnectionDep, dependencies
 from pydantic import BaseModel
+from starlette.convertors import CONVERTOR_TYPES, StringConvertor
 from starlette.responses import PlainTextResponse
 from starlette.routing import Router
 
@@ -39,7 +40,7 @@ class Client:
 class Changing(HTTPBearer):
     """A security scheme with a mind of its own."""
 
-    async def __call__(self, request: Request) -> Any:
+    async def __call__(self, request: Request) -> Any:  # type: ignore[override]  # as most write it
         request.scope["query_string"] = b"n=3"
         return await super().__call__(request)
 
@@ -134,6 +135,30 @@ async def test_a_header_that_nobody_can_send_is_of_no_concern_to_other_routes() 
     services = Both(with_header_that_nobody_can_send)
     assert await services.same(Asked("GET", "/a/status/201"))
     assert not await services.same(Asked("GET", "/a/header"))
+
+
+class Twice(StringConvertor):
+    """Has a group of its own, and refers to it. Starlette cannot read a path that it takes."""
+
+    regex = r"(?P<letter>[a-z])(?P=letter)"
+
+
+async def test_a_convertor_that_refers_to_a_group_is_of_no_concern_to_other_routes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CONVERTOR_TYPES, "twice", Twice())
+
+    def with_references(app: Service) -> None:
+        prepare(app)
+
+        @app.get("/b/{pair:twice}")
+        async def of_pair(pair: str) -> str:
+            return pair
+
+    services = Both(with_references)
+    assert await services.same(Asked("GET", "/a/status/201"))
+    assert not await services.same(Asked("GET", "/b/aa"))
+    assert not await services.same(Asked("GET", "/b/ab"))
 
 
 async def test_an_override_of_the_database_is_followed_on_routes_that_know_of_no_app() -> None:
