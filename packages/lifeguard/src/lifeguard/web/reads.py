@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fastapi.dependencies.models import Dependant
@@ -75,7 +75,7 @@ def _read_by(part: Dependant) -> Reads:
     named |= {name.replace("_", "-") for name in named} | ({"cookie"} if part.cookie_params else set())
     return Reads(
         None if None in query else frozenset(name for names in query for name in names or ()),
-        frozenset(name.encode("latin-1") for name in named),
+        _sendable(named),
     )
 
 
@@ -84,11 +84,16 @@ def _read_by_scheme(scheme: object) -> Reads:
         case APIKeyQuery():
             return Reads(keys=frozenset({scheme.model.name}))
         case APIKeyHeader():
-            return Reads(headers=frozenset({scheme.model.name.lower().encode("latin-1")}))
+            return Reads(headers=_sendable({scheme.model.name.lower()}))
         case APIKeyCookie():
             return Reads(headers=frozenset({b"cookie"}))
         case _:
             return Reads(headers=frozenset({b"authorization"}))
+
+
+def _sendable(names: Iterable[str]) -> frozenset[bytes]:
+    """Names of headers as they are sent. One with other letters is in no request: its route alone fails."""
+    return frozenset(name.encode("latin-1") for name in names if all(letter <= "\xff" for letter in name))
 
 
 def _all(dependant: Dependant) -> Iterator[Dependant]:
@@ -109,7 +114,7 @@ def _scheme(dependant: Dependant) -> object | None:
 
 def _takes_the_request(dependant: Dependant) -> bool:
     """Whether it takes the request or a body. Its attribute `reads_no_content` says that it uses neither."""
-    if getattr(dependant.call, "reads_no_content", False):
+    if getattr(dependant.call, "reads_no_content", False) is True:
         return False
     taken = (
         dependant.request_param_name,

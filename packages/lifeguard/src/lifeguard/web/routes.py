@@ -127,6 +127,10 @@ class Choice:
         return self._found.params() if self._found else None
 
 
+_REFERS = re.compile(r"\(\?P=|\(\?\(|(?<!\\)(?:\\\\)*\\[1-9]")
+"""A group of a convertor's that is referred to: by its name, or by a number that is another's in a table."""
+
+
 class _Found:
     """What serves a path, and where the path says what."""
 
@@ -314,7 +318,8 @@ def _rules(
     mounts."""
     for context in iter_route_contexts(routes):
         route = context.original_route
-        if isinstance(route, (Route, WebSocketRoute)) and type(route).matches in _COMPILED:
+        refers = _REFERS.search(getattr(getattr(context, "path_regex", None), "pattern", ""))
+        if isinstance(route, (Route, WebSocketRoute)) and type(route).matches in _COMPILED and not refers:
             handshake = isinstance(route, WebSocketRoute)
             methods = frozenset([WEBSOCKET] if handshake else context.methods or ()) or None
             asks = tuple(_calls(getattr(context, "dependant", None)))
@@ -327,7 +332,7 @@ def _rules(
             else:
                 pattern = _unnamed(regex.pattern, capturing=True)
                 yield _Rule(pattern, methods, served, context.param_convertors, regex.groupindex)
-        elif isinstance(route, Mount) and type(route).matches is Mount.matches:
+        elif isinstance(route, Mount) and type(route).matches is Mount.matches and not refers:
             yield from _mounted(context, route, detached=detached, above=above, prefix=prefix, way=way)
         elif above:  # to ask it, one would have to change the scope as a Mount does
             yield _Rule(above, None, Served(_UNKNOWN, (), steps=way))

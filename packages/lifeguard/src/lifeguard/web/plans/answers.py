@@ -28,7 +28,7 @@ _OPTIONS = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults
 class Answers:
     """Those of one route."""
 
-    __slots__ = ("_dependant", "_field", "_is_ordinary", "_options", "_status")
+    __slots__ = ("_dependant", "_field", "_is_ordinary", "_options", "_said", "_status")
 
     def __init__(self, handler: dict[str, Any]) -> None:
         """`handler`: what FastAPI's handler of the route knows. Raises NotPlanned for what is not JSON."""
@@ -38,7 +38,8 @@ class Answers:
         self._dependant: Dependant = handler["dependant"]
         self._field: ModelField | None = handler["response_field"]
         self._options = {name: handler[f"response_model_{name}"] for name in _OPTIONS}
-        self._status: int = handler["status_code"] or _OK
+        self._said: int = handler["status_code"] or 0
+        self._status: int = self._said or _OK
         self._is_ordinary = _is_ordinary(self._status)
 
     def made_of(self, returned: Any, response: Response | None, scope: Scope) -> Answer:
@@ -47,17 +48,18 @@ class Answers:
 
         Raises ResponseValidationError, and what serialising raises.
         """
-        said = response.status_code if response is not None else None
+        given: int | None = response.status_code if response is not None else None
+        status = self._status if given is None else given or self._said
         if self._field is None:
-            return _complete(JSONResponse(jsonable_encoder(returned), said or self._status), response)
+            return _complete(JSONResponse(jsonable_encoder(returned), status), response)
         value, errors = self._field.validate(returned, {}, loc=("response",))
         if errors:
             raise ResponseValidationError(
                 errors=errors, body=returned, endpoint_ctx=_where(self._dependant, scope)
             )
         body = self._field.serialize_json(value, **self._options)
-        if said or not self._is_ordinary:
-            made = Response(body, said or self._status, media_type="application/json")
+        if given is not None or not self._is_ordinary:
+            made = Response(body, status, media_type="application/json")
             return _complete(made, response)
         headers = [(b"content-length", b"%d" % len(body)), _JSON]
         if response is not None:

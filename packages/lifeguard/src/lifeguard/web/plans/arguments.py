@@ -28,7 +28,7 @@ _Reader = Callable[[Asked, dict[str, Any]], bool]
 class Arguments:
     """Those of one function, an endpoint or a dependency."""
 
-    __slots__ = ("_bodies", "_embeds_body", "_readers", "reads_parameters")
+    __slots__ = ("_bodies", "_embeds_body", "_readers", "reads_body", "reads_parameters")
 
     def __init__(self, dependant: Dependant, *, embeds_body: bool) -> None:
         self._readers: tuple[_Reader, ...] = (
@@ -40,6 +40,7 @@ class Arguments:
         self.reads_parameters = bool(self._readers)
         """Whether of path, query, headers or cookies."""
         self._bodies = list(dependant.body_params)
+        self.reads_body = bool(self._bodies)
         self._embeds_body = embeds_body
         if len(self._bodies) == 1 and not embeds_body:
             self._readers += (_whole_body(self._bodies.pop()),)

@@ -29,7 +29,7 @@ class Asked:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive: Receive = receive
-        """Also where the body was read: it comes again."""
+        """Where the body was read: it comes again, until the plan is to answer."""
         self.send = send
         self.path_params: dict[str, Any] = {}
         self.has_started = False
@@ -52,6 +52,11 @@ class Asked:
         self.receive = heard = Heard(self.receive)
         self.body = await heard.body()
         return self.body
+
+    def take_body(self) -> None:
+        """Have it read for good, as FastAPI would have: what comes next says whether the client is there."""
+        if isinstance(self.receive, Heard):
+            self.receive.forget()
 
     @property
     def query(self) -> dict[str, str]:

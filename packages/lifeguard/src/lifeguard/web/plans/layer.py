@@ -67,7 +67,10 @@ class Plans:
         self._off = internals.why_off() or internals.why_not_between(app, self._router)
         routing.notes["plans"] = self.report
         self._errors: Any = None
+        self._handlers: object = None
         if not self._off:
+            handling: Any = app
+            self._handlers = (handling._exception_handlers, handling._status_handlers)  # noqa: SLF001
             self._errors = copy.copy(app)  # the handlers of the service's ExceptionMiddleware, ...
             self._errors.app = _failed  # ... and behind it what a plan has failed with
 
@@ -82,7 +85,7 @@ class Plans:
         plan = self._plan_of(choice.served) if choice.served is not None else None
         if (
             not isinstance(plan, Plan)
-            or (plan.provider is not None and plan.provider.dependency_overrides)
+            or (plan.provider or self._routing.service).dependency_overrides
             or not plan.is_current
         ):
             await self.app(scope, receive, send)
@@ -92,6 +95,8 @@ class Plans:
         if values is None:
             await self.app(scope, asked.receive, send)
             return
+        asked.take_body()
+        scope["starlette.exception_handlers"] = self._handlers  # for an app that an endpoint has answer
         if "router" not in scope:
             scope["router"] = self._router
         plan.note(asked)
@@ -128,7 +133,7 @@ class Plans:
             return Plan(served.context)
         except NotPlanned as reason:
             return str(reason)
-        except (AttributeError, KeyError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - FastAPI knows what to do with this route, or what to say
             return f"FastAPI is not as it was: {error!r}"
 
     def report(self) -> Report:

@@ -38,6 +38,10 @@ class Heard:
             if not message.get("more_body", False):
                 return chunk if len(chunks) == 1 else b"".join(chunks)
 
+    def forget(self) -> None:
+        """Have it no longer: the body is read, and what its reader hears next is what follows."""
+        self._heard.clear()
+
     async def __call__(self) -> Message:
         if self._heard:
             return self._heard.pop(0)

@@ -78,7 +78,9 @@ class Step:
         self.block: Block | None = BORROWING.get(function)
         """What borrows for it."""
         self._gives_database = function is database
-        self.is_called = not (self.block or self._gives_database or getattr(function, "does_nothing", False))
+        # `is True`: an object may have any attribute that it is asked for.
+        does_nothing = getattr(function, "does_nothing", False) is True
+        self.is_called = not (self.block or self._gives_database or does_nothing)
 
     @property
     def asks_database(self) -> bool:
@@ -126,16 +128,26 @@ def _check(dependant: Dependant) -> None:
 
 def _check_order(calls: list[Call], endpoint: Call) -> None:
     """Refuse what may change the request before others read it: plans read all of it beforehand."""
-    changing = ""
+    changing = having_body = ""
     for call in (*calls, endpoint):
-        if changing and call.arguments.reads_parameters:
+        arguments = call.arguments
+        if changing and (arguments.reads_parameters or arguments.reads_body):
             raise NotPlanned(f"its dependency {changing} takes the request, which others read after it")
+        if having_body and arguments.reads_body:
+            raise NotPlanned(f"its dependency {having_body} takes the body, which others read after it")
         if call.takes_request and not _only_reads(call.dependant):
             changing = name_of(call.dependant)
+        if arguments.reads_body:
+            having_body = name_of(call.dependant)
 
 
 def _only_reads(dependant: Dependant) -> bool:
-    return getattr(dependant.call, "reads_no_content", False) or _is_security_scheme(dependant=dependant)
+    call = dependant.call
+    if getattr(call, "reads_no_content", False) is True:
+        return True
+    # A scheme of the owner's may have a __call__ of its own, which does whatever it wants.
+    is_fastapis = getattr(type(call).__call__, "__module__", "").startswith("fastapi.security.")
+    return is_fastapis and _is_security_scheme(dependant=dependant)
 
 
 def name_of(dependant: Dependant) -> str:
