@@ -1,8 +1,9 @@
 """What the tests here and those of the engine may ask for besides the fixtures of `lifeguard.testing`."""
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -87,6 +88,16 @@ def _leave_all_to_fastapi() -> None:
 def _no_secrets_of_other_tests() -> None:
     """What one test takes for a password is a word like any other to the next one."""
     secrets_read.clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _log_level_of_this_module_only() -> Iterator[None]:
+    """A service that a module runs here sets the root logger's level: the next module's `caplog` would be
+    empty after `critical`."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture

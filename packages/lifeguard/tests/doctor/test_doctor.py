@@ -306,16 +306,18 @@ class TestChecksThatCannotLook:
         assert found["primary last"].finding == "still asked"
 
     async def test_a_server_that_has_gone_meanwhile_ends_its_checks(
-        self, postgres: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch
+        self, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def look(server: Server) -> Result:
-            await postgres.stop()
-            await server.connection.execute("SELECT 1")
+        """A server of the test's own: services that last may be connected to the one for the whole run."""
+        server = await server_factory()
+
+        async def look(visited: Server) -> Result:
+            await server.stop()
+            await visited.connection.execute("SELECT 1")
             raise AssertionError
 
         monkeypatch.setattr(examination, "CHECKS", (Check("odd", look), Check("last", self.last)))
-        found = await report(database_url)
-        await postgres.start()
+        found = await report(server.dsn())
         assert "primary last" not in found
         assert "the checks after odd were not made" in found["primary session"].finding
 
