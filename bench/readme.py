@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench import tables
-from bench.tables import QUESTIONS, Row, line, served
+from bench.markdown import Row, line
+from bench.tables import QUESTIONS, served
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-Row = dict[str, Any]  # as `json` gives it
+from bench.markdown import Row, head, line
+from bench.tables_of_processes import cold, fleet, sizing
 
 LOADS = (1, 1.5, 3, 5, 10)
 """Of the overload that is shown, in capacities."""
@@ -21,7 +21,7 @@ def http(answer: Row) -> list[str]:
         f" medians of {_rounds(plan)}. CPU is that of the service's process for an answer; p99 is from an"
         " open loop at half of the rate at 64 connections.",
         "",
-        *_head(
+        *head(
             "",
             f"GET/s at {few} / {many} connections",
             "µs of CPU for a GET",
@@ -66,7 +66,7 @@ def _refusals(rows: list[Row]) -> list[str]:
     if not rows:
         return []
     return [
-        *_head(
+        *head(
             "a GET that Lifeguard refuses",
             "a second",
             "µs of CPU",
@@ -87,7 +87,7 @@ def _memory(rows: list[Row]) -> list[str]:
     if not rows:
         return []
     return [
-        *_head(
+        *head(
             "private memory in MB",
             "after so many requests: MB",
         ),
@@ -121,7 +121,7 @@ def scale(answer: Row) -> list[str]:
         f" 200 borrowers with twenty. HTTP: a GET by {answer['plan']['asking']} connections beside the idle"
         " ones.",
         "",
-        *_head(
+        *head(
             "",
             "how many",
             "µs of CPU for an operation",
@@ -191,7 +191,7 @@ def pool(answer: Row) -> list[str]:
     return [
         f"Borrow, `SELECT 1`, return; {plan['pool_size']} connections; medians of {plan['rounds']} rounds.",
         "",
-        *_head(
+        *head(
             "",
             "µs per operation at 10 / 100 / 500 borrowers",
             "x floor, in processor time",
@@ -237,7 +237,7 @@ def outage(answer: Row) -> list[str]:
     return [
         f"{plan['rate']:g} requests a second; the server is stopped, and is away for so long.",
         "",
-        *_head(
+        *head(
             "",
             "stop",
             "away, s",
@@ -268,7 +268,7 @@ def failover(answer: Row) -> list[str]:
     return [
         f"{answer['plan']['rate']:g} requests a second, half of them transfers. Clients ask once.",
         "",
-        *_head(
+        *head(
             "",
             "events",
             "requests",
@@ -306,7 +306,7 @@ def rolling(answer: Row) -> list[str]:
         f"Two replicas behind HAProxy {plan['haproxy']}, {plan['rate']:g} requests a second by"
         f" {plan['clients']} clients, who ask once. *Control*: must fail, or nothing has been measured.",
         "",
-        *_head(
+        *head(
             "",
             "restarts",
             "requests",
@@ -342,7 +342,7 @@ def hostile(answer: Row) -> list[str]:
         f"{plan['rate']} requests a second of users beside {plan['connections']} connections that attack."
         f" In time is within {plan['deadline']:g} s.",
         "",
-        *_head(
+        *head(
             "",
             "attack",
             "users served in time",
@@ -369,7 +369,7 @@ def read_your_writes(answer: Row) -> list[str]:
     return [
         f"{plan['clients']} clients; the standby replays everything {plan['delay']:g} s late.",
         "",
-        *_head(
+        *head(
             "reads with",
             "reads",
             "older than the token",
@@ -381,7 +381,7 @@ def read_your_writes(answer: Row) -> list[str]:
         ),
         *(line(row["reads_with"], _read(row)) for row in answer["rows"]),
         "",
-        *_head(
+        *head(
             "transactions at once",
             "µs each, without the question for a token",
             "with it",
@@ -412,16 +412,6 @@ def _by(rows: list[Row], name: str) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def line(name: str, cells: list[str]) -> str:
-    shown = f"**{name}**" if name == "Lifeguard" else name
-    return f"| {shown} | {' | '.join(cells)} |"
-
-
-def _head(*columns: str) -> list[str]:
-    """The head of a table, and the line below it."""
-    return [f"| {' | '.join(columns)} |".replace("|  |", "| |"), "|---" * len(columns) + "|"]
-
-
 QUESTIONS: Mapping[str, Callable[[Row], list[str]]] = {
     "http": http,
     "pool": pool,
@@ -429,9 +419,12 @@ QUESTIONS: Mapping[str, Callable[[Row], list[str]]] = {
     "strategies": strategies,
     "lanes": lanes,
     "scale": scale,
+    "sizing": sizing,
     "outage": outage,
     "failover": failover,
+    "fleet": fleet,
     "rolling": rolling,
+    "cold": cold,
     "hostile": hostile,
     "read_your_writes": read_your_writes,
 }
