@@ -8,7 +8,7 @@
   `lifeguard.observability.bounds`), greenlet for `structlog.threadlocal`, which asyncio has no use for, and
   colorama, which it uses on Windows only. What of structlog needs rich says that it is not installed.
 
-A library that somebody has imported before is left as it is.
+A library that somebody has imported before is left as it is, and so is a FastAPI that has other names by now.
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ def _as_if_not_installed(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def _ask_of_v1_once_it_is_imported(module: ModuleType, name: str) -> None:
-    check: Callable[[object], bool] = getattr(module, name)
+def _ask_of_v1_once_it_is_imported(module: ModuleType | None, name: str) -> None:
+    check: Callable[[object], bool] | None = getattr(module, name, None)
+    if check is None:  # a FastAPI that does it otherwise
+        return
 
     @wraps(check)
     def is_of_v1(checked: object) -> bool:
@@ -63,11 +65,10 @@ def _ask_of_v1_once_it_is_imported(module: ModuleType, name: str) -> None:
 
 
 with _models_built_at_first_use():
-    from fastapi import encoders
-    from fastapi._compat import shared
+    import fastapi.encoders
 
-_ask_of_v1_once_it_is_imported(shared, "is_pydantic_v1_model_class")
-_ask_of_v1_once_it_is_imported(encoders, "is_pydantic_v1_model_instance")
+_ask_of_v1_once_it_is_imported(sys.modules.get("fastapi._compat.shared"), "is_pydantic_v1_model_class")
+_ask_of_v1_once_it_is_imported(fastapi.encoders, "is_pydantic_v1_model_instance")
 
 with _as_if_not_installed("rich", "greenlet", *(() if sys.platform == "win32" else ("colorama",))):
     import structlog  # noqa: F401
