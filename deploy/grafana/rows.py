@@ -463,7 +463,7 @@ FROM pg_stat_activity WHERE backend_type = 'client backend'"""
 
 # "#1a2b3c" is of one process, with POOL_INSTANCES=auto.
 _SESSIONS_BY_APPLICATION = """\
-SELECT regexp_replace(split_part(application_name, ':', 1), '#[0-9a-f]{6}( seat [0-9]+)?$', '')
+SELECT regexp_replace(split_part(application_name, ':', 1), '#[0-9a-f]{6}( seat [0-9]+)?', '')
          AS application, state,
        coalesce(wait_event_type, 'none') AS waits_for, count(*) AS sessions
 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
