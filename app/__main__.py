@@ -7,7 +7,7 @@ from functools import partial
 
 # Importing the service takes a moment. Ctrl-C in it ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-# What is imported stays: to look for garbage in it again and again takes a tenth of that moment.
+# What is imported stays: to look for garbage in it again and again takes time.
 gc.disable()
 
 if sys.argv[1:] == ["serve"]:

@@ -1,6 +1,6 @@
 """FastAPI and structlog, imported for less than they would cost: what a process imports first imports this.
 
-- FastAPI builds the validators of its OpenAPI models when it is imported, a sixth of the whole start, for a
+- FastAPI builds the validators of its OpenAPI models when it is imported, for a
   page that production does not serve. Here each is built at its first use.
 - FastAPI imports pydantic.v1 to find out whether a type or an object is of it, which it refuses. Here it asks
   only when somebody else has imported that: before, nothing can be.

@@ -1,7 +1,7 @@
 """What `Database.read()`, `connection()` and `transaction()` give: blocks that hold a connection.
 
-They are classes and not generators: three generators in each other, as they would be here, cost a request
-more than the connection that it borrows.
+They are classes and not generators: a request would enter and leave three generators in each other for the
+one connection that it borrows.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ async def retry_idempotent(
     """
     began = monotonic()
     try:
-        return await work()  # nearly all of it: tenacity costs more than a statement does here
+        return await work()  # nearly all of it; only what has failed needs tenacity
     except Exception as error:
         if attempts < _SEVERAL or not is_repeatable(error):
             raise

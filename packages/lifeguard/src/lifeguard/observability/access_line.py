@@ -1,8 +1,8 @@
 """The log line of a request, put together from parts that are rendered already.
 
-It is the line that structlog would write, byte for byte, for a tenth of the price: every request has one,
-with the same fields. What is out of the ordinary (an error, a bound context variable, processors that
-somebody has added, columns on a terminal) is left to structlog.
+It is the line that structlog would write, byte for byte. Every request has one, with the same fields, so most
+of it need not be rendered anew. What is out of the ordinary (an error, a bound context variable, processors
+that somebody has added, columns on a terminal) is left to structlog.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "protections_apart": (
         "info",
         "A middleware of the service's own stands between the engine's, so they are called one by one, which "
-        "costs more: `behind` are those of the engine's behind it. Around all of them it costs nothing.",
+        "costs more: `behind` are those of the engine's behind it. One around all leaves them together.",
     ),
     "requests_turned_away": (
         "warning",

@@ -1,7 +1,7 @@
 """The engine's protections in one layer, where they stand side by side.
 
 Each of them is a middleware of its own, and can be left out. Six of them around each other, and three of
-FastAPI's around those, cost more than what they do: a coroutine each, twice a `send`. So when the app has put
+FastAPI's around those, are a coroutine each, most of them with a `send` of their own. So when the app has put
 its middleware together, what follows `RequestMiddleware` is looked at:
 
 the engine's, in their usual order    one `Layer` does their work; what is behind them is called by it
